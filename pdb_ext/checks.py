@@ -1,0 +1,107 @@
+"""The one check of the arguments of `convlstm`, for the native op and the reference alike."""
+
+from typing import NoReturn
+
+import torch
+from torch import Tensor
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_inputs(
+    x: Tensor,
+    weight_x: Tensor,
+    weight_h: Tensor,
+    bias: Tensor | None,
+    peephole: Tensor | None,
+    state: tuple[Tensor, Tensor] | None,
+    dilation: int,
+    output_peephole: str,
+) -> None:
+    """Raises one ValueError (TypeError for what is no tensor) that names the argument, what it must be and what it is."""
+    state = _check_state_type(state)
+    optional = {"bias": bias, "peephole": peephole, "state[0] (h_0)": state[0], "state[1] (c_0)": state[1]}
+    tensors = {"x": x, "weight_x": weight_x, "weight_h": weight_h}
+    tensors |= {name: value for name, value in optional.items() if value is not None}
+    _check_kind(tensors)
+    _check_rank("x", x, "(T, N, Cin, H, W)", 5)
+    T, N, in_channels, H, W = x.shape
+    if any(size < 1 for size in (T, in_channels, H, W)):  # min() would guard on which one is smallest when tracing
+        _fail("x", "have shape (T, N, Cin, H, W) with T, Cin, H and W at least 1", _shape(x))
+    C, k = _check_weights(weight_x, weight_h, in_channels)
+    for name, expected, formula in (
+        ("bias", (4 * C,), "(4C,)"),
+        ("state[0] (h_0)", (N, C, H, W), "(N, C, H, W)"),
+        ("state[1] (c_0)", (N, C, H, W), "(N, C, H, W)"),
+    ):
+        if name in tensors and tuple(tensors[name].shape) != expected:
+            _fail(name, f"have shape {formula} = {expected}", _shape(tensors[name]))
+    if peephole is not None and not _broadcasts(peephole, (3, C, H, W)):
+        _fail("peephole", f"be broadcastable to (3, C, H, W) = {(3, C, H, W)}", _shape(peephole))
+    if isinstance(dilation, bool) or not isinstance(dilation, (int, torch.SymInt)) or dilation < 1:
+        _fail("dilation", "be an integer of at least 1", repr(dilation))
+    if output_peephole not in ("previous", "current"):
+        _fail("output_peephole", "be 'previous' or 'current'", repr(output_peephole))
+
+
+def is_autocast_enabled(device: str) -> bool:
+    """As torch.is_autocast_enabled, for device types without autocast too."""
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def _fail(name: str, expected: str, actual: str, error: type[Exception] = ValueError) -> NoReturn:
+    raise error(f"convlstm: {name} must {expected}, got {actual}")
+
+
+def _shape(tensor: Tensor) -> str:
+    return f"shape {tuple(tensor.shape)}"
+
+
+def _check_state_type(state) -> tuple[Tensor | None, Tensor | None]:
+    if state is None:
+        return None, None
+    if not isinstance(state, (tuple, list)) or len(state) != 2 or any(part is None for part in state):
+        actual = f"{type(state).__name__} of length {len(state)}" if hasattr(state, "__len__") else type(state).__name__
+        _fail("state", "be None or a pair of tensors (h_0, c_0)", actual, TypeError)
+    return state[0], state[1]
+
+
+def _check_kind(tensors: dict[str, Tensor]) -> None:
+    for name, value in tensors.items():
+        if not isinstance(value, Tensor):
+            _fail(name, "be a tensor", type(value).__name__, TypeError)
+    x = tensors["x"]
+    if x.dtype not in _FLOATS:
+        _fail("x", "be of dtype float16, bfloat16, float32 or float64", str(x.dtype))
+    for name, value in tensors.items():
+        if value.layout != torch.strided:
+            _fail(name, "be a dense (strided) tensor", str(value.layout))
+        if value.device != x.device:
+            _fail(name, f"be on the device of x, {x.device}", str(value.device))
+        if value.dtype != x.dtype and not is_autocast_enabled(x.device.type):
+            _fail(name, f"have the dtype of x, {x.dtype}", str(value.dtype))
+
+
+def _check_rank(name: str, tensor: Tensor, formula: str, rank: int) -> None:
+    if tensor.dim() != rank:
+        _fail(name, f"have shape {formula}, {rank} dimensions", _shape(tensor))
+
+
+def _check_weights(weight_x: Tensor, weight_h: Tensor, in_channels: int) -> tuple[int, int]:
+    """Returns (C, k)."""
+    _check_rank("weight_x", weight_x, "(4C, Cin, k, k)", 4)
+    _check_rank("weight_h", weight_h, "(4C, C, k, k)", 4)
+    C, k = weight_h.shape[1], weight_h.shape[2]
+    if k % 2 == 0 or weight_h.shape[3] != k:
+        _fail("weight_h", "have shape (4C, C, k, k) with an odd k", _shape(weight_h))
+    if C < 1 or weight_h.shape[0] != 4 * C:
+        _fail("weight_h", f"have shape (4C, C, k, k) = {(4 * C, C, k, k)}", _shape(weight_h))
+    if tuple(weight_x.shape) != (4 * C, in_channels, k, k):
+        _fail("weight_x", f"have shape (4C, Cin, k, k) = {(4 * C, in_channels, k, k)}", _shape(weight_x))
+    return C, k
+
+
+def _broadcasts(tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    if tensor.dim() > len(shape):
+        return False
+    return all(size in (1, full) for size, full in zip(reversed(tensor.shape), reversed(shape)))

@@ -1,0 +1,43 @@
+"""The dilated ConvLSTM in plain PyTorch: the definition that every other implementation is measured against."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from .checks import check_inputs
+
+
+def convlstm(
+    x: Tensor,
+    weight_x: Tensor,
+    weight_h: Tensor,
+    bias: Tensor | None = None,
+    peephole: Tensor | None = None,
+    state: tuple[Tensor, Tensor] | None = None,
+    *,
+    dilation: int = 1,
+    reverse: bool = False,
+    output_peephole: str = "previous",
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Same arguments, result and errors as :func:`pdb_ext.convlstm`."""
+    check_inputs(x, weight_x, weight_h, bias, peephole, state, dilation, output_peephole)
+    T, N, _, H, W = x.shape
+    C = weight_h.shape[1]
+    padding = dilation * (weight_x.shape[-1] // 2)
+    peephole_i, peephole_f, peephole_o = (
+        torch.broadcast_to(peephole, (3, C, H, W)) if peephole is not None else x.new_zeros(3)
+    )
+    h, c = state if state is not None else (x.new_zeros(N, C, H, W), x.new_zeros(N, C, H, W))
+
+    outputs = [h] * T
+    for t in reversed(range(T)) if reverse else range(T):
+        gates = conv2d(x[t], weight_x, bias, padding=padding, dilation=dilation)
+        gates = gates + conv2d(h, weight_h, padding=padding, dilation=dilation)
+        i, f, o, g = gates.chunk(4, dim=1)
+        i = torch.sigmoid(i + peephole_i * c)
+        f = torch.sigmoid(f + peephole_f * c)
+        c_previous, c = c, f * c + i * torch.tanh(g)
+        o = torch.sigmoid(o + peephole_o * (c if output_peephole == "current" else c_previous))
+        h = o * torch.tanh(c)
+        outputs[t] = h
+    return torch.stack(outputs), (h, c)
