@@ -1,0 +1,45 @@
+// What the CPU and the CUDA implementation of the ops share: sizes and the check of the arguments.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <array>
+#include <optional>
+#include <tuple>
+
+namespace pdb {
+
+using OptionalTensor = std::optional<at::Tensor>;
+using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor>;  // output, c_n, reserve
+using BackwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
+
+// Positions in `needs` and in BackwardResult.
+enum Gradient { kX, kWeightX, kWeightH, kBias, kPeephole, kH0, kC0, kGradients };
+
+struct Sizes {
+  int64_t steps, batch, in_channels, channels, height, width, kernel_size, dilation;
+
+  int64_t reserve() const { return 5 * steps * batch * channels * height * width; }
+};
+
+// The arguments that both ops have.
+struct Inputs {
+  const at::Tensor& x;                 // (T, N, Cin, H, W)
+  const at::Tensor& weight_x;          // (4C, Cin, k, k)
+  const at::Tensor& weight_h;          // (4C, C, k, k)
+  const OptionalTensor& bias;          // (4C)
+  const OptionalTensor& peephole;      // (3, C, H, W)
+  const OptionalTensor& h_0;           // (N, C, H, W), with c_0 or not at all
+  const OptionalTensor& c_0;           // (N, C, H, W)
+  int64_t dilation;
+};
+
+// Throws an error that names the argument, its expected and its actual shape; returns the sizes. What passes can be
+// read without leaving any tensor.
+Sizes check_inputs(const char* op, const Inputs& inputs);
+
+// The same for what convlstm_backward takes besides: shapes as convlstm returns them.
+void check_saved(const Sizes& sizes, const Inputs& inputs, const at::Tensor& output, const at::Tensor& reserve,
+                 const OptionalTensor& grad_output, const OptionalTensor& grad_c_n);
+
+}  // namespace pdb

@@ -1,0 +1,90 @@
+// cell.h over a strip of pixels, a vector of channels at a time.
+#pragma once
+
+#include "../cell.h"
+#include "kernels.h"
+#include "vec.h"
+
+namespace pdb::cpu::PDB_ISA {
+
+template <class T>
+PDB_INLINE Gates<Vec<T>> load_gates(const T* gates, int64_t channels, int lanes) {
+  using V = Vec<T>;
+  return {V::load(gates, lanes), V::load(gates + channels, lanes), V::load(gates + 2 * channels, lanes),
+          V::load(gates + 3 * channels, lanes)};
+}
+
+template <class T>
+PDB_INLINE void store_gates(const Gates<Vec<T>>& gates, T* to, int64_t channels, int lanes) {
+  gates.i.store(to, lanes);
+  gates.f.store(to + channels, lanes);
+  gates.o.store(to + 2 * channels, lanes);
+  gates.g.store(to + 3 * channels, lanes);
+}
+
+template <class T>
+PDB_INLINE Peephole<Vec<T>> load_peephole(const CellStrip<T>& strip, int64_t at, int lanes) {
+  using V = Vec<T>;
+  if (!strip.peephole) return {V(T(0)), V(T(0)), V(T(0))};
+  const T* from = strip.peephole + at;
+  return {V::load(from, lanes), V::load(from + strip.peephole_stride, lanes),
+          V::load(from + 2 * strip.peephole_stride, lanes)};
+}
+
+// Calls body(pixel, channel, lanes) for every vector of channels of every pixel; lanes < Vec<T>::size only at the end.
+template <class T, class Body>
+PDB_INLINE void for_each_vector(const CellStrip<T>& strip, Body body) {
+  constexpr int64_t size = Vec<T>::size;
+  for (int64_t pixel = 0; pixel < strip.pixels; ++pixel) {
+    int64_t channel = 0;
+    for (; channel + size <= strip.channels; channel += size) body(pixel, channel, static_cast<int>(size));
+    if (channel < strip.channels) body(pixel, channel, static_cast<int>(strip.channels - channel));
+  }
+}
+
+template <class T>
+void cell_forward(const CellForward<T>& strip) {
+  using V = Vec<T>;
+  const int64_t C = strip.channels;
+  for_each_vector<T>(strip, [&](int64_t pixel, int64_t channel, int lanes) __attribute__((always_inline)) {
+    const int64_t at = pixel * C + channel;
+    const V c_previous = strip.c_previous ? V::load(strip.c_previous + at, lanes) : V(T(0));
+    Gates<V> gates = load_gates(strip.gates + pixel * strip.gates_stride + channel, C, lanes);
+    V c, h;
+    pdb::cell_forward(gates, load_peephole<T>(strip, at, lanes), c_previous, strip.peephole_current, c, h);
+    c.store(strip.c + at, lanes);
+    h.store(strip.h + at, lanes);
+    if (strip.saved_gates) store_gates(gates, strip.saved_gates + pixel * 4 * C + channel, C, lanes);
+  });
+}
+
+template <class T>
+PDB_INLINE void add(T* to, Vec<T> value, int lanes) {
+  (Vec<T>::load(to, lanes) + value).store(to, lanes);
+}
+
+template <class T>
+void cell_backward(const CellBackward<T>& strip) {
+  using V = Vec<T>;
+  const int64_t C = strip.channels;
+  for_each_vector<T>(strip, [&](int64_t pixel, int64_t channel, int lanes) __attribute__((always_inline)) {
+    const int64_t at = pixel * C + channel;
+    const V c_previous = strip.c_previous ? V::load(strip.c_previous + at, lanes) : V(T(0));
+    const V c = V::load(strip.c + at, lanes);
+    const Gates<V> gates = load_gates(strip.saved_gates + pixel * 4 * C + channel, C, lanes);
+    V dc = V::load(strip.dc + at, lanes);
+    Gates<V> dgates;
+    pdb::cell_backward(gates, load_peephole<T>(strip, at, lanes), c_previous, c, strip.peephole_current,
+                       V::load(strip.dh + at, lanes), dc, dgates);
+    dc.store(strip.dc + at, lanes);
+    store_gates(dgates, strip.dgates + pixel * 4 * C + channel, C, lanes);
+    if (strip.dpeephole) {
+      T* to = strip.dpeephole + at;
+      add(to, dgates.i * c_previous, lanes);
+      add(to + strip.peephole_stride, dgates.f * c_previous, lanes);
+      add(to + 2 * strip.peephole_stride, dgates.o * (strip.peephole_current ? c : c_previous), lanes);
+    }
+  });
+}
+
+}  // namespace pdb::cpu::PDB_ISA

@@ -1,0 +1,23 @@
+// The table of kernels of one instruction set; included by each kernels_*.cpp after its `#pragma GCC target`.
+#pragma once
+
+#include "cell_impl.h"
+#include "convolution_impl.h"
+
+#define PDB_STRING_OF(name) #name
+#define PDB_STRING(name) PDB_STRING_OF(name)
+
+namespace pdb::cpu::PDB_ISA {
+
+template <class T>
+const Kernels<T>& table() {
+  static_assert(kRowBlock<T> <= kMaxRowBlock);
+  static constexpr Kernels<T> kernels = {PDB_STRING(PDB_ISA), kRowBlock<T>,       convolve<T>,     cell_forward<T>,
+                                         cell_backward<T>,    weight_gradient<T>, bias_gradient<T>};
+  return kernels;
+}
+
+template const Kernels<float>& table<float>();
+template const Kernels<double>& table<double>();
+
+}  // namespace pdb::cpu::PDB_ISA
