@@ -1,0 +1,9 @@
+"""Dilated ConvLSTM layers for PyTorch with a fused native kernel."""
+
+from . import reference
+from ._info import build_info
+from .conversion import convert
+from .modules import ConvLSTM, DBConvLSTM, PDBConvLSTM
+from .ops import convlstm
+
+__all__ = ["ConvLSTM", "DBConvLSTM", "PDBConvLSTM", "build_info", "convert", "convlstm", "reference"]

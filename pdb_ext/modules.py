@@ -1,0 +1,266 @@
+"""ConvLSTM layers with the conventions of `torch.nn.LSTM`."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .ops import convlstm
+
+State = tuple[Tensor, Tensor]
+
+
+class ConvLSTM(nn.Module):
+    """One dilated ConvLSTM layer; equations and gate order as in :func:`pdb_ext.convlstm`.
+
+    Args:
+        in_channels: Cin.
+        hidden_channels: C.
+        kernel_size: k, odd.
+        dilation: dilation of the input and the hidden convolution.
+        bias: whether the gates have a bias.
+        peephole: shape of the peephole weights, broadcastable to (3, C, H, W): for example (3, C, 1, 1) for one
+            weight a channel, or (3, 1, 60, 60) for the authors' released model. None: no peepholes.
+        output_peephole: whether the output gate reads c_{t-1} ("previous") or c_t ("current").
+        reverse: run backward in time; outputs stay in frame order.
+        batch_first: x and output are (N, T, C, H, W) instead of (T, N, C, H, W). States are (N, C, H, W) either way.
+
+    Shapes:
+        x (T, N, Cin, H, W) or, batch first, (N, T, Cin, H, W); state (h_0, c_0), each (N, C, H, W), zeros if absent.
+        Returns (output, (h_n, c_n)): output like x with C channels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        kernel_size: int = 3,
+        *,
+        dilation: int = 1,
+        bias: bool = True,
+        peephole: tuple[int, ...] | None = None,
+        output_peephole: str = "previous",
+        reverse: bool = False,
+        batch_first: bool = False,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        _check_sizes(in_channels=in_channels, hidden_channels=hidden_channels, dilation=dilation)
+        _check_kernel_size(kernel_size)
+        _check_choice("output_peephole", output_peephole, ("previous", "current"))
+        _check_peephole(peephole, hidden_channels)
+        self.in_channels = in_channels
+        self.hidden_channels = hidden_channels
+        self.kernel_size = kernel_size
+        self.dilation = dilation
+        self.output_peephole = output_peephole
+        self.reverse = reverse
+        self.batch_first = batch_first
+        kernel = (kernel_size, kernel_size)
+        factory = {"device": device, "dtype": dtype}
+        rows = 4 * hidden_channels
+        self.weight_x = nn.Parameter(torch.empty(rows, in_channels, *kernel, **factory))
+        self.weight_h = nn.Parameter(torch.empty(rows, hidden_channels, *kernel, **factory))
+        self.register_parameter("bias", nn.Parameter(torch.empty(rows, **factory)) if bias else None)
+        self.register_parameter(
+            "peephole", nn.Parameter(torch.empty(*peephole, **factory)) if peephole is not None else None
+        )
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """As `torch.nn.LSTM`: uniform within 1/sqrt(fan-in of the gates' convolution); peepholes start at 0."""
+        fan_in = (self.in_channels + self.hidden_channels) * self.kernel_size**2
+        bound = 1 / math.sqrt(fan_in)
+        for parameter in (self.weight_x, self.weight_h, self.bias):
+            if parameter is not None:
+                nn.init.uniform_(parameter, -bound, bound)
+        if self.peephole is not None:
+            nn.init.zeros_(self.peephole)
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        _check_sequence(type(self).__name__, x, self.in_channels, self.batch_first)
+        output, state = convlstm(
+            x.transpose(0, 1) if self.batch_first else x,
+            self.weight_x,
+            self.weight_h,
+            self.bias,
+            self.peephole,
+            state,
+            dilation=self.dilation,
+            reverse=self.reverse,
+            output_peephole=self.output_peephole,
+        )
+        return output.transpose(0, 1) if self.batch_first else output, state
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.hidden_channels}, kernel_size={self.kernel_size}, dilation={self.dilation}"
+        if self.bias is None:
+            text += ", bias=False"
+        if self.peephole is not None:
+            text += f", peephole={tuple(self.peephole.shape)}, output_peephole={self.output_peephole!r}"
+        if self.reverse:
+            text += ", reverse=True"
+        return text + f", batch_first={self.batch_first}"
+
+
+class DBConvLSTM(nn.Module):
+    """Deeper bidirectional ConvLSTM (Song et al. 2018, §3.2): a backward-in-time layer over a forward layer's outputs.
+
+    The forward layer turns x into H^f (Eq. 4); the backward layer reads H^f alone, from the last frame to the first,
+    and gives H^b (Eq. 6). `merge` combines them:
+
+    - "tanh": Y_t = tanh(W^f * H^f_t + W^b * H^b_t), Eq. 5, two dilated convolutions with one bias. Eq. 5 prints the
+      index t-1 on H^b; it is read here as the same frame t, as the text around it says ("the forward features and
+      the backward features are combined") and as the authors' released model does.
+    - "sum": Y_t = H^f_t + H^b_t, the released model; no weights.
+
+    Arguments as in :class:`ConvLSTM`; `peephole` and `output_peephole` hold for both layers.
+
+    Shapes:
+        x (N, T, Cin, H, W), or (T, N, Cin, H, W) with batch_first=False; state ((h_f, c_f), (h_b, c_b)), each
+        (N, C, H, W), where the backward state enters at the last frame. Returns (output, state): output like x
+        with C channels; the returned backward state is that at frame 0.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        kernel_size: int = 3,
+        *,
+        dilation: int = 1,
+        merge: str = "tanh",
+        bias: bool = True,
+        peephole: tuple[int, ...] | None = None,
+        output_peephole: str = "previous",
+        batch_first: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        _check_choice("merge", merge, ("tanh", "sum"))
+        self.in_channels = in_channels
+        self.hidden_channels = hidden_channels
+        self.merge = merge
+        self.batch_first = batch_first
+        factory = {"device": device, "dtype": dtype}
+        options = {"dilation": dilation, "bias": bias, "peephole": peephole, "output_peephole": output_peephole}
+        self.forward_layer = ConvLSTM(in_channels, hidden_channels, kernel_size, **options, **factory)
+        self.backward_layer = ConvLSTM(hidden_channels, hidden_channels, kernel_size, reverse=True, **options, **factory)
+        if merge == "tanh":
+            convolution = {"padding": dilation * (kernel_size // 2), "dilation": dilation, **factory}
+            channels = (hidden_channels, hidden_channels, kernel_size)
+            self.merge_forward = nn.Conv2d(*channels, **convolution)
+            self.merge_backward = nn.Conv2d(*channels, bias=False, **convolution)
+
+    def forward(self, x: Tensor, state: tuple[State, State] | None = None) -> tuple[Tensor, tuple[State, State]]:
+        _check_sequence(type(self).__name__, x, self.in_channels, self.batch_first)
+        state_f, state_b = _unpack("state", state, 2, "((h_f, c_f), (h_b, c_b))")
+        if self.batch_first:
+            x = x.transpose(0, 1)
+        h_f, state_f = self.forward_layer(x, state_f)
+        h_b, state_b = self.backward_layer(h_f, state_b)
+        y = self._tanh_merge(h_f, h_b) if self.merge == "tanh" else h_f + h_b
+        return y.transpose(0, 1) if self.batch_first else y, (state_f, state_b)
+
+    def _tanh_merge(self, h_f: Tensor, h_b: Tensor) -> Tensor:
+        frames = self.merge_forward(h_f.flatten(0, 1)) + self.merge_backward(h_b.flatten(0, 1))
+        return torch.tanh(frames).unflatten(0, h_f.shape[:2])
+
+    def extra_repr(self) -> str:
+        return f"merge={self.merge!r}, batch_first={self.batch_first}"
+
+
+class PDBConvLSTM(nn.Module):
+    """Pyramid dilated bidirectional ConvLSTM (Song et al. 2018, §3.2): parallel DB-ConvLSTMs, one for each dilation.
+
+    Args:
+        dilations: one branch for each; (1, 2) in the paper.
+        The others as in :class:`DBConvLSTM`.
+
+    Shapes:
+        x (N, T, Cin, H, W), or (T, N, Cin, H, W) with batch_first=False; states: one DBConvLSTM state for each branch.
+        Returns (output, states): output like x with len(dilations) * C channels, branches in the order of `dilations`.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        kernel_size: int = 3,
+        dilations: tuple[int, ...] = (1, 2),
+        merge: str = "tanh",
+        peephole: tuple[int, ...] | None = None,
+        batch_first: bool = True,
+        *,
+        bias: bool = True,
+        output_peephole: str = "previous",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        if len(dilations) == 0:
+            raise ValueError("PDBConvLSTM: dilations must name at least one dilation, got none")
+        self.in_channels = in_channels
+        self.hidden_channels = hidden_channels
+        self.dilations = tuple(dilations)
+        self.batch_first = batch_first
+        options = {"merge": merge, "peephole": peephole, "batch_first": batch_first, "bias": bias}
+        options |= {"output_peephole": output_peephole, "device": device, "dtype": dtype}
+        self.branches = nn.ModuleList(
+            DBConvLSTM(in_channels, hidden_channels, kernel_size, dilation=dilation, **options)
+            for dilation in self.dilations
+        )
+
+    def forward(self, x: Tensor, states: tuple | None = None) -> tuple[Tensor, tuple]:
+        _check_sequence(type(self).__name__, x, self.in_channels, self.batch_first)
+        states = _unpack("states", states, len(self.branches), "one DBConvLSTM state for each branch")
+        outputs, states = zip(*(branch(x, state) for branch, state in zip(self.branches, states)))
+        return torch.cat(outputs, dim=2), tuple(states)
+
+    def extra_repr(self) -> str:
+        return f"dilations={self.dilations}, batch_first={self.batch_first}"
+
+
+def _check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"ConvLSTM: {name} must be an integer of at least 1, got {value!r}")
+
+
+def _check_kernel_size(kernel_size: int) -> None:
+    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"ConvLSTM: kernel_size must be an odd integer of at least 1, got {kernel_size!r}")
+
+
+def _check_peephole(shape: tuple[int, ...] | None, C: int) -> None:
+    """H and W are known only when an input comes."""
+    if shape is None:
+        return
+    full = (3, C, None, None)[4 - len(shape) :]
+    fits = len(shape) <= 4 and all(size == 1 or size == want or want is None for size, want in zip(shape, full))
+    if not fits or min(shape, default=1) < 1:
+        raise ValueError(f"ConvLSTM: peephole must be a shape broadcastable to (3, C, H, W) with C = {C}, got {shape}")
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def _check_sequence(layer: str, x: Tensor, in_channels: int, batch_first: bool) -> None:
+    axes = "(N, T, Cin, H, W)" if batch_first else "(T, N, Cin, H, W)"
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{layer}: x must be a tensor of shape {axes}, got {type(x).__name__}")
+    if x.dim() != 5 or x.shape[2] != in_channels:
+        raise ValueError(f"{layer}: x must have shape {axes} with Cin = {in_channels}, got shape {tuple(x.shape)}")
+
+
+def _unpack(name: str, states: tuple | None, count: int, expected: str) -> tuple:
+    if states is None:
+        return (None,) * count
+    if not isinstance(states, (tuple, list)) or len(states) != count:
+        actual = f"{type(states).__name__} of length {len(states)}" if hasattr(states, "__len__") else type(states)
+        raise ValueError(f"{name} must be None or {expected}, got {actual}")
+    return tuple(states)

@@ -1,0 +1,155 @@
+"""`convlstm`: the public function, and what `torch.library` needs around the native op (fake kernels, autograd)."""
+
+import functools
+import warnings
+
+import torch
+from torch import Tensor
+
+from . import reference
+from ._library import NATIVE_DEVICES, native, why_not_native
+from .checks import check_inputs, is_autocast_enabled
+
+
+def convlstm(
+    x: Tensor,
+    weight_x: Tensor,
+    weight_h: Tensor,
+    bias: Tensor | None = None,
+    peephole: Tensor | None = None,
+    state: tuple[Tensor, Tensor] | None = None,
+    *,
+    dilation: int = 1,
+    reverse: bool = False,
+    output_peephole: str = "previous",
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """One ConvLSTM layer over a whole sequence, with dilated convolutions (`*`) and "same" zero padding::
+
+        i_t = sigmoid(W_xi * x_t + W_hi * h_{t-1} + b_i + P_i . c_{t-1})
+        f_t = sigmoid(W_xf * x_t + W_hf * h_{t-1} + b_f + P_f . c_{t-1})
+        g_t = tanh   (W_xg * x_t + W_hg * h_{t-1} + b_g)
+        c_t = f_t . c_{t-1} + i_t . g_t
+        o_t = sigmoid(W_xo * x_t + W_ho * h_{t-1} + b_o + P_o . c_{t-1})      # or P_o . c_t, see output_peephole
+        h_t = o_t . tanh(c_t)
+
+    Without `peephole` this is Eq. 4 of Song et al., "Pyramid Dilated Deeper ConvLSTM" (ECCV 2018), with biases.
+
+    Args:
+        x: input, (T, N, Cin, H, W); float32 or float64, on the CPU also float16 and bfloat16 (computed in float32).
+        weight_x: input-to-gates weight, (4C, Cin, k, k), k odd. The 4C rows are the gates i, f, o, g, C rows each.
+        weight_h: hidden-to-gates weight, (4C, C, k, k).
+        bias: (4C,).
+        peephole: weights of the cell state in the gates i, f, o; broadcastable to (3, C, H, W).
+        state: (h_0, c_0), each (N, C, H, W); zeros if None.
+        dilation: dilation of both convolutions, at least 1.
+        reverse: run t = T-1 ... 0. Outputs stay in frame order, and (h_n, c_n) is then the state at frame 0.
+        output_peephole: whether the output gate reads c_{t-1} ("previous", as in the authors' released model)
+            or c_t ("current", as in Shi et al. 2015).
+
+    Returns:
+        output (T, N, C, H, W), every h_t in frame order; and (h_n, c_n), each (N, C, H, W), the last state.
+
+    Raises:
+        ValueError: an argument has the wrong shape, dtype, device or value; the message names it.
+        TypeError: an argument that must be a tensor is none.
+    """
+    check_inputs(x, weight_x, weight_h, bias, peephole, state, dilation, output_peephole)
+    h_0, c_0 = state if state is not None else (None, None)
+    tensors = _autocast(x, weight_x, weight_h, bias, peephole, h_0, c_0)
+    if x.device.type not in NATIVE_DEVICES:
+        _warn_of_fallback(x.device.type)
+        x, weight_x, weight_h, bias, peephole, h_0, c_0 = tensors
+        return reference.convlstm(
+            x, weight_x, weight_h, bias, peephole, None if h_0 is None else (h_0, c_0),
+            dilation=dilation, reverse=reverse, output_peephole=output_peephole,
+        )  # fmt: skip
+    dtype = tensors[0].dtype
+    if x.device.type == "cpu" and dtype in (torch.float16, torch.bfloat16):
+        tensors = _cast(tensors, torch.float32)
+    output, c_n = _call(*tensors, dilation, reverse, output_peephole == "current")
+    output, c_n = output.to(dtype), c_n.to(dtype)
+    return output, (output[0] if reverse else output[-1], c_n)
+
+
+def _cast(tensors: tuple[Tensor | None, ...], dtype: torch.dtype) -> tuple[Tensor | None, ...]:
+    return tuple(tensor.to(dtype) if tensor is not None else None for tensor in tensors)
+
+
+def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """What autocast does to the arguments of a convolution: everything but float64 to the autocast dtype."""
+    device = tensors[0].device.type
+    if tensors[0].dtype == torch.float64 or not is_autocast_enabled(device):
+        return tensors
+    return _cast(tensors, torch.get_autocast_dtype(device))
+
+
+def _warn_of_fallback(device: str) -> None:
+    if not torch.compiler.is_compiling():
+        _warn_once(device)
+
+
+@functools.cache
+def _warn_once(device: str) -> None:
+    reason = why_not_native or f"it was built for {', '.join(sorted(NATIVE_DEVICES))}"
+    warnings.warn(
+        f"pdb_ext has no native ConvLSTM for device '{device}' ({reason}); it uses the slower PyTorch reference.",
+        stacklevel=4,
+    )
+
+
+def _call(x, weight_x, weight_h, bias, peephole, h_0, c_0, dilation, reverse, peephole_current):
+    if peephole is not None:
+        peephole = peephole.expand(3, weight_h.shape[1], *x.shape[3:])
+    inputs = (x, weight_x, weight_h, bias, peephole, h_0, c_0)
+    save = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
+    output, c_n, _ = torch.ops.pdb_ext.convlstm(*inputs, dilation, reverse, peephole_current, save)
+    return output, c_n
+
+
+def _fake_convlstm(x, weight_x, weight_h, bias, peephole, h_0, c_0, dilation, reverse, peephole_current, save):
+    T, N, _, H, W = x.shape
+    C = weight_h.shape[1]
+    saved = torch.promote_types(x.dtype, torch.float32)
+    reserve = x.new_empty(5 * T * N * C * H * W if save else 0, dtype=saved)
+    return x.new_empty(T, N, C, H, W), x.new_empty(N, C, H, W), reserve
+
+
+def _fake_convlstm_backward(
+    grad_output, grad_c_n, x, weight_x, weight_h, peephole, h_0, c_0, output, reserve,
+    dilation, reverse, peephole_current, needs,
+):  # fmt: skip
+    state = output.shape[1:]
+    shapes = [x.shape, weight_x.shape, weight_h.shape, weight_h.shape[:1], (3, *state[1:]), state, state]
+    return tuple(x.new_empty(shape if needed else (0,)) for shape, needed in zip(shapes, needs))
+
+
+def _setup_context(ctx, inputs, output):
+    x, weight_x, weight_h, _, peephole, h_0, c_0, ctx.dilation, ctx.reverse, ctx.peephole_current, save = inputs
+    h, _, reserve = output
+    ctx.mark_non_differentiable(reserve)
+    ctx.set_materialize_grads(False)
+    ctx.saved = save
+    ctx.save_for_backward(x, weight_x, weight_h, peephole, h_0, c_0, h, reserve)
+
+
+def _backward(ctx, grad_output, grad_c_n, _grad_reserve):
+    if not ctx.saved:
+        raise RuntimeError("convlstm: the op was called with save=False; call it with save=True to differentiate it")
+    needs = list(ctx.needs_input_grad[:7])
+    options = (ctx.dilation, ctx.reverse, ctx.peephole_current, needs)
+    grads = torch.ops.pdb_ext.convlstm_backward(grad_output, grad_c_n, *ctx.saved_tensors, *options)
+    return (*(grad if needed else None for grad, needed in zip(grads, needs)), None, None, None, None)
+
+
+def _refuse_double_backward(ctx, *_grads):
+    raise RuntimeError(
+        "convlstm: double backward (a gradient of a gradient) is not supported by the native op; "
+        "use pdb_ext.reference.convlstm for it"
+    )
+
+
+if native is not None:
+    torch.library.register_fake("pdb_ext::convlstm")(_fake_convlstm)
+    torch.library.register_fake("pdb_ext::convlstm_backward")(_fake_convlstm_backward)
+    torch.library.register_autograd("pdb_ext::convlstm", _backward, setup_context=_setup_context)
+    torch.library.register_autograd("pdb_ext::convlstm_backward", _refuse_double_backward)
