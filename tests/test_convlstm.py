@@ -1,0 +1,304 @@
+"""The native op against the reference: values, gradients, dtypes, layouts, and what torch.library promises."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from problems import FIXED, Problem, assert_as_accurate_as_pytorch, random_problems, rms, run
+
+import pdb_ext
+from pdb_ext import _library, ops, reference
+
+needs_native = pytest.mark.skipif(_library.native is None, reason=f"no native library: {_library.why_not_native}")
+SEED = int(os.environ.get("PDB_EXT_TEST_SEED", "0"))
+PROBLEMS = FIXED + random_problems(40, SEED)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_equals_reference_in_float64(problem):
+    inputs = problem.inputs()
+    ours, expected = run(pdb_ext.convlstm, problem, inputs), run(reference.convlstm, problem, inputs)
+    for name, value in expected.items():
+        torch.testing.assert_close(ours[name], value, msg=lambda text: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("problem", PROBLEMS[::4], ids=str)
+def test_error_in_float32_is_at_most_twice_pytorchs(problem):
+    assert_as_accurate_as_pytorch(pdb_ext.convlstm, problem, torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_error_stays_bounded_through_80_steps(dtype):
+    problem = Problem(T=80, N=1, in_channels=8, C=16, H=8, W=8, peephole="full")
+    assert_as_accurate_as_pytorch(pdb_ext.convlstm, problem, dtype)
+
+
+@needs_native
+@pytest.mark.parametrize("name", ["avx2", "generic", "avx512"])
+def test_every_instruction_set(name):
+    """The choice is made once a process; a processor without it must say so instead of crashing."""
+    code = (
+        "import torch, pdb_ext; from pdb_ext import build_info; from problems import *\n"
+        "try: name = build_info()['cpu_capability']\n"
+        "except RuntimeError as error: print('unavailable', error); raise SystemExit\n"
+        "print(name)\n"
+        "for problem in (Problem(C=9, peephole='full', state=True, H=11, W=17), Problem(in_channels=20, C=24, T=2)):\n"
+        "  for dtype in (torch.float32, torch.float64):\n"
+        "    assert_as_accurate_as_pytorch(pdb_ext.convlstm, problem, dtype)\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PDB_EXT_CPU": name, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert result.returncode == 0, result.stderr
+    if "unavailable" in result.stdout:
+        assert f"got '{name}'" in result.stdout
+        pytest.skip(f"this processor has no {name}")
+    assert result.stdout.split() == [name]
+
+
+@needs_native
+@pytest.mark.parametrize(
+    "problem",
+    [
+        Problem(T=2, N=1, in_channels=2, C=2, H=3, W=4),
+        Problem(T=2, N=2, in_channels=1, C=3, H=4, W=2, dilation=2, peephole="map", state=True, reverse=True),
+        Problem(T=2, N=1, in_channels=2, C=1, H=2, W=3, peephole="full", output_peephole="current", state=True),
+    ],
+    ids=str,
+)
+def test_gradcheck(problem):
+    inputs = {k: v.requires_grad_() for k, v in problem.inputs().items() if v is not None}
+
+    def function(*values):
+        named = dict(zip(inputs, values))
+        state = (named.pop("h_0"), named.pop("c_0")) if problem.state else None
+        output, (h_n, c_n) = pdb_ext.convlstm(**named, state=state, **problem.options())
+        return output, h_n, c_n
+
+    assert torch.autograd.gradcheck(function, tuple(inputs.values()))
+
+
+def op_arguments(problem, requires_grad=True):
+    inputs = problem.inputs()
+    if problem.peephole:
+        inputs["peephole"] = inputs["peephole"].expand(3, problem.C, problem.H, problem.W).contiguous()
+    leaves = [None if v is None else v.requires_grad_(requires_grad) for v in inputs.values()]
+    return (*leaves, problem.dilation, problem.reverse, problem.output_peephole == "current", True)
+
+
+@needs_native
+@pytest.mark.parametrize("problem", [Problem(), FIXED[7], FIXED[8], FIXED[2]], ids=str)
+def test_opcheck(problem):
+    torch.library.opcheck(torch.ops.pdb_ext.convlstm.default, op_arguments(problem))
+
+
+@needs_native
+def test_opcheck_of_backward():
+    problem = FIXED[7]
+    x, weight_x, weight_h, _, peephole, h_0, c_0, *options, _ = op_arguments(problem, requires_grad=False)
+    output, c_n, reserve = torch.ops.pdb_ext.convlstm(*op_arguments(problem, requires_grad=False))
+    saved = (x, weight_x, weight_h, peephole, h_0, c_0, output, reserve)
+    for grads in ((output, c_n), (output, None), (None, c_n)):
+        for needs in ([True] * 7, [False, True, False, True, False, True, False]):
+            torch.library.opcheck(torch.ops.pdb_ext.convlstm_backward.default, (*grads, *saved, *options, needs))
+
+
+@needs_native
+@pytest.mark.parametrize("needed", ["x", "weight_x", "weight_h", "bias", "peephole", "h_0", "c_0"])
+def test_gradient_of_one_argument_alone(needed):
+    problem = Problem(peephole="full", state=True, T=2)
+    inputs = problem.inputs()
+    expected = run(reference.convlstm, problem, inputs)[f"grad of {needed}"]
+    inputs[needed].requires_grad_()
+    state = inputs.pop("h_0"), inputs.pop("c_0")
+    output, (h_n, c_n) = pdb_ext.convlstm(**inputs, state=state, **problem.options())
+    generator = torch.Generator().manual_seed(1)
+    draws = [torch.randn(v.shape, generator=generator, dtype=torch.float64) for v in (output, h_n, c_n)]
+    total = sum((value * draw).sum() for value, draw in zip((output, h_n, c_n), draws))
+    leaf = inputs[needed] if needed in inputs else state[needed == "c_0"]
+    (grad,) = torch.autograd.grad(total, leaf)
+    torch.testing.assert_close(grad, expected)
+
+
+def test_reverse_is_the_flipped_sequence():
+    inputs = Problem(peephole="map").inputs()
+    del inputs["h_0"], inputs["c_0"]
+    output, (h_n, c_n) = pdb_ext.convlstm(**inputs, reverse=True)
+    flipped, (h_n_flipped, c_n_flipped) = pdb_ext.convlstm(**(inputs | {"x": inputs["x"].flip(0)}))
+    torch.testing.assert_close(output, flipped.flip(0), rtol=0, atol=0)
+    assert torch.equal(h_n, output[0]) and torch.equal(h_n, h_n_flipped) and torch.equal(c_n, c_n_flipped)
+
+
+def test_state_continues_a_sequence():
+    x, weight_x, weight_h, bias, *_ = Problem(T=5).inputs().values()
+    whole, (h_n, c_n) = pdb_ext.convlstm(x, weight_x, weight_h, bias)
+    first, state = pdb_ext.convlstm(x[:2], weight_x, weight_h, bias)
+    second, (h_2, c_2) = pdb_ext.convlstm(x[2:], weight_x, weight_h, bias, state=state)
+    torch.testing.assert_close(torch.cat([first, second]), whole)
+    torch.testing.assert_close((h_2, c_2), (h_n, c_n))
+
+
+LAYOUTS = {
+    "batch_first": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "channels_last": lambda x: x.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3),
+    "every_second_column": lambda x: torch.stack([x, x], dim=-1).flatten(-2)[..., ::2],
+    "flipped_strides": lambda x: x.permute(4, 3, 2, 1, 0).contiguous().permute(4, 3, 2, 1, 0),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_any_strides(layout):
+    inputs = {k: v for k, v in Problem().inputs().items() if v is not None}
+    expected, _ = pdb_ext.convlstm(**inputs)
+    inputs["x"] = LAYOUTS[layout](inputs["x"])
+    inputs["weight_h"] = inputs["weight_h"].permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0)
+    output, _ = pdb_ext.convlstm(**inputs)
+    torch.testing.assert_close(output, expected, rtol=0, atol=0)
+    assert output.is_contiguous()
+
+
+def test_expanded_input_and_gradient():
+    _, weight_x, weight_h, bias, *_ = Problem().inputs().values()
+    frame = torch.randn(2, 3, 7, 6, dtype=torch.float64, requires_grad=True)
+    output, _ = pdb_ext.convlstm(frame.expand(3, *frame.shape), weight_x, weight_h, bias)
+    (grad,) = torch.autograd.grad(output.sum(), frame)  # sum() sends an expanded gradient of stride 0
+    output, _ = reference.convlstm(frame.expand(3, *frame.shape), weight_x, weight_h, bias)
+    torch.testing.assert_close(grad, torch.autograd.grad(output.sum(), frame)[0])
+
+
+def test_inputs_are_not_written_to():
+    problem = Problem(peephole="full", state=True)
+    inputs = problem.inputs()
+    inputs["c_0"] = inputs["c_0"].contiguous(memory_format=torch.channels_last)
+    before = {k: v.clone() for k, v in inputs.items()}
+    run(pdb_ext.convlstm, problem, inputs)
+    with torch.no_grad():
+        state = inputs["h_0"], inputs["c_0"]
+        pdb_ext.convlstm(**{k: v for k, v in inputs.items() if k not in ("h_0", "c_0")}, state=state)
+    assert all(torch.equal(before[k], v) for k, v in inputs.items())
+
+
+@needs_native
+def test_backward_twice_through_a_retained_graph():
+    inputs = {k: v.requires_grad_() for k, v in Problem().inputs().items() if v is not None}
+    output, _ = pdb_ext.convlstm(**inputs)
+    first = torch.autograd.grad(output.sum(), inputs["weight_h"], retain_graph=True)
+    second = torch.autograd.grad(output.sum(), inputs["weight_h"])
+    assert torch.equal(first[0], second[0])
+
+
+@needs_native
+def test_inference_saves_nothing():
+    inputs = op_arguments(Problem(), requires_grad=False)[:-1]
+    assert torch.ops.pdb_ext.convlstm(*inputs, False)[2].numel() == 0
+    with torch.no_grad():
+        output, _ = pdb_ext.convlstm(*inputs[:4])
+    assert output.grad_fn is None
+
+
+@needs_native
+def test_double_backward_is_refused():
+    x, weight_x, weight_h, *_ = Problem().inputs().values()
+    weight_h.requires_grad_()
+    output, _ = pdb_ext.convlstm(x, weight_x, weight_h)
+    (grad,) = torch.autograd.grad(output.sum(), weight_h, create_graph=True)
+    with pytest.raises(RuntimeError, match="double backward .* not supported"):
+        grad.sum().backward()
+
+
+@needs_native
+def test_same_bits_for_any_number_of_threads():
+    problem = Problem(T=2, N=2, in_channels=6, C=8, H=20, W=23, peephole="map")
+    results, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 3, 1):
+            torch.set_num_threads(count)
+            results.append(run(pdb_ext.convlstm, problem, problem.inputs(torch.float32)))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(other[key], results[0][key]) for other in results[1:] for key in other)
+
+
+def test_nan_and_infinity_stay_where_they_belong():
+    """A NaN in the last frame must not reach the frames before it, and must not be swallowed."""
+    x, weight_x, weight_h, *_ = Problem(H=9, W=9).inputs().values()
+    x[-1, 0, 0, 4, 4] = float("nan")
+    output, _ = pdb_ext.convlstm(x, weight_x, weight_h)
+    expected, _ = reference.convlstm(x, weight_x, weight_h)
+    assert torch.equal(output.isnan(), expected.isnan()) and output.isnan().any()
+
+
+def test_saturated_gates():
+    x, weight_x, weight_h, *_ = Problem().inputs().values()
+    for dtype in (torch.float32, torch.float64):
+        scaled = [tensor.to(dtype) for tensor in (x * 1000, weight_x, weight_h)]
+        output, (_, c_n) = pdb_ext.convlstm(*scaled)
+        expected, (_, c_expected) = reference.convlstm(*scaled)
+        torch.testing.assert_close((output, c_n), (expected, c_expected))
+
+
+def test_other_devices_use_the_reference_and_warn_once(monkeypatch):
+    monkeypatch.setattr(ops, "NATIVE_DEVICES", frozenset())
+    ops._warn_once.cache_clear()
+    inputs = {k: v for k, v in Problem().inputs().items() if v is not None}
+    with pytest.warns(UserWarning, match="no native ConvLSTM for device 'cpu'"):
+        output, _ = pdb_ext.convlstm(**inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pdb_ext.convlstm(**inputs)
+    assert torch.equal(output, reference.convlstm(**inputs)[0])
+    ops._warn_once.cache_clear()
+
+
+def test_meta_device():
+    inputs = {k: v.to("meta") for k, v in Problem().inputs().items() if v is not None}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        output, (h_n, c_n) = pdb_ext.convlstm(**inputs)
+    assert output.shape == (3, 2, 5, 7, 6) and h_n.shape == c_n.shape == (2, 5, 7, 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype):
+    problem = Problem(peephole="map")
+    inputs = {k: v for k, v in problem.inputs(torch.float32).items() if v is not None}
+    inputs["weight_h"].requires_grad_()
+    with torch.autocast("cpu", dtype=dtype):
+        output, (h_n, c_n) = pdb_ext.convlstm(**inputs)
+        mixed, _ = pdb_ext.convlstm(**(inputs | {"x": inputs["x"].to(dtype)}))
+    assert output.dtype == h_n.dtype == c_n.dtype == dtype
+    output.sum().backward()
+    assert inputs["weight_h"].grad.dtype == torch.float32
+    exact, _ = reference.convlstm(**inputs)
+    assert rms(output - exact) < 4 * torch.finfo(dtype).eps
+    assert torch.equal(mixed, output)
+
+
+@needs_native
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile_fullgraph(dynamic):
+    problem = Problem(peephole="map", state=True, reverse=True)
+    compiled = torch.compile(pdb_ext.convlstm, fullgraph=True, dynamic=dynamic)
+    for other in (problem, Problem(T=2, H=9, W=5, peephole="map", state=True, reverse=True)):
+        ours, expected = (run(f, other, other.inputs()) for f in (compiled, reference.convlstm))
+        for name in expected:
+            torch.testing.assert_close(ours[name], expected[name])
+
+
+@needs_native
+def test_compile_under_autocast():
+    inputs = {k: v for k, v in Problem().inputs(torch.float32).items() if v is not None}
+
+    @torch.compile(fullgraph=True)
+    def step(inputs):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return pdb_ext.convlstm(**inputs)[0]
+
+    exact, _ = reference.convlstm(**inputs)
+    assert rms(step(inputs) - exact) < 4 * torch.finfo(torch.bfloat16).eps
