@@ -1,208 +1,164 @@
 // pdb_ext::convlstm_backward on the CPU. Each step, from the last to the first, is three parallel loops: the cell's
-// gradients (strips), the transposed convolutions to x and to the previous h (strips), and the weights' gradients (taps
-// and row blocks, each summed by one thread in one order). So the result does not depend on the number of threads.
+// gradients (strips), the transposed convolution to x and to the previous h (strips), and the weights' gradients (each
+// value summed by one thread in one order). So the result does not depend on the number of threads.
 #include <ATen/Dispatch.h>
 #include <torch/library.h>
 
 #include "convlstm_cpu.h"
+#include "weight_gradient_cpu.h"
 
 namespace pdb::cpu {
 namespace {
 
-// Sums the gradient of one weight over the steps.
-template <class T>
-struct WeightGradient {
-  int64_t channels = 0;
-  at::Tensor frames, packed;  // the convolution's input at this step; the sums, packed as the weight
-
-  WeightGradient() = default;
-  WeightGradient(const Layer<T>& layer, int64_t channels)
-      : channels(channels),
-        frames(layer.frames(channels)),
-        packed(at::zeros({layer.padded(layer.gates()) * layer.window.size() * channels}, layer.options)) {}
-  bool wanted() const { return packed.defined(); }
-
-  // Unit `unit` of window.size() * row blocks.
-  void add(const Layer<T>& layer, const at::Tensor& dgates, int64_t unit) const {
-    const int64_t block = layer.kernel.row_block, tap = unit % layer.window.size();
-    layer.kernel.weight_gradient(layer.grid(), layer.s.batch, frames.data_ptr<T>(), channels, layer.window.offsets[tap],
-                                 dgates.data_ptr<T>(), layer.gates(), unit / layer.window.size() * block,
-                                 packed.data_ptr<T>() + unit * channels * block);
-  }
-
-  at::Tensor result(const Layer<T>& layer) const {
-    const int64_t k = layer.s.kernel_size;
-    at::Tensor weight = at::zeros({layer.gates(), channels, k, k}, layer.options);
-    unpack_weight(packed.data_ptr<T>(), layer.gates(), channels * k * k, channels, k * k, layer.window.taps,
-                  layer.kernel.row_block, weight.data_ptr<T>());
-    return weight;
-  }
-};
-
-struct Saved {
-  const at::Tensor &output, &reserve;
-};
-
 template <class T>
 class Backward {
  public:
-  Backward(const Sizes& sizes, const Inputs& inputs, const Saved& saved, bool reverse, bool peephole_current,
-           const std::array<bool, kGradients>& needs)
-      : layer_(sizes, inputs.x),
+  Backward(const Sizes& s, const Inputs& inputs, const at::Tensor& output, const at::Tensor& reserve, bool reverse,
+           bool peephole_current, const std::array<bool, kGradients>& needs)
+      : layer_(s, inputs.x),
         inputs_(inputs),
-        saved_(saved),
+        output_(output),
+        reserve_(reserve),
         reverse_(reverse),
         peephole_current_(peephole_current),
-        to_x_(PackedConvolution<T>::transposed(layer_, inputs.weight_x)),
-        to_h_(PackedConvolution<T>::transposed(layer_, inputs.weight_h)),
-        peephole_(peephole_to_pixels(inputs.peephole)),
-        dgates_(layer_.frames(layer_.gates())) {
-    const int64_t state = layer_.grid().pixels() * sizes.channels;
-    dh_ = at::zeros({sizes.batch, state}, layer_.options);
-    dc_ = at::zeros({sizes.batch, state}, layer_.options);
+        needs_(needs),
+        // Rows of x, if wanted, and rows of h.
+        to_inputs_(StripConvolution<T>::transposed(
+            layer_, needs[kX] ? at::cat({inputs.weight_x, inputs.weight_h}, 1) : inputs.weight_h)),
+        zeros_(at::zeros({to_inputs_.rows()}, layer_.options)),
+        dgates_(layer_.frames(layer_.gates())),
+        dh_(at::zeros({s.batch * layer_.state()}, layer_.options)),
+        dc_(at::zeros({s.batch * layer_.state()}, layer_.options)),
+        weights_(layer_, needs[kWeightX] || needs[kWeightH], needs[kBias]) {
     if (needs[kX]) dx_ = at::empty(inputs.x.sizes(), layer_.options);
-    if (needs[kWeightX]) dweight_x_ = WeightGradient<T>(layer_, sizes.in_channels);
-    if (needs[kWeightH]) dweight_h_ = WeightGradient<T>(layer_, sizes.channels);
-    if (needs[kBias]) dbias_ = at::zeros({layer_.padded(layer_.gates())}, layer_.options);
-    if (needs[kPeephole]) dpeephole_ = at::zeros({3, sizes.height, sizes.width, sizes.channels}, layer_.options);
-    if (inputs.h_0) c_0_ = state_to_pixels(layer_, *inputs.c_0);
-    needs_h_0_ = needs[kH0];
+    if (needs[kPeephole]) dpeephole_ = at::zeros({3 * layer_.state()}, layer_.options);
+    if (inputs.peephole) peephole_ = to_pixels(*inputs.peephole);
+    if (inputs.c_0) c_0_ = to_pixels(*inputs.c_0);
   }
 
   void run(const OptionalTensor& grad_output, const OptionalTensor& grad_c_n) {
-    if (grad_c_n) dc_ = state_to_pixels(layer_, *grad_c_n);
+    if (grad_c_n) dc_ = to_pixels(*grad_c_n);
     for (int64_t step = layer_.s.steps - 1; step >= 0; --step) {
-      const int64_t t = layer_.frame(step, reverse_);
-      const bool has_h = step > 0 || inputs_.h_0.has_value();
-      cell(step, t, grad_output ? grad_output->select(0, t) : at::Tensor());
-      const bool to_h = step > 0 || needs_h_0_;
-      if (to_h || dx_.defined()) convolve(dx_.defined() ? dx_.select(0, t) : at::Tensor(), to_h);
-      if (dweight_x_.wanted()) layer_.to_frames(inputs_.x.select(0, t), layer_.s.in_channels, dweight_x_.frames);
-      if (dweight_h_.wanted() && has_h) layer_.to_frames(previous_h(step), layer_.s.channels, dweight_h_.frames);
-      weights(has_h);
+      const int64_t t = layer_.time(step, reverse_);
+      cell(step, grad_output ? grad_output->select(0, t) : at::Tensor());
+      if (step > 0 || needs_[kX] || needs_[kH0]) convolve(t);
+      weights_.add(inputs_.x.select(0, t), previous_h(step), dgates_);
     }
   }
 
-  BackwardResult result(const std::array<bool, kGradients>& needs) const {
+  BackwardResult result() const {
+    const Sizes& s = layer_.s;
     const auto none = [&] { return layer_.buffer(0); };
-    return {needs[kX] ? dx_ : none(),
-            needs[kWeightX] ? dweight_x_.result(layer_) : none(),
-            needs[kWeightH] ? dweight_h_.result(layer_) : none(),
-            needs[kBias] ? dbias_.narrow(0, 0, layer_.gates()).clone() : none(),
-            needs[kPeephole] ? dpeephole_.permute({0, 3, 1, 2}).contiguous() : none(),
-            needs[kH0] ? state_from_pixels(layer_, dh_) : none(),
-            needs[kC0] ? state_from_pixels(layer_, dc_) : none()};
+    const auto [weight_x, weight_h] = weights_.weights();
+    return {needs_[kX] ? dx_ : none(),
+            needs_[kWeightX] ? weight_x : none(),
+            needs_[kWeightH] ? weight_h : none(),
+            needs_[kBias] ? weights_.bias() : none(),
+            needs_[kPeephole] ? dpeephole_.view({3, s.height, s.width, s.channels}).permute({0, 3, 1, 2}).contiguous() : none(),
+            needs_[kH0] ? from_pixels(s, dh_) : none(),
+            needs_[kC0] ? from_pixels(s, dc_) : none()};
   }
 
  private:
+  // h_{t-1} (N, C, H, W); undefined where it is zero.
   at::Tensor previous_h(int64_t step) const {
-    return step > 0 ? saved_.output.select(0, layer_.frame(step - 1, reverse_)) : *inputs_.h_0;
+    if (step > 0) return output_.select(0, layer_.time(step - 1, reverse_));
+    return inputs_.h_0 ? *inputs_.h_0 : at::Tensor();
   }
-  // Cell states [N][pixels][C] after `step`; null for the zeros before step 0.
+  // reserve as Forward writes it: gates, and cell states [N][pixels][C] after `step`, null for the zeros before step 0.
+  const T* saved_gates(int64_t step) const {
+    return reserve_.data_ptr<T>() + layer_.time(step, reverse_) * layer_.s.batch * layer_.state() * 4;
+  }
   const T* cells(int64_t step) const {
     if (step < 0) return data_or_null<T>(c_0_);
-    const Sizes& s = layer_.s;
-    const int64_t size = s.batch * layer_.grid().pixels() * s.channels;
-    return saved_.reserve.data_ptr<T>() + (4 * s.steps + layer_.frame(step, reverse_)) * size;
+    return reserve_.data_ptr<T>() + (4 * layer_.s.steps + layer_.time(step, reverse_)) * layer_.s.batch * layer_.state();
   }
 
-  void cell(int64_t step, int64_t t, const at::Tensor& grad_output) {
+  void cell(int64_t step, const at::Tensor& grad_output) {
     const int64_t C = layer_.s.channels, batch = layer_.s.batch;
-    const T* gates = saved_.reserve.data_ptr<T>() + t * batch * layer_.grid().pixels() * 4 * C;
     // The pictures of a batch share the peephole: one thread sums its gradient over all of them.
-    at::parallel_for(0, layer_.strips(), layer_.grain(batch * kStripPixels * C * 32), [&](int64_t begin, int64_t end) {
-      std::vector<T> dh(kStripPixels * C), dgates(kStripPixels * 4 * C);
-      for (int64_t first = begin * kStripPixels; first < end * kStripPixels; first += kStripPixels)
-        for (int64_t n = 0; n < batch; ++n) cell_strip(step, n, first, gates, grad_output, dh.data(), dgates.data());
+    const int64_t grain = layer_.grain(batch * kStripSlots * C * 32);
+    at::parallel_for(0, layer_.strips.size(), grain, [&](int64_t begin, int64_t end) {
+      const at::Tensor buffer = layer_.buffer(kStripSlots * 5 * C);
+      T *dh = buffer.data_ptr<T>(), *dgates = dh + kStripSlots * C;
+      for (int64_t strip = begin; strip < end; ++strip)
+        for (int64_t n = 0; n < batch; ++n) {
+          gather_dh(n, strip, grad_output, dh);
+          cell_strip(step, n, strip, dh, dgates);
+          const int64_t* position = layer_.strips.position.data() + layer_.strips.begin[strip];
+          T* frame = layer_.frame(dgates_, n, 4 * C);
+          for (int64_t p = 0; p < layer_.strips.pixels(strip); ++p)
+            std::copy_n(dgates + p * 4 * C, 4 * C, frame + position[p] * 4 * C);
+        }
     });
   }
 
-  void cell_strip(int64_t step, int64_t n, int64_t first, const T* gates, const at::Tensor& grad_output, T* dh,
-                  T* dgates) {
-    if (first >= layer_.grid().pixels()) return;
-    const int64_t C = layer_.s.channels, pixels = layer_.strip_pixels(first);
-    const int64_t at = (n * layer_.grid().pixels() + first) * C;
-    const T* from_later = dh_.template data_ptr<T>() + at;
-    if (grad_output.defined()) {
-      picture_to_strip(layer_.template picture<const T>(grad_output, n), C, layer_.grid(), first, pixels, dh);
-      for (int64_t i = 0; i < pixels * C; ++i) dh[i] += from_later[i];
-    }
-    CellBackward<T> strip;
-    strip.pixels = pixels;
-    strip.channels = C;
-    strip.peephole_current = peephole_current_;
-    strip.peephole = peephole_.defined() ? peephole_.template data_ptr<T>() + first * C : nullptr;
-    strip.peephole_stride = layer_.grid().pixels() * C;
-    strip.c_previous = cells(step - 1) ? cells(step - 1) + at : nullptr;
-    strip.saved_gates = gates + at * 4;
-    strip.c = cells(step) + at;
-    strip.dh = grad_output.defined() ? dh : from_later;
-    strip.dc = dc_.template data_ptr<T>() + at;
-    strip.dgates = dgates;
-    strip.dpeephole = dpeephole_.defined() ? dpeephole_.template data_ptr<T>() + first * C : nullptr;
-    layer_.kernel.cell_backward(strip);
-    T* frame = dgates_.template data_ptr<T>() + n * layer_.grid().frame_pixels() * 4 * C;
-    strip_to_frame(dgates, 4 * C, layer_.grid(), first, pixels, frame);
+  // The gradient of h_t: from the output, and from the next step.
+  void gather_dh(int64_t n, int64_t strip, const at::Tensor& grad_output, T* dh) const {
+    const int64_t C = layer_.s.channels, pixels = layer_.strips.pixels(strip);
+    if (grad_output.defined()) layer_.from_picture(grad_output, n, strip, C, dh);
+    else std::fill_n(dh, pixels * C, T(0));
+    const int64_t* pixel = layer_.strips.pixel.data() + layer_.strips.begin[strip];
+    const T* later = dh_.template data_ptr<T>() + n * layer_.state();
+    for (int64_t p = 0; p < pixels; ++p)
+      for (int64_t c = 0; c < C; ++c) dh[p * C + c] += later[pixel[p] * C + c];
   }
 
-  void convolve(const at::Tensor& dx, bool to_h) {
-    const Sizes& s = layer_.s;
-    const std::vector<T> zeros(std::max(to_x_.convolution.rows, to_h_.convolution.rows), T(0));
-    at::parallel_for(0, s.batch * layer_.strips(), layer_.convolution_grain(), [&](int64_t begin, int64_t end) {
-      std::vector<T> sums(kStripPixels * zeros.size());
-      const T* centers[kStripPixels];
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t n = unit / layer_.strips(), first = unit % layer_.strips() * kStripPixels;
-        const int64_t pixels = layer_.strip_pixels(first);
-        const T* frame = dgates_.template data_ptr<T>() + n * layer_.grid().frame_pixels() * layer_.gates();
-        layer_.centers(frame, layer_.gates(), first, pixels, centers);
-        if (dx.defined()) {
-          layer_.kernel.convolve(to_x_.convolution, centers, pixels, zeros.data(), sums.data());
-          strip_to_picture(sums.data(), to_x_.convolution.rows, s.in_channels, layer_.grid(), first, pixels,
-                           layer_.template picture<T>(dx, n));
-        }
-        if (to_h) {
-          layer_.kernel.convolve(to_h_.convolution, centers, pixels, zeros.data(), sums.data());
-          T* dh = dh_.template data_ptr<T>() + (n * layer_.grid().pixels() + first) * s.channels;
-          for (int64_t p = 0; p < pixels; ++p)
-            std::copy_n(sums.data() + p * to_h_.convolution.rows, s.channels, dh + p * s.channels);
-        }
-      }
-    });
+  void cell_strip(int64_t step, int64_t n, int64_t strip, const T* dh, T* dgates) {
+    const int64_t entry = layer_.strips.begin[strip], state = n * layer_.state();
+    CellBackward<T> cell;
+    cell.pixels = layer_.strips.pixels(strip);
+    cell.channels = layer_.s.channels;
+    cell.pixel = layer_.strips.pixel.data() + entry;
+    cell.slot = layer_.strips.slot.data() + entry;
+    cell.peephole_current = peephole_current_;
+    cell.peephole = data_or_null<T>(peephole_);
+    cell.peephole_stride = layer_.state();
+    cell.c_previous = cells(step - 1) ? cells(step - 1) + state : nullptr;
+    cell.saved_gates = saved_gates(step) + 4 * state;
+    cell.c = cells(step) + state;
+    cell.dh = dh;
+    cell.dc = dc_.template data_ptr<T>() + state;
+    cell.dgates = dgates;
+    cell.dpeephole = data_or_null<T>(dpeephole_);
+    layer_.kernel.cell_backward(cell);
   }
 
-  void weights(bool has_h) {
-    const int64_t blocks = layer_.padded(layer_.gates()) / layer_.kernel.row_block;
-    const int64_t units = blocks * layer_.window.size();
-    const int64_t x_units = dweight_x_.wanted() ? units : 0, h_units = dweight_h_.wanted() && has_h ? units : 0;
-    const int64_t bias_units = dbias_.defined() ? blocks : 0;
-    const int64_t work = layer_.s.batch * layer_.grid().pixels() * layer_.kernel.row_block * layer_.s.channels;
-    at::parallel_for(0, x_units + h_units + bias_units, layer_.grain(work), [&](int64_t begin, int64_t end) {
+  void convolve(int64_t t) {
+    const int64_t strips = layer_.strips.size(), C = layer_.s.channels, rows = to_inputs_.rows();
+    const int64_t x_rows = needs_[kX] ? layer_.s.in_channels : 0;
+    const at::Tensor dx = needs_[kX] ? dx_.select(0, t) : at::Tensor();
+    at::parallel_for(0, layer_.s.batch * strips, layer_.convolution_grain(), [&](int64_t begin, int64_t end) {
+      const at::Tensor buffer = layer_.buffer(2 * kStripSlots * rows + to_inputs_.scratch());
+      T* sums = buffer.data_ptr<T>();
+      T *ordered = sums + kStripSlots * rows, *scratch = ordered + kStripSlots * rows;
       for (int64_t unit = begin; unit < end; ++unit) {
-        if (unit < x_units) {
-          dweight_x_.add(layer_, dgates_, unit);
-        } else if (unit < x_units + h_units) {
-          dweight_h_.add(layer_, dgates_, unit - x_units);
-        } else {
-          const int64_t row = (unit - x_units - h_units) * layer_.kernel.row_block;
-          layer_.kernel.bias_gradient(layer_.grid(), layer_.s.batch, dgates_.template data_ptr<T>(), layer_.gates(), row,
-                                      dbias_.template data_ptr<T>() + row);
+        const int64_t n = unit / strips, strip = unit % strips;
+        const Source<T> source{layer_.frame(dgates_, n, layer_.gates()), layer_.gates(), layer_.gates()};
+        to_inputs_.run(strip, source, zeros_.template data_ptr<T>(), scratch, sums);
+        const int64_t entry = layer_.strips.begin[strip], *pixel = layer_.strips.pixel.data() + entry;
+        T* dh = dh_.template data_ptr<T>() + n * layer_.state();
+        for (int64_t p = 0; p < layer_.strips.pixels(strip); ++p) {
+          const T* from = sums + layer_.strips.slot[entry + p] * rows;
+          std::copy_n(from, x_rows, ordered + p * rows);
+          std::copy_n(from + x_rows, C, dh + pixel[p] * C);
         }
+        if (dx.defined()) layer_.to_picture(ordered, rows, strip, dx, n);
       }
     });
   }
 
   Layer<T> layer_;
   const Inputs& inputs_;
-  const Saved saved_;
+  const at::Tensor &output_, &reserve_;
   const bool reverse_, peephole_current_;
-  PackedConvolution<T> to_x_, to_h_;
-  at::Tensor peephole_, c_0_;
-  at::Tensor dgates_;    // frames of 4C channels
-  at::Tensor dh_, dc_;   // [N][pixels][C]: what later steps send to this one
-  at::Tensor dx_, dbias_, dpeephole_;
-  WeightGradient<T> dweight_x_, dweight_h_;
-  bool needs_h_0_ = false;
+  const std::array<bool, kGradients> needs_;
+  StripConvolution<T> to_inputs_;
+  at::Tensor zeros_, peephole_, c_0_;
+  at::Tensor dgates_;   // frames of 4C channels
+  at::Tensor dh_, dc_;  // [N][pixels][C]: what later steps send to this one
+  at::Tensor dx_, dpeephole_;
+  WeightGradient<T> weights_;
 };
 
 BackwardResult convlstm_backward_cpu(const OptionalTensor& grad_output, const OptionalTensor& grad_c_n,
@@ -216,9 +172,9 @@ BackwardResult convlstm_backward_cpu(const OptionalTensor& grad_output, const Op
   check_saved(s, inputs, output, reserve, grad_output, grad_c_n);
   BackwardResult result;
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "convlstm_backward", [&] {
-    Backward<scalar_t> backward(s, inputs, {output, reserve}, reverse, peephole_current, needs);
+    Backward<scalar_t> backward(s, inputs, output, reserve, reverse, peephole_current, needs);
     backward.run(grad_output, grad_c_n);
-    result = backward.result(needs);
+    result = backward.result();
   });
   return result;
 }

@@ -1,5 +1,5 @@
 // pdb_ext::convlstm on the CPU. One step of the recurrence is one parallel loop over strips of pixels; a strip's dilated
-// convolutions, all four gates, and its cell update follow each other while the pre-activations are in the cache.
+// convolution, all four gates, and its cell update follow each other while the pre-activations are in the cache.
 #include <ATen/Dispatch.h>
 #include <torch/library.h>
 
@@ -14,103 +14,94 @@ class Forward {
   Forward(const Sizes& sizes, const Inputs& inputs, bool peephole_current, const at::Tensor& output,
           const at::Tensor& reserve)
       : layer_(sizes, inputs.x),
-        from_x_(PackedConvolution<T>::forward(layer_, inputs.weight_x)),
-        from_h_(PackedConvolution<T>::forward(layer_, inputs.weight_h)),
-        bias_(at::zeros({layer_.padded(layer_.gates())}, layer_.options)),
-        peephole_(peephole_to_pixels(inputs.peephole)),
+        inputs_(inputs),
+        convolution_(StripConvolution<T>::forward(layer_, at::cat({inputs.weight_x, inputs.weight_h}, 1))),
+        bias_(at::zeros({convolution_.rows()}, layer_.options)),
         peephole_current_(peephole_current),
-        x_frames_(layer_.frames(sizes.in_channels)),
         output_(output),
         reserve_(reserve) {
     if (inputs.bias) bias_.narrow(0, 0, layer_.gates()).copy_(*inputs.bias);
-    for (at::Tensor& frames : h_frames_) frames = layer_.frames(sizes.channels);
+    if (inputs.peephole) peephole_ = to_pixels(*inputs.peephole);
+    for (at::Tensor& frames : frames_) frames = layer_.frames(layer_.inputs());
   }
 
   // Returns c_n (N, C, H, W).
-  at::Tensor run(const Inputs& inputs, bool reverse) {
+  at::Tensor run(bool reverse) {
     const Sizes& s = layer_.s;
-    has_state_ = inputs.h_0.has_value();
-    if (has_state_) layer_.to_frames(*inputs.h_0, s.channels, h_frames_[0]);
-    c_ = has_state_ ? state_to_pixels(layer_, *inputs.c_0) : layer_.buffer(s.batch * layer_.grid().pixels() * s.channels);
+    if (inputs_.h_0) layer_.to_frames(*inputs_.h_0, s.in_channels, frames_[0]);
+    c_ = inputs_.c_0 ? to_pixels(*inputs_.c_0) : layer_.buffer(s.batch * layer_.state());
     for (int64_t step = 0; step < s.steps; ++step) {
-      const int64_t t = layer_.frame(step, reverse);
-      layer_.to_frames(inputs.x.select(0, t), s.in_channels, x_frames_);
-      const at::Tensor c_previous = step > 0 || has_state_ ? c_ : at::Tensor();
+      const int64_t t = layer_.time(step, reverse);
+      layer_.to_frames(inputs_.x.select(0, t), 0, frames_[step % 2]);
+      const at::Tensor c_previous = step > 0 || inputs_.c_0 ? c_ : at::Tensor();
       if (reserve_.numel() > 0) c_ = saved_cells(t);
-      this->step(step, t, data_or_null<T>(c_previous));
+      run_step(step, t, data_or_null<T>(c_previous));
     }
-    return state_from_pixels(layer_, c_);
+    return from_pixels(s, c_);
   }
 
  private:
   // reserve: [T][N][pixels][4C] activated gates, then [T][N][pixels][C] cell states.
-  at::Tensor saved_cells(int64_t t) {
-    const Sizes& s = layer_.s;
-    const int64_t size = s.batch * layer_.grid().pixels() * s.channels;
-    return reserve_.narrow(0, (4 * s.steps + t) * size, size);
-  }
-  T* saved_gates(int64_t t) {
-    return reserve_.numel() > 0 ? reserve_.data_ptr<T>() + t * layer_.s.batch * layer_.grid().pixels() * layer_.gates()
-                                : nullptr;
+  at::Tensor saved_cells(int64_t t) const {
+    const int64_t size = layer_.s.batch * layer_.state();
+    return reserve_.narrow(0, (4 * layer_.s.steps + t) * size, size);
   }
 
-  void step(int64_t step, int64_t t, const T* c_previous) {
+  void run_step(int64_t step, int64_t t, const T* c_previous) {
+    const int64_t strips = layer_.strips.size(), C = layer_.s.channels;
     const at::Tensor output = output_.select(0, t);
-    T* saved = saved_gates(t);
-    at::parallel_for(0, layer_.s.batch * layer_.strips(), layer_.convolution_grain(), [&](int64_t begin, int64_t end) {
-      std::vector<T> gates(kStripPixels * from_x_.convolution.rows), h(kStripPixels * layer_.s.channels);
+    T* saved = reserve_.numel() > 0 ? reserve_.data_ptr<T>() + t * layer_.s.batch * layer_.state() * 4 : nullptr;
+    // h_{-1} = 0 needs no convolution.
+    const int64_t channels = step > 0 || inputs_.h_0 ? layer_.inputs() : layer_.s.in_channels;
+    at::parallel_for(0, layer_.s.batch * strips, layer_.convolution_grain(), [&](int64_t begin, int64_t end) {
+      const at::Tensor buffer = layer_.buffer(kStripSlots * (convolution_.rows() + C) + convolution_.scratch());
+      T* gates = buffer.data_ptr<T>();
+      T *h = gates + kStripSlots * convolution_.rows(), *scratch = h + kStripSlots * C;
       for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t n = unit / layer_.strips(), first = unit % layer_.strips() * kStripPixels;
-        convolve(step, n, first, gates.data());
-        update(n, first, gates.data(), c_previous, saved, h.data());
-        emit(step, n, first, h.data(), output);
+        const int64_t n = unit / strips, strip = unit % strips;
+        const Source<T> source{layer_.frame(frames_[step % 2], n, layer_.inputs()), layer_.inputs(), channels};
+        convolution_.run(strip, source, bias_.template data_ptr<T>(), scratch, gates);
+        update(n, strip, gates, c_previous, saved, h);
+        to_frame(h, strip, layer_.frame(frames_[(step + 1) % 2], n, layer_.inputs()));
+        layer_.to_picture(h, C, strip, output, n);
       }
     });
   }
 
-  void convolve(int64_t step, int64_t n, int64_t first, T* gates) const {
-    const int64_t pixels = layer_.strip_pixels(first), frame = n * layer_.grid().frame_pixels();
-    const T* centers[kStripPixels];
-    layer_.centers(x_frames_.template data_ptr<T>() + frame * layer_.s.in_channels, layer_.s.in_channels, first, pixels,
-                   centers);
-    layer_.kernel.convolve(from_x_.convolution, centers, pixels, bias_.template data_ptr<T>(), gates);
-    if (step == 0 && !has_state_) return;  // h is zero
-    const at::Tensor& h = h_frames_[step % 2];
-    layer_.centers(h.data_ptr<T>() + frame * layer_.s.channels, layer_.s.channels, first, pixels, centers);
-    layer_.kernel.convolve(from_h_.convolution, centers, pixels, nullptr, gates);
+  void update(int64_t n, int64_t strip, const T* gates, const T* c_previous, T* saved_gates, T* h) const {
+    const int64_t entry = layer_.strips.begin[strip], state = n * layer_.state();
+    CellForward<T> cell;
+    cell.pixels = layer_.strips.pixels(strip);
+    cell.channels = layer_.s.channels;
+    cell.pixel = layer_.strips.pixel.data() + entry;
+    cell.slot = layer_.strips.slot.data() + entry;
+    cell.peephole_current = peephole_current_;
+    cell.peephole = data_or_null<T>(peephole_);
+    cell.peephole_stride = layer_.state();
+    cell.c_previous = c_previous ? c_previous + state : nullptr;
+    cell.gates = gates;
+    cell.gates_stride = convolution_.rows();
+    cell.c = c_.template data_ptr<T>() + state;
+    cell.h = h;
+    cell.saved_gates = saved_gates ? saved_gates + 4 * state : nullptr;
+    layer_.kernel.cell_forward(cell);
   }
 
-  void update(int64_t n, int64_t first, const T* gates, const T* c_previous, T* saved_gates, T* h) const {
-    const int64_t C = layer_.s.channels, pixel = n * layer_.grid().pixels() + first;
-    CellForward<T> strip;
-    strip.pixels = layer_.strip_pixels(first);
-    strip.channels = C;
-    strip.peephole_current = peephole_current_;
-    strip.peephole = peephole_.defined() ? peephole_.template data_ptr<T>() + first * C : nullptr;
-    strip.peephole_stride = layer_.grid().pixels() * C;
-    strip.c_previous = c_previous ? c_previous + pixel * C : nullptr;
-    strip.gates = gates;
-    strip.gates_stride = from_x_.convolution.rows;
-    strip.c = c_.template data_ptr<T>() + pixel * C;
-    strip.h = h;
-    strip.saved_gates = saved_gates ? saved_gates + pixel * 4 * C : nullptr;
-    layer_.kernel.cell_forward(strip);
-  }
-
-  void emit(int64_t step, int64_t n, int64_t first, const T* h, const at::Tensor& output) const {
-    const int64_t C = layer_.s.channels, pixels = layer_.strip_pixels(first);
-    const Grid& grid = layer_.grid();
-    T* frame = h_frames_[(step + 1) % 2].template data_ptr<T>() + n * grid.frame_pixels() * C;
-    strip_to_frame(h, C, grid, first, pixels, frame);
-    strip_to_picture(h, C, C, grid, first, pixels, layer_.template picture<T>(output, n));
+  // h of a strip beside the next step's x.
+  void to_frame(const T* h, int64_t strip, T* frame) const {
+    const int64_t C = layer_.s.channels;
+    const int64_t* position = layer_.strips.position.data() + layer_.strips.begin[strip];
+    for (int64_t p = 0; p < layer_.strips.pixels(strip); ++p)
+      std::copy_n(h + p * C, C, frame + position[p] * layer_.inputs() + layer_.s.in_channels);
   }
 
   Layer<T> layer_;
-  PackedConvolution<T> from_x_, from_h_;
+  const Inputs& inputs_;
+  StripConvolution<T> convolution_;
   at::Tensor bias_, peephole_;
-  bool peephole_current_, has_state_ = false;
-  at::Tensor x_frames_, h_frames_[2];  // h of step - 1 in [step % 2]
-  at::Tensor c_;                       // [N][pixels][C], updated in place unless every step's is saved
+  bool peephole_current_;
+  at::Tensor frames_[2];  // x and h_{t-1} of step `step` in [step % 2]
+  at::Tensor c_;          // [N][pixels][C], updated in place unless every step's is saved
   at::Tensor output_, reserve_;
 };
 
@@ -123,7 +114,7 @@ ForwardResult convlstm_cpu(const at::Tensor& x, const at::Tensor& weight_x, cons
   at::Tensor reserve = at::empty({save ? s.reserve() : 0}, x.options());
   at::Tensor c_n;
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "convlstm", [&] {
-    c_n = Forward<scalar_t>(s, inputs, peephole_current, output, reserve).run(inputs, reverse);
+    c_n = Forward<scalar_t>(s, inputs, peephole_current, output, reserve).run(reverse);
   });
   return {output, c_n, reserve};
 }

@@ -16,6 +16,10 @@ def shared_path(relative: str) -> Path:
     return path
 
 
+# The tests' tensors are so small that a second thread only waits; tests that need threads ask for them.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)

@@ -31,14 +31,14 @@ PDB_INLINE Peephole<Vec<T>> load_peephole(const CellStrip<T>& strip, int64_t at,
           V::load(from + 2 * strip.peephole_stride, lanes)};
 }
 
-// Calls body(pixel, channel, lanes) for every vector of channels of every pixel; lanes < Vec<T>::size only at the end.
+// Calls body(p, channel, lanes) for every vector of channels of every pixel; lanes < Vec<T>::size only at the end.
 template <class T, class Body>
 PDB_INLINE void for_each_vector(const CellStrip<T>& strip, Body body) {
   constexpr int64_t size = Vec<T>::size;
-  for (int64_t pixel = 0; pixel < strip.pixels; ++pixel) {
+  for (int64_t p = 0; p < strip.pixels; ++p) {
     int64_t channel = 0;
-    for (; channel + size <= strip.channels; channel += size) body(pixel, channel, static_cast<int>(size));
-    if (channel < strip.channels) body(pixel, channel, static_cast<int>(strip.channels - channel));
+    for (; channel + size <= strip.channels; channel += size) body(p, channel, static_cast<int>(size));
+    if (channel < strip.channels) body(p, channel, static_cast<int>(strip.channels - channel));
   }
 }
 
@@ -46,15 +46,15 @@ template <class T>
 void cell_forward(const CellForward<T>& strip) {
   using V = Vec<T>;
   const int64_t C = strip.channels;
-  for_each_vector<T>(strip, [&](int64_t pixel, int64_t channel, int lanes) __attribute__((always_inline)) {
-    const int64_t at = pixel * C + channel;
+  for_each_vector<T>(strip, [&](int64_t p, int64_t channel, int lanes) __attribute__((always_inline)) {
+    const int64_t at = strip.pixel[p] * C + channel, in_strip = p * C + channel;
     const V c_previous = strip.c_previous ? V::load(strip.c_previous + at, lanes) : V(T(0));
-    Gates<V> gates = load_gates(strip.gates + pixel * strip.gates_stride + channel, C, lanes);
+    Gates<V> gates = load_gates(strip.gates + strip.slot[p] * strip.gates_stride + channel, C, lanes);
     V c, h;
     pdb::cell_forward(gates, load_peephole<T>(strip, at, lanes), c_previous, strip.peephole_current, c, h);
     c.store(strip.c + at, lanes);
-    h.store(strip.h + at, lanes);
-    if (strip.saved_gates) store_gates(gates, strip.saved_gates + pixel * 4 * C + channel, C, lanes);
+    h.store(strip.h + in_strip, lanes);
+    if (strip.saved_gates) store_gates(gates, strip.saved_gates + strip.pixel[p] * 4 * C + channel, C, lanes);
   });
 }
 
@@ -67,17 +67,17 @@ template <class T>
 void cell_backward(const CellBackward<T>& strip) {
   using V = Vec<T>;
   const int64_t C = strip.channels;
-  for_each_vector<T>(strip, [&](int64_t pixel, int64_t channel, int lanes) __attribute__((always_inline)) {
-    const int64_t at = pixel * C + channel;
+  for_each_vector<T>(strip, [&](int64_t p, int64_t channel, int lanes) __attribute__((always_inline)) {
+    const int64_t at = strip.pixel[p] * C + channel, in_strip = p * C + channel;
     const V c_previous = strip.c_previous ? V::load(strip.c_previous + at, lanes) : V(T(0));
     const V c = V::load(strip.c + at, lanes);
-    const Gates<V> gates = load_gates(strip.saved_gates + pixel * 4 * C + channel, C, lanes);
+    const Gates<V> gates = load_gates(strip.saved_gates + strip.pixel[p] * 4 * C + channel, C, lanes);
     V dc = V::load(strip.dc + at, lanes);
     Gates<V> dgates;
     pdb::cell_backward(gates, load_peephole<T>(strip, at, lanes), c_previous, c, strip.peephole_current,
-                       V::load(strip.dh + at, lanes), dc, dgates);
+                       V::load(strip.dh + in_strip, lanes), dc, dgates);
     dc.store(strip.dc + at, lanes);
-    store_gates(dgates, strip.dgates + pixel * 4 * C + channel, C, lanes);
+    store_gates(dgates, strip.dgates + p * 4 * C + channel, C, lanes);
     if (strip.dpeephole) {
       T* to = strip.dpeephole + at;
       add(to, dgates.i * c_previous, lanes);

@@ -1,5 +1,5 @@
 // Matrix kernels in registers: the dilated convolution of a strip, and its weight gradient. Both keep a tile of
-// kTilePixels x (2 vectors) sums in registers and feed it one broadcast value against two vectors at a time.
+// kTile x (2 vectors) sums in registers and feed it one broadcast value against two vectors at a time.
 #pragma once
 
 #include "kernels.h"
@@ -13,6 +13,12 @@ template <class T>
 constexpr int kRowBlock = 2 * Vec<T>::size;
 // Weights of one pass over a strip: what fits in half of a 32 KiB first-level cache.
 constexpr int64_t kPassBytes = 18 * 1024;
+
+// An integer as a type, to call a generic lambda with a compile-time size.
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
 
 // sums[j][2] += sum over k of broadcast(left(j, k)) * row_k, where row_k are the two vectors at right + k * right_stride
 // and left(j, k) = left[j][k * left_stride].
@@ -35,124 +41,93 @@ PDB_INLINE void multiply(Vec<T> (&sums)[N][2], const T* const* left, int64_t lef
 // One tile of a convolution: N pixels, one block of rows, `taps` taps from `offsets` on. The sum starts from zero and
 // joins what is there at the end: rounding errors grow with the length of a pass, not of the whole sum.
 template <class T, int N>
-void convolve_tile(const T* weight, const int64_t* offsets, int64_t taps, int64_t channels, const T* const* centers,
-                   const T* init, T* out, int64_t out_stride) {
+void convolve_tile(const Convolution<T>& c, const Source<T>& source, int64_t first_tap, int64_t taps, const T* weight,
+                   const int64_t* centers, const T* init, T* out) {
   using V = Vec<T>;
   V sums[N][2];
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j) sums[j][0] = sums[j][1] = V(T(0));
-  for (int64_t tap = 0; tap < taps; ++tap) {
+  for (int64_t tap = first_tap; tap < first_tap + taps; ++tap) {
     const T* left[N];
 #pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) left[j] = centers[j] + offsets[tap] * channels;
-    multiply<T, N>(sums, left, 1, weight + tap * channels * kRowBlock<T>, kRowBlock<T>, channels);
+    for (int j = 0; j < N; ++j) left[j] = source.frame + (centers[j] + c.offsets[tap]) * source.stride;
+    multiply<T, N>(sums, left, 1, weight + tap * c.channels * kRowBlock<T>, kRowBlock<T>, source.channels);
   }
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j) {
-    T* to = out + j * out_stride;
+    T* to = out + j * c.rows;
     const T* from = init ? init : to;
     (V::load(from) + sums[j][0]).store(to);
     (V::load(from + V::size) + sums[j][1]).store(to + V::size);
   }
 }
 
-// Calls function<N>(arguments...) for the run-time n = N in 1 .. kTile.
-#define PDB_SWITCH_TILE(n, CALL)  \
-  switch (n) {                    \
-    case 1: CALL(1); break;       \
-    case 2: CALL(2); break;       \
-    case 3: CALL(3); break;       \
-    case 4: CALL(4); break;       \
-    case 5: CALL(5); break;       \
-    case 6: CALL(6); break;       \
-    case 7: CALL(kTile < 7 ? 1 : 7); break; \
-    default: CALL(kTile); break;  \
-  }
-
 template <class T>
-void convolve(const Convolution<T>& convolution, const T* const* centers, int64_t pixels, const T* init, T* out) {
-  const auto& [weight, offsets, taps, channels, rows] = convolution;
-  const int64_t tap_size = channels * kRowBlock<T>;
-  const int64_t fitting = kPassBytes / static_cast<int64_t>(tap_size * sizeof(T));
+void convolve(const Convolution<T>& c, const Source<T>& source, const int64_t* centers, int64_t pixels, const T* init,
+              T* out) {
+  const int64_t fitting = kPassBytes / static_cast<int64_t>(source.channels * kRowBlock<T> * sizeof(T));
   const int64_t taps_a_pass = fitting < 1 ? 1 : fitting;
-  for (int64_t tap = 0; tap < taps; tap += taps_a_pass) {
-    const int64_t pass_taps = taps - tap < taps_a_pass ? taps - tap : taps_a_pass;
-    for (int64_t row = 0; row < rows; row += kRowBlock<T>) {
-      const T* block = weight + (row / kRowBlock<T> * taps + tap) * tap_size;
-      const T* start = init && tap == 0 ? init + row : nullptr;
-      for (int64_t pixel = 0; pixel < pixels; pixel += kTile) {
-        T* tile_out = out + pixel * rows + row;
-#define PDB_CALL(N) convolve_tile<T, N>(block, offsets + tap, pass_taps, channels, centers + pixel, start, tile_out, rows)
-        PDB_SWITCH_TILE(pixels - pixel < kTile ? pixels - pixel : kTile, PDB_CALL)
-#undef PDB_CALL
-      }
+  for (int64_t tap = 0; tap < c.taps; tap += taps_a_pass) {
+    const int64_t taps = c.taps - tap < taps_a_pass ? c.taps - tap : taps_a_pass;
+    for (int64_t row = 0; row < c.rows; row += kRowBlock<T>) {
+      const T* block = c.weight + row * c.taps * c.channels;
+      const T* start = tap == 0 ? init + row : nullptr;
+      int64_t pixel = 0;
+      for (; pixel + kTile <= pixels; pixel += kTile)
+        convolve_tile<T, kTile>(c, source, tap, taps, block, centers + pixel, start, out + pixel * c.rows + row);
+      for (; pixel + 2 <= pixels; pixel += 2)
+        convolve_tile<T, 2>(c, source, tap, taps, block, centers + pixel, start, out + pixel * c.rows + row);
+      for (; pixel < pixels; ++pixel)
+        convolve_tile<T, 1>(c, source, tap, taps, block, centers + pixel, start, out + pixel * c.rows + row);
     }
   }
 }
 
-// Rows of pixels whose gradients are summed from zero before they join the total: keeps a chunk in the second-level
-// cache, and rounding errors from growing with the size of the picture.
-constexpr int64_t kChunkPixels = 256;
-
-// dweight[j][2 vectors] += sum over the pixels of some picture rows, for N neighbouring channels.
+// dweight[j][2 vectors] += sum over the pixels of some picture rows, for N neighbouring channels. The sum starts from
+// zero: rounding errors grow with the pixels of a call, not of the whole picture.
 template <class T, int N>
-void weight_gradient_tile(const Grid& grid, int64_t first_row, int64_t last_row, const T* source, int64_t channels,
-                          const T* dgates, int64_t rows, T* dweight) {
+void weight_gradient_tile(const Source<T>& source, int64_t channel, const T* dgates, int64_t gates, int64_t width,
+                          int64_t rows, int64_t pitch, T* dweight) {
   using V = Vec<T>;
   V sums[N][2];
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j) sums[j][0] = sums[j][1] = V(T(0));
-  for (int64_t y = first_row; y < last_row; ++y) {
-    const int64_t start = grid.frame_pixel(y * grid.width);
+  for (int64_t y = 0; y < rows; ++y) {
     const T* left[N];
 #pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) left[j] = source + start * channels + j;
-    multiply<T, N>(sums, left, channels, dgates + start * rows, rows, grid.width);
+    for (int j = 0; j < N; ++j) left[j] = source.frame + y * pitch * source.stride + channel + j;
+    multiply<T, N>(sums, left, source.stride, dgates + y * pitch * gates, gates, width);
   }
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j) {
-    T* total = dweight + j * kRowBlock<T>;
+    T* total = dweight + (channel + j) * kRowBlock<T>;
     (V::load(total) + sums[j][0]).store(total);
     (V::load(total + V::size) + sums[j][1]).store(total + V::size);
   }
 }
 
 template <class T>
-void weight_gradient(const Grid& grid, int64_t batch, const T* source, int64_t channels, int64_t offset, const T* dgates,
-                     int64_t rows, int64_t row, T* dweight) {
-  const int64_t fitting = kChunkPixels / grid.width;
-  const int64_t chunk = fitting < 1 ? 1 : fitting;
-  for (int64_t n = 0; n < batch; ++n) {
-    const T* frame = source + (n * grid.frame_pixels() + offset) * channels;
-    const T* dgates_frame = dgates + n * grid.frame_pixels() * rows + row;
-    for (int64_t y = 0; y < grid.height; y += chunk) {
-      const int64_t end = grid.height - y < chunk ? grid.height : y + chunk;
-      for (int64_t channel = 0; channel < channels; channel += kTile) {
-#define PDB_CALL(N)                                                                                    \
-  weight_gradient_tile<T, N>(grid, y, end, frame + channel, channels, dgates_frame, rows, \
-                             dweight + channel * kRowBlock<T>)
-        PDB_SWITCH_TILE(channels - channel < kTile ? channels - channel : kTile, PDB_CALL)
-#undef PDB_CALL
-      }
-    }
-  }
+void weight_gradient(const Source<T>& source, const T* dgates, int64_t gates, int64_t width, int64_t rows, int64_t pitch,
+                     T* dweight) {
+  int64_t channel = 0;
+  for (; channel + kTile <= source.channels; channel += kTile)
+    weight_gradient_tile<T, kTile>(source, channel, dgates, gates, width, rows, pitch, dweight);
+  for (; channel + 2 <= source.channels; channel += 2)
+    weight_gradient_tile<T, 2>(source, channel, dgates, gates, width, rows, pitch, dweight);
+  for (; channel < source.channels; ++channel)
+    weight_gradient_tile<T, 1>(source, channel, dgates, gates, width, rows, pitch, dweight);
 }
 
 template <class T>
-void bias_gradient(const Grid& grid, int64_t batch, const T* dgates, int64_t rows, int64_t row, T* dbias) {
+void bias_gradient(const T* dgates, int64_t gates, int64_t pixels, T* dbias) {
   using V = Vec<T>;
-  for (int64_t n = 0; n < batch; ++n) {
-    for (int64_t y = 0; y < grid.height; ++y) {
-      const T* from = dgates + (n * grid.frame_pixels() + grid.frame_pixel(y * grid.width)) * rows + row;
-      V sums[2] = {V(T(0)), V(T(0))};
-      for (int64_t x = 0; x < grid.width; ++x) {
-        sums[0] = sums[0] + V::load(from + x * rows);
-        sums[1] = sums[1] + V::load(from + x * rows + V::size);
-      }
-      (V::load(dbias) + sums[0]).store(dbias);
-      (V::load(dbias + V::size) + sums[1]).store(dbias + V::size);
-    }
+  V sums[2] = {V(T(0)), V(T(0))};
+  for (int64_t p = 0; p < pixels; ++p) {
+    sums[0] = sums[0] + V::load(dgates + p * gates);
+    sums[1] = sums[1] + V::load(dgates + p * gates + V::size);
   }
+  (V::load(dbias) + sums[0]).store(dbias);
+  (V::load(dbias + V::size) + sums[1]).store(dbias + V::size);
 }
 
 }  // namespace pdb::cpu::PDB_ISA

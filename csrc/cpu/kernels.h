@@ -9,24 +9,21 @@
 
 namespace pdb::cpu {
 
-struct Grid {
-  int64_t height, width;  // pixels of the picture
-  int64_t pad_y, pad_x;   // border on each side
+constexpr int kMaxRowBlock = 64;  // upper bound of Kernels::row_block
 
-  int64_t pixels() const { return height * width; }
-  int64_t pitch() const { return width + 2 * pad_x; }  // pixels from one row of a frame to the next
-  int64_t frame_pixels() const { return (height + 2 * pad_y) * pitch(); }
-  // The frame pixel at which picture pixel `pixel` (row-major, no border) lies.
-  int64_t frame_pixel(int64_t pixel) const {
-    return (pixel / width + pad_y) * pitch() + pixel % width + pad_x;
-  }
+// A strip is a set of pixels of one picture that is worked on at once: its pre-activations stay in the nearest caches.
+constexpr int64_t kStripSlots = 96;
+constexpr int64_t kStripTiles = kStripSlots / 4;
+
+// A frame as the kernels see it: `stride` values from one pixel to the next, of which they read the first `channels`.
+template <class T>
+struct Source {
+  const T* frame;
+  int64_t stride, channels;
 };
 
-constexpr int kMaxRowBlock = 64;    // upper bound of Kernels::row_block
-constexpr int64_t kStripPixels = 48;  // pixels of a strip: its pre-activations stay in the nearest caches
-
-// A convolution with `taps` window positions, its weight packed as [rows / row_block][taps][channels][row_block],
-// rows padded with zeros to a multiple of row_block.
+// A convolution with `taps` window positions. weight: [rows / row_block][taps][channels][row_block], rows padded with
+// zeros to a multiple of row_block. A Source may have fewer channels: then only the first ones take part.
 template <class T>
 struct Convolution {
   const T* weight;
@@ -34,33 +31,42 @@ struct Convolution {
   int64_t taps, channels, rows;
 };
 
-// A strip of up to kStripPixels pixels of one picture and what one time step of the cell reads and writes there.
-// Null: absent. Saved activations are [pixel][4C], states [pixel][C], the peephole [3][peephole_stride], each from the
-// strip's first pixel on.
+// A 3x3 convolution in the Winograd form F(2x2, 3x3) (winograd.h): 16 products in place of 36 for 2x2 pixels.
+// weight: [rows / row_block][16][channels][row_block].
+template <class T>
+struct WinogradConvolution {
+  const T* weight;
+  int64_t channels, rows;
+  int64_t step_y, step_x;  // pixels of a frame from one window position to the next
+};
+
+// The cell at the pixels of a strip. pixel[p] is the position in arrays over the whole picture, [pixel][channels] or
+// [pixel][4 * channels]; slot[p] the position among the pre-activations of the strip. Null: absent.
 template <class T>
 struct CellStrip {
   int64_t pixels, channels;
+  const int64_t *pixel, *slot;
   bool peephole_current;
-  const T* peephole;
+  const T* peephole;        // [3][peephole_stride]
   int64_t peephole_stride;
-  const T* c_previous;  // zeros if null
+  const T* c_previous;      // zeros if null
 };
 template <class T>
 struct CellForward : CellStrip<T> {
-  const T* gates;         // [pixels][gates_stride] pre-activations
+  const T* gates;           // [slot][gates_stride] pre-activations
   int64_t gates_stride;
-  T* c;                   // may be c_previous
-  T* h;                   // [pixels][channels]
-  T* saved_gates;         // null in inference
+  T* c;                     // may be c_previous
+  T* h;                     // [p][channels]: of the strip, in its order
+  T* saved_gates;           // null in inference
 };
 template <class T>
 struct CellBackward : CellStrip<T> {
   const T* saved_gates;
   const T* c;
-  const T* dh;            // [pixels][channels], gradient of h_t
-  T* dc;                  // gradient of c_t from later steps in, of c_{t-1} out
-  T* dgates;              // [pixels][4C]
-  T* dpeephole;           // laid out as the peephole; added to
+  const T* dh;              // [p][channels]: of the strip, gradient of h_t
+  T* dc;                    // gradient of c_t from later steps in, of c_{t-1} out
+  T* dgates;                // [p][4 * channels]: of the strip
+  T* dpeephole;             // laid out as the peephole; added to
 };
 
 template <class T>
@@ -68,20 +74,42 @@ struct Kernels {
   const char* name;
   int row_block;
 
-  // out[p][row] = init[row] + sum over taps and channels, for the pixels at centers[0 .. pixels) of a frame;
-  // out [pixels][rows]; with init null the sum is added to out.
-  void (*convolve)(const Convolution<T>&, const T* const* centers, int64_t pixels, const T* init, T* out);
+  // out[p][row] = init[row] + sum over taps and channels, for the pixels whose frame positions are centers[0 .. pixels);
+  // out is [pixels][rows].
+  void (*convolve)(const Convolution<T>&, const Source<T>&, const int64_t* centers, int64_t pixels, const T* init, T* out);
+
+  // The same for the 2x2 pixels of each of up to kStripTiles tiles. corners: frame positions of the top left of the 4x4
+  // pixels that a tile reads. out is [4 * tiles][rows], the pixels of a tile in reading order. scratch: as many values as
+  // winograd_scratch says.
+  void (*winograd)(const WinogradConvolution<T>&, const Source<T>&, const int64_t* corners, int64_t tiles, const T* init,
+                   T* scratch, T* out);
 
   void (*cell_forward)(const CellForward<T>&);
   void (*cell_backward)(const CellBackward<T>&);
 
-  // dweight[channel][r] += sum over all pixels p of source[p + offset][channel] * dgates[p][row + r], r < row_block,
-  // over `batch` frames of either. Reads up to row_block values past the last row of the last pixel.
-  void (*weight_gradient)(const Grid&, int64_t batch, const T* source, int64_t channels, int64_t offset,
-                          const T* dgates, int64_t rows, int64_t row, T* dweight);
-  // dbias[r] += sum over all pixels of dgates[p][row + r].
-  void (*bias_gradient)(const Grid&, int64_t batch, const T* dgates, int64_t rows, int64_t row, T* dbias);
+  // dweight[channel][r] += sum over the pixels p of a picture row of source[p + offset][channel] * dgates[p][row + r],
+  // r < row_block, for `rows` rows of `width` pixels, `pitch` apart. source, dgates: at the first of these pixels; both
+  // may be read up to row_block values past their last pixel.
+  void (*weight_gradient)(const Source<T>& source, const T* dgates, int64_t gates, int64_t width, int64_t rows,
+                          int64_t pitch, T* dweight);
+
+  // The same in the Winograd form, for its positions 4 * line + j, j < 4, and the row blocks first_block .. first_block +
+  // blocks: adds to dweight, [rows / row_block][16][channels][row_block]. source and dgates: whole frames; corners as
+  // above; firsts: frame positions of the tiles' first pixels. scratch: as winograd_gradient_scratch says.
+  void (*winograd_weight_gradient)(const WinogradConvolution<T>&, const Source<T>& source, const int64_t* corners,
+                                   const Source<T>& dgates, const int64_t* firsts, int64_t tiles, int line,
+                                   int64_t first_block, int64_t blocks, T* scratch, T* dweight);
+
+  // dbias[r] += sum over `pixels` pixels, one after the other, of dgates[p][r], r < row_block.
+  void (*bias_gradient)(const T* dgates, int64_t gates, int64_t pixels, T* dbias);
 };
+
+constexpr int64_t kGradientTiles = 48;  // tiles that winograd_weight_gradient transforms at once
+
+constexpr int64_t winograd_scratch(int64_t channels) { return 16 * kStripTiles * (channels + kMaxRowBlock); }
+constexpr int64_t winograd_gradient_scratch(int64_t channels, int64_t blocks) {
+  return 4 * kGradientTiles * (channels + blocks * kMaxRowBlock);
+}
 
 // The kernels of the best instruction set that this processor has, or of the one that the environment variable
 // PDB_EXT_CPU names ("avx512", "avx2", "generic"); throws std::runtime_error if that one is unknown or not available.

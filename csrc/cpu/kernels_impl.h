@@ -3,6 +3,7 @@
 
 #include "cell_impl.h"
 #include "convolution_impl.h"
+#include "winograd_impl.h"
 
 #define PDB_STRING_OF(name) #name
 #define PDB_STRING(name) PDB_STRING_OF(name)
@@ -12,8 +13,9 @@ namespace pdb::cpu::PDB_ISA {
 template <class T>
 const Kernels<T>& table() {
   static_assert(kRowBlock<T> <= kMaxRowBlock);
-  static constexpr Kernels<T> kernels = {PDB_STRING(PDB_ISA), kRowBlock<T>,       convolve<T>,     cell_forward<T>,
-                                         cell_backward<T>,    weight_gradient<T>, bias_gradient<T>};
+  static constexpr Kernels<T> kernels = {PDB_STRING(PDB_ISA), kRowBlock<T>,       convolve<T>,
+                                         winograd<T>,         cell_forward<T>,    cell_backward<T>,
+                                         weight_gradient<T>,  winograd_weight_gradient<T>, bias_gradient<T>};
   return kernels;
 }
 

@@ -1,4 +1,4 @@
-// Between PyTorch's tensors and the pixel-major layout of the kernels (kernels.h).
+// Geometry and layout: frames, the window of a dilated convolution, and packed weights (kernels.h).
 #pragma once
 
 #include <cstdint>
@@ -7,6 +7,20 @@
 #include "kernels.h"
 
 namespace pdb::cpu {
+
+inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+// A picture of height x width pixels inside its frame.
+struct Grid {
+  int64_t height, width;
+  int64_t pad_y, pad_x;  // border on each side
+
+  int64_t pixels() const { return height * width; }
+  int64_t pitch() const { return width + 2 * pad_x; }  // frame pixels from one row to the next
+  int64_t frame_pixels() const { return (height + 2 * pad_y) * pitch(); }
+  int64_t position(int64_t y, int64_t x) const { return (y + pad_y) * pitch() + x + pad_x; }
+  int64_t position(int64_t pixel) const { return position(pixel / width, pixel % width); }
+};
 
 // One picture inside a tensor: channel c of pixel (y, x) lies at data[c * channel + y * row + x * column].
 template <class T>
@@ -18,93 +32,75 @@ struct Picture {
 // The window of a k x k convolution with "same" padding over pictures of one size, without the positions that can only
 // ever meet padding (|offset| >= height or width): they contribute nothing, and the border need not reach them.
 struct Window {
-  Grid grid;
-  std::vector<int64_t> taps;      // index ky * k + kx of each kept position
-  std::vector<int64_t> offsets;   // its offset in pixels of a frame
-  std::vector<int64_t> mirrored;  // the negative offsets: the window of the transposed convolution
+  int64_t reach_y, reach_x;  // positions on each side of the centre
+  int64_t kernel_size, dilation;
 
-  Window(int64_t height, int64_t width, int64_t kernel_size, int64_t dilation) : grid{height, width, 0, 0} {
+  Window(int64_t height, int64_t width, int64_t kernel_size, int64_t dilation)
+      : reach_y(reach(height, kernel_size, dilation)),
+        reach_x(reach(width, kernel_size, dilation)),
+        kernel_size(kernel_size),
+        dilation(dilation) {}
+
+  int64_t size() const { return (2 * reach_y + 1) * (2 * reach_x + 1); }
+
+  // Index ky * k + kx of each position.
+  std::vector<int64_t> taps() const {
     const int64_t radius = kernel_size / 2;
-    const auto reach = [&](int64_t size) {  // how many steps of `dilation` stay inside the picture
-      const int64_t inside = (size - 1) / dilation;
-      return inside < radius ? inside : radius;
-    };
-    const int64_t reach_y = reach(height), reach_x = reach(width);
-    grid.pad_y = reach_y * dilation;
-    grid.pad_x = reach_x * dilation;
-    for (int64_t y = -reach_y; y <= reach_y; ++y) {
-      for (int64_t x = -reach_x; x <= reach_x; ++x) {
-        taps.push_back((y + radius) * kernel_size + x + radius);
-        offsets.push_back((y * grid.pitch() + x) * dilation);
-        mirrored.push_back(-offsets.back());
-      }
-    }
+    std::vector<int64_t> result;
+    for (int64_t y = radius - reach_y; y <= radius + reach_y; ++y)
+      for (int64_t x = radius - reach_x; x <= radius + reach_x; ++x) result.push_back(y * kernel_size + x);
+    return result;
   }
-  int64_t size() const { return static_cast<int64_t>(taps.size()); }
+  // Its offset in pixels of a frame; `sign` -1 gives the window of the transposed convolution.
+  std::vector<int64_t> offsets(const Grid& grid, int64_t sign) const {
+    std::vector<int64_t> result;
+    for (int64_t y = -reach_y; y <= reach_y; ++y)
+      for (int64_t x = -reach_x; x <= reach_x; ++x) result.push_back(sign * dilation * (y * grid.pitch() + x));
+    return result;
+  }
+
+ private:
+  static int64_t reach(int64_t size, int64_t kernel_size, int64_t dilation) {
+    const int64_t inside = (size - 1) / dilation, radius = kernel_size / 2;
+    return inside < radius ? inside : radius;
+  }
 };
 
-inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+// Where the k x k filter of row r and channel c begins in a weight: rows * row + channels * channel.
+struct FilterStrides {
+  int64_t row, channel;
+};
 
-// weight (element of row r, channel c, tap k at r * row_stride + c * channel_stride + k) to Convolution's layout.
+// A weight to Convolution's layout, only the taps given.
 template <class T>
-void pack_weight(const T* weight, int64_t rows, int64_t row_stride, int64_t channels, int64_t channel_stride,
-                 const std::vector<int64_t>& taps, int64_t row_block, T* packed) {
+void pack_weight(const T* weight, FilterStrides strides, int64_t rows, int64_t channels, const std::vector<int64_t>& taps,
+                 int64_t row_block, T* packed) {
   for (int64_t block = 0; block < rows; block += row_block)
     for (const int64_t tap : taps)
       for (int64_t c = 0; c < channels; ++c)
         for (int64_t r = block; r < block + row_block; ++r)
-          *packed++ = r < rows ? weight[r * row_stride + c * channel_stride + tap] : T(0);
+          *packed++ = r < rows ? weight[r * strides.row + c * strides.channel + tap] : T(0);
 }
 
 // The inverse for a gradient; `weight` must be zero at the taps that the window left out.
 template <class T>
-void unpack_weight(const T* packed, int64_t rows, int64_t row_stride, int64_t channels, int64_t channel_stride,
-                   const std::vector<int64_t>& taps, int64_t row_block, T* weight) {
+void unpack_weight(const T* packed, FilterStrides strides, int64_t rows, int64_t channels, const std::vector<int64_t>& taps,
+                   int64_t row_block, T* weight) {
   for (int64_t block = 0; block < rows; block += row_block)
     for (const int64_t tap : taps)
       for (int64_t c = 0; c < channels; ++c)
         for (int64_t r = block; r < block + row_block; ++r, ++packed)
-          if (r < rows) weight[r * row_stride + c * channel_stride + tap] = *packed;
+          if (r < rows) weight[r * strides.row + c * strides.channel + tap] = *packed;
 }
 
-// Row y of a picture into a frame.
+// Row y of a picture into the first channels of a frame that has `stride` values a pixel.
 template <class T>
-void picture_row_to_frame(const Picture<const T>& picture, int64_t channels, const Grid& grid, int64_t y, T* frame) {
-  T* to = frame + grid.frame_pixel(y * grid.width) * channels;
+void picture_row_to_frame(const Picture<const T>& picture, int64_t channels, const Grid& grid, int64_t y, int64_t stride,
+                          T* frame) {
+  T* to = frame + grid.position(y, 0) * stride;
   for (int64_t c = 0; c < channels; ++c) {
     const T* from = picture.data + c * picture.channel + y * picture.row;
-    for (int64_t x = 0; x < grid.width; ++x) to[x * channels + c] = from[x * picture.column];
-  }
-}
-
-// A strip of pixels between a picture and pixel-major values [pixels][stride].
-template <class T>
-void picture_to_strip(const Picture<const T>& picture, int64_t channels, const Grid& grid, int64_t first, int64_t pixels,
-                      T* strip) {
-  int64_t y = first / grid.width, x = first % grid.width;
-  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-    const T* from = picture.data + y * picture.row + x * picture.column;
-    for (int64_t c = 0; c < channels; ++c) strip[pixel * channels + c] = from[c * picture.channel];
-    if (++x == grid.width) x = 0, ++y;
-  }
-}
-template <class T>
-void strip_to_picture(const T* strip, int64_t stride, int64_t channels, const Grid& grid, int64_t first, int64_t pixels,
-                      const Picture<T>& picture) {
-  int64_t y = first / grid.width, x = first % grid.width;
-  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-    T* to = picture.data + y * picture.row + x * picture.column;
-    for (int64_t c = 0; c < channels; ++c) to[c * picture.channel] = strip[pixel * stride + c];
-    if (++x == grid.width) x = 0, ++y;
-  }
-}
-
-// A strip of pixel-major values into a frame.
-template <class T>
-void strip_to_frame(const T* strip, int64_t channels, const Grid& grid, int64_t first, int64_t pixels, T* frame) {
-  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
-    T* to = frame + grid.frame_pixel(first + pixel) * channels;
-    for (int64_t c = 0; c < channels; ++c) to[c] = strip[pixel * channels + c];
+    for (int64_t x = 0; x < grid.width; ++x) to[x * stride + c] = from[x * picture.column];
   }
 }
 

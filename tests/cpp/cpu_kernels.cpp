@@ -7,7 +7,8 @@
 #include <random>
 #include <vector>
 
-#include "cpu/layout.h"
+#include "cpu/strips.h"
+#include "cpu/winograd.h"
 
 // 64-byte vectors for the compiler's baseline processor: the compiler splits them, so that the tile shape of AVX-512 is
 // tested where there is none.
@@ -57,7 +58,8 @@ struct Case {
   int64_t height, width, kernel_size, dilation, channels, rows, batch;
 };
 const Case kCases[] = {{1, 1, 3, 1, 1, 4, 1},   {7, 6, 3, 1, 3, 20, 2},  {9, 13, 5, 2, 5, 36, 1}, {13, 5, 3, 4, 17, 8, 3},
-                       {5, 70, 3, 2, 33, 64, 1}, {8, 9, 1, 3, 40, 12, 2}, {3, 4, 7, 1, 2, 128, 1}};
+                       {5, 70, 3, 2, 33, 64, 1},
+                       {8, 9, 1, 3, 40, 12, 2}, {3, 4, 7, 1, 2, 128, 1}, {17, 11, 3, 2, 9, 20, 2}};
 
 template <class T>
 std::vector<T> random_frames(const Case& c, const Grid& grid, int64_t channels, int64_t extra) {
@@ -65,91 +67,147 @@ std::vector<T> random_frames(const Case& c, const Grid& grid, int64_t channels, 
   for (int64_t n = 0; n < c.batch; ++n)
     for (int64_t pixel = 0; pixel < grid.pixels(); ++pixel)
       for (int64_t channel = 0; channel < channels; ++channel)
-        frames[(n * grid.frame_pixels() + grid.frame_pixel(pixel)) * channels + channel] = normal<T>(1)[0];
+        frames[(n * grid.frame_pixels() + grid.position(pixel)) * channels + channel] = normal<T>(1)[0];
   return frames;
 }
 
-// Sums over taps and channels at one pixel of the first frame, straight from the definition.
-template <class T>
-double convolve_at(const Case& c, const Grid& grid, const std::vector<T>& frame, const std::vector<T>& weight, int64_t row,
-                   int64_t pixel) {
-  const int64_t k = c.kernel_size, y = pixel / c.width, x = pixel % c.width;
-  double sum = 0;
-  for (int64_t ky = 0; ky < k; ++ky)
-    for (int64_t kx = 0; kx < k; ++kx) {
-      const int64_t from_y = y + (ky - k / 2) * c.dilation, from_x = x + (kx - k / 2) * c.dilation;
-      if (from_y < 0 || from_y >= c.height || from_x < 0 || from_x >= c.width) continue;
-      for (int64_t channel = 0; channel < c.channels; ++channel)
-        sum += double(frame[grid.frame_pixel(from_y * c.width + from_x) * c.channels + channel]) *
-               weight[((row * c.channels + channel) * k + ky) * k + kx];
-    }
-  return sum;
+// Calls body(pixel, other) for every pixel and the one under the tap (ky, kx), if that lies in the picture.
+template <class Body>
+void for_each_pair(const Case& c, int64_t ky, int64_t kx, Body body) {
+  const int64_t dy = (ky - c.kernel_size / 2) * c.dilation, dx = (kx - c.kernel_size / 2) * c.dilation;
+  for (int64_t y = 0; y < c.height; ++y)
+    for (int64_t x = 0; x < c.width; ++x)
+      if (y + dy >= 0 && y + dy < c.height && x + dx >= 0 && x + dx < c.width)
+        body(y * c.width + x, (y + dy) * c.width + x + dx);
 }
 
+// Sums over taps and the first `channels` channels, straight from the definition: [pixel][row].
 template <class T>
-void test_convolve(const Kernels<T>& kernel, const Case& c) {
+std::vector<double> convolution(const Case& c, const Grid& grid, const std::vector<T>& frame, const std::vector<T>& weight,
+                                int64_t channels) {
+  const int64_t k = c.kernel_size;
+  std::vector<double> sums(grid.pixels() * c.rows, 0);
+  for (int64_t tap = 0; tap < k * k; ++tap)
+    for_each_pair(c, tap / k, tap % k, [&](int64_t pixel, int64_t other) {
+      for (int64_t row = 0; row < c.rows; ++row)
+        for (int64_t channel = 0; channel < channels; ++channel)
+          sums[pixel * c.rows + row] += double(frame[grid.position(other) * c.channels + channel]) *
+                                        weight[(row * c.channels + channel) * k * k + tap];
+    });
+  return sums;
+}
+
+// Both forms of the convolution, over all channels and over the first few, and all strips.
+template <class T>
+void test_convolutions(const Kernels<T>& kernel, const Case& c) {
   const Window window(c.height, c.width, c.kernel_size, c.dilation);
-  const int64_t area = c.kernel_size * c.kernel_size, padded = round_up(c.rows, kernel.row_block);
-  const auto frames = random_frames<T>(c, window.grid, c.channels, 0);
+  const int64_t area = c.kernel_size * c.kernel_size, block = kernel.row_block, padded = round_up(c.rows, block);
   const auto weight = normal<T>(c.rows * c.channels * area, 1 / std::sqrt(double(c.channels * area)));
   const auto init = normal<T>(padded);
-  std::vector<T> packed(padded * window.size() * c.channels);
-  pack_weight(weight.data(), c.rows, c.channels * area, c.channels, area, window.taps, kernel.row_block, packed.data());
-  const Convolution<T> convolution{packed.data(), window.offsets.data(), window.size(), c.channels, padded};
-  for (int64_t first = 0; first < window.grid.pixels(); first += kStripPixels) {
-    const int64_t pixels = std::min(kStripPixels, window.grid.pixels() - first);
-    std::vector<const T*> centers(pixels);
-    for (int64_t p = 0; p < pixels; ++p)
-      centers[p] = frames.data() + window.grid.frame_pixel(first + p) * c.channels;
-    std::vector<T> out(pixels * padded);
-    kernel.convolve(convolution, centers.data(), pixels, init.data(), out.data());
-    kernel.convolve(convolution, centers.data(), pixels, nullptr, out.data());  // adds the same again
-    for (int64_t p = 0; p < pixels; ++p)
-      for (int64_t row = 0; row < c.rows; ++row)
-        expect_near<T>("convolve", kernel.name, out[p * padded + row],
-                       init[row] + 2 * convolve_at(c, window.grid, frames, weight, row, first + p), 8);
+  const FilterStrides strides{c.channels * area, area};
+  for (const bool winograd : {false, true}) {
+    if (winograd && c.kernel_size != 3) continue;
+    const Grid grid{c.height, c.width, (winograd ? 2 : window.reach_y) * c.dilation, (winograd ? 2 : window.reach_x) * c.dilation};
+    const Strips strips = winograd ? Strips::tiled(grid, c.dilation) : Strips::rows(grid);
+    const auto frame = random_frames<T>({c.height, c.width, 0, 0, 0, 0, 1}, grid, c.channels, 0);
+    const auto offsets = window.offsets(grid, 1);
+    std::vector<T> packed(padded * c.channels * (winograd ? 16 : window.size())), out(kStripSlots * padded);
+    std::vector<T> scratch(winograd_scratch(c.channels));
+    if (winograd)
+      for (int64_t row = 0; row < c.rows; row += block)
+        pack_winograd_block(weight.data(), strides, false, row, c.rows, c.channels, block, packed.data() + row * 16 * c.channels);
+    else
+      pack_weight(weight.data(), strides, c.rows, c.channels, window.taps(), block, packed.data());
+    for (const int64_t channels : {c.channels, (c.channels + 1) / 2}) {
+      const auto expected = convolution(c, grid, frame, weight, channels);
+      const Source<T> source{frame.data(), c.channels, channels};
+      int64_t seen = 0;
+      for (int64_t strip = 0; strip < strips.size(); ++strip) {
+        const int64_t first = strips.begin[strip];
+        if (winograd)
+          kernel.winograd({packed.data(), c.channels, padded, c.dilation * grid.pitch(), c.dilation}, source,
+                          strips.corner.data() + strip * kStripTiles, strips.tiles(strip), init.data(), scratch.data(), out.data());
+        else
+          kernel.convolve({packed.data(), offsets.data(), window.size(), c.channels, padded}, source,
+                          strips.position.data() + first, strips.pixels(strip), init.data(), out.data());
+        for (int64_t p = 0; p < strips.pixels(strip); ++p, ++seen)
+          for (int64_t row = 0; row < c.rows; ++row)
+            expect_near<T>(winograd ? "winograd" : "convolve", kernel.name, out[strips.slot[first + p] * padded + row],
+                           init[row] + expected[strips.pixel[first + p] * c.rows + row], 8);
+      }
+      if (seen != grid.pixels()) fail("strips cover the picture", kernel.name, seen, grid.pixels());
+    }
   }
 }
 
 template <class T>
 void test_gradients(const Kernels<T>& kernel, const Case& c) {
   const Window window(c.height, c.width, c.kernel_size, c.dilation);
-  const Grid& grid = window.grid;
+  const Grid grid{c.height, c.width, 2 * c.kernel_size * c.dilation, 2 * c.kernel_size * c.dilation};
+  const int64_t k = c.kernel_size, block = kernel.row_block, padded = round_up(c.rows, block);
   const auto source = random_frames<T>(c, grid, c.channels, 0);
   const auto dgates = random_frames<T>(c, grid, c.rows, kMaxRowBlock);
-  const double scale = std::sqrt(double(c.batch * grid.pixels())) * 4;
-  for (int64_t row = 0; row < c.rows; row += kernel.row_block) {
-    for (const int64_t offset : window.offsets) {
-      std::vector<T> dweight(c.channels * kernel.row_block, T(1)), dbias(kernel.row_block, T(1));
-      kernel.weight_gradient(grid, c.batch, source.data(), c.channels, offset, dgates.data(), c.rows, row, dweight.data());
-      kernel.bias_gradient(grid, c.batch, dgates.data(), c.rows, row, dbias.data());
-      for (int64_t r = 0; r < std::min<int64_t>(kernel.row_block, c.rows - row); ++r) {
-        double bias = 1;
-        std::vector<double> weight(c.channels, 1);
-        for (int64_t n = 0; n < c.batch; ++n)
-          for (int64_t pixel = 0; pixel < grid.pixels(); ++pixel) {
-            const int64_t at = n * grid.frame_pixels() + grid.frame_pixel(pixel);
-            const double d = dgates[at * c.rows + row + r];
-            bias += d;
-            for (int64_t channel = 0; channel < c.channels; ++channel)
-              weight[channel] += d * source[(at + offset) * c.channels + channel];
-          }
-        expect_near<T>("bias_gradient", kernel.name, dbias[r], bias, scale);
-        for (int64_t channel = 0; channel < c.channels; ++channel)
-          expect_near<T>("weight_gradient", kernel.name, dweight[channel * kernel.row_block + r], weight[channel], scale);
-      }
+  std::vector<double> expected(c.rows * c.channels * k * k, 0), expected_bias(c.rows, 0);
+  for (int64_t n = 0; n < c.batch; ++n)
+    for (int64_t row = 0; row < c.rows; ++row) {
+      const auto at = [&](int64_t pixel) { return n * grid.frame_pixels() + grid.position(pixel); };
+      for (int64_t pixel = 0; pixel < grid.pixels(); ++pixel) expected_bias[row] += dgates[at(pixel) * c.rows + row];
+      for (int64_t tap = 0; tap < k * k; ++tap)
+        for_each_pair(c, tap / k, tap % k, [&](int64_t pixel, int64_t other) {
+          for (int64_t channel = 0; channel < c.channels; ++channel)
+            expected[(row * c.channels + channel) * k * k + tap] +=
+                double(dgates[at(pixel) * c.rows + row]) * source[at(other) * c.channels + channel];
+        });
     }
-  }
+  const double scale = std::sqrt(double(c.batch * grid.pixels())) * 8;
+  const auto compare = [&](const char* what, const std::vector<T>& weight) {
+    for (size_t i = 0; i < expected.size(); ++i) expect_near<T>(what, kernel.name, weight[i], expected[i], scale);
+  };
+  const FilterStrides strides{c.channels * k * k, k * k};
+
+  std::vector<T> weight(expected.size(), T(0)), packed(padded * window.size() * c.channels, T(0)), bias(padded, T(0));
+  const auto offsets = window.offsets(grid, 1);
+  for (int64_t row = 0; row < c.rows; row += block)
+    for (int64_t n = 0; n < c.batch; ++n)
+      for (int64_t y = 0; y < c.height; ++y) {
+        const int64_t at = n * grid.frame_pixels() + grid.position(y, 0);
+        const T* from = dgates.data() + at * c.rows + row;
+        kernel.bias_gradient(from, c.rows, c.width, bias.data() + row);
+        for (int64_t tap = 0; tap < window.size(); ++tap)
+          kernel.weight_gradient({source.data() + (at + offsets[tap]) * c.channels, c.channels, c.channels}, from, c.rows,
+                                 c.width, 1, grid.pitch(), packed.data() + (row * window.size() + tap * block) * c.channels);
+      }
+  unpack_weight(packed.data(), strides, c.rows, c.channels, window.taps(), block, weight.data());
+  compare("weight_gradient", weight);
+  for (int64_t row = 0; row < c.rows; ++row) expect_near<T>("bias_gradient", kernel.name, bias[row], expected_bias[row], scale);
+
+  if (k != 3) return;
+  const Strips strips = Strips::tiled(grid, c.dilation);
+  const WinogradConvolution<T> convolution{nullptr, c.channels, padded, c.dilation * grid.pitch(), c.dilation};
+  std::vector<T> transformed(padded * 16 * c.channels, T(0)), scratch(winograd_gradient_scratch(c.channels, padded / block));
+  for (int64_t n = 0; n < c.batch; ++n)
+    for (int line = 0; line < 4; ++line)
+      kernel.winograd_weight_gradient(convolution, {source.data() + n * grid.frame_pixels() * c.channels, c.channels, c.channels},
+                                      strips.corner.data(), {dgates.data() + n * grid.frame_pixels() * c.rows, c.rows, c.rows},
+                                      strips.first.data(), static_cast<int64_t>(strips.first.size()), line, 0, padded / block,
+                                      scratch.data(), transformed.data());
+  for (int64_t row = 0; row < c.rows; row += block)
+    unpack_winograd_block(transformed.data() + row * 16 * c.channels, strides, row, c.rows, c.channels, block, weight.data());
+  compare("winograd_weight_gradient", weight);
 }
 
 // Both cell kernels against cell.h in double, one scalar at a time.
 template <class T>
 void test_cell(const Kernels<T>& kernel, int64_t pixels, int64_t C, bool with_peephole, bool current, bool with_previous) {
-  const auto pre = normal<T>(pixels * (4 * C + 3), 2), peephole = normal<T>(3 * pixels * C), c_0 = normal<T>(pixels * C);
+  // The strip visits the pixels backwards, and its pre-activations have a gap.
+  std::vector<int64_t> pixel, slot;
+  for (int64_t p = 0; p < pixels; ++p) pixel.push_back(pixels - 1 - p), slot.push_back(p < 2 ? p : p + 1);
+  const auto pre = normal<T>((pixels + 1) * (4 * C + 3), 2), peephole = normal<T>(3 * pixels * C), c_0 = normal<T>(pixels * C);
   const auto dh = normal<T>(pixels * C), dc_n = normal<T>(pixels * C);
   std::vector<T> c(pixels * C), h(pixels * C), gates(pixels * 4 * C), dgates(pixels * 4 * C), dpeephole(3 * pixels * C, T(1));
   CellForward<T> forward;
   forward.pixels = pixels, forward.channels = C, forward.peephole_current = current;
+  forward.pixel = pixel.data(), forward.slot = slot.data();
   forward.peephole = with_peephole ? peephole.data() : nullptr, forward.peephole_stride = pixels * C;
   forward.c_previous = with_previous ? c_0.data() : nullptr;
   forward.gates = pre.data(), forward.gates_stride = 4 * C + 3;
@@ -164,24 +222,26 @@ void test_cell(const Kernels<T>& kernel, int64_t pixels, int64_t C, bool with_pe
 
   for (int64_t p = 0; p < pixels; ++p)
     for (int64_t channel = 0; channel < C; ++channel) {
-      const int64_t at = p * C + channel;
-      const auto gate = [&](const std::vector<T>& v, int64_t stride, int g) { return double(v[p * stride + g * C + channel]); };
-      pdb::Gates<double> g{gate(pre, 4 * C + 3, 0), gate(pre, 4 * C + 3, 1), gate(pre, 4 * C + 3, 2), gate(pre, 4 * C + 3, 3)};
+      const int64_t at = pixel[p] * C + channel, in_strip = p * C + channel;
+      const auto before = [&](int g) { return double(pre[slot[p] * (4 * C + 3) + g * C + channel]); };
+      const auto saved = [&](int g) { return double(gates[(pixel[p] * 4 + g) * C + channel]); };
+      const auto gradient = [&](int g) { return double(dgates[(p * 4 + g) * C + channel]); };
+      pdb::Gates<double> g{before(0), before(1), before(2), before(3)};
       pdb::Peephole<double> w{0, 0, 0};
       if (with_peephole) w = {peephole[at], peephole[pixels * C + at], peephole[2 * pixels * C + at]};
       const double previous = with_previous ? double(c_0[at]) : 0;
       double c_t, h_t, dc_t = dc_n[at];
       pdb::cell_forward(g, w, previous, current, c_t, h_t);
       expect_near<T>("c", kernel.name, c[at], c_t, 4);
-      expect_near<T>("h", kernel.name, h[at], h_t, 4);
-      expect_near<T>("saved o", kernel.name, gate(gates, 4 * C, 2), g.o, 4);
+      expect_near<T>("h", kernel.name, h[in_strip], h_t, 4);
+      expect_near<T>("saved o", kernel.name, saved(2), g.o, 4);
       pdb::Gates<double> d;
-      pdb::cell_backward(g, w, previous, c_t, current, double(dh[at]), dc_t, d);
+      pdb::cell_backward(g, w, previous, c_t, current, double(dh[in_strip]), dc_t, d);
       expect_near<T>("dc", kernel.name, dc[at], dc_t, 16);
-      expect_near<T>("di", kernel.name, gate(dgates, 4 * C, 0), d.i, 16);
-      expect_near<T>("df", kernel.name, gate(dgates, 4 * C, 1), d.f, 16);
-      expect_near<T>("do", kernel.name, gate(dgates, 4 * C, 2), d.o, 16);
-      expect_near<T>("dg", kernel.name, gate(dgates, 4 * C, 3), d.g, 16);
+      expect_near<T>("di", kernel.name, gradient(0), d.i, 16);
+      expect_near<T>("df", kernel.name, gradient(1), d.f, 16);
+      expect_near<T>("do", kernel.name, gradient(2), d.o, 16);
+      expect_near<T>("dg", kernel.name, gradient(3), d.g, 16);
       if (!with_peephole) continue;
       expect_near<T>("dPo", kernel.name, dpeephole[2 * pixels * C + at], 1 + d.o * (current ? c_t : previous), 32);
       expect_near<T>("dPi", kernel.name, dpeephole[at], 1 + d.i * previous, 32);
@@ -191,11 +251,12 @@ void test_cell(const Kernels<T>& kernel, int64_t pixels, int64_t C, bool with_pe
 // sigmoid and tanh through the cell: i = sigmoid(x), g = tanh(x), relative to the value itself, from tiny to saturated.
 template <class T>
 void test_activations(const Kernels<T>& kernel) {
+  const int64_t zero = 0;
   for (double x = -120; x <= 120; x += 0.00731) {
     for (const double value : {x, x * 1e-3, x * 1e-9}) {
       T pre[4] = {T(value), T(0), T(0), T(value)}, c, h, gates[4];
       CellForward<T> strip;
-      strip.pixels = strip.channels = 1, strip.peephole_current = false, strip.peephole = strip.c_previous = nullptr;
+      strip.pixels = strip.channels = 1, strip.pixel = strip.slot = &zero, strip.peephole_current = false, strip.peephole = strip.c_previous = nullptr;
       strip.gates = pre, strip.gates_stride = 4, strip.c = &c, strip.h = &h, strip.saved_gates = gates;
       kernel.cell_forward(strip);
       const double t = T(value), sigmoid = 1 / (1 + std::exp(-t)), tanh = std::tanh(t);
@@ -207,7 +268,7 @@ void test_activations(const Kernels<T>& kernel) {
   const T nan = std::numeric_limits<T>::quiet_NaN(), infinity = std::numeric_limits<T>::infinity();
   T pre[4] = {nan, infinity, -infinity, -infinity}, c, h, gates[4];
   CellForward<T> strip;
-  strip.pixels = strip.channels = 1, strip.peephole_current = false, strip.peephole = strip.c_previous = nullptr;
+  strip.pixels = strip.channels = 1, strip.pixel = strip.slot = &zero, strip.peephole_current = false, strip.peephole = strip.c_previous = nullptr;
   strip.gates = pre, strip.gates_stride = 4, strip.c = &c, strip.h = &h, strip.saved_gates = gates;
   kernel.cell_forward(strip);
   if (!std::isnan(gates[0])) fail("sigmoid(nan)", kernel.name, gates[0], nan);
@@ -220,7 +281,7 @@ template <class T>
 void test_all() {
   for (const Kernels<T>* kernel : tables<T>()) {
     for (const Case& c : kCases) {
-      test_convolve(*kernel, c);
+      test_convolutions(*kernel, c);
       test_gradients(*kernel, c);
     }
     for (const int64_t C : {1, 3, 8, 19, 32})
