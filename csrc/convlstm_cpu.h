@@ -5,6 +5,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
 #include "convlstm.h"
@@ -15,10 +16,11 @@
 namespace pdb::cpu {
 
 // Whether the 3x3 convolutions of a layer take Winograd's form. It needs 2.25 times fewer multiplications and some
-// additions a channel: with few channels, or tiles that mostly hang over the edge, that does not pay.
+// additions a channel. With few channels these do not pay, and the sums are so short that the additions' rounding shows;
+// nor does it pay where the tiles mostly hang over the edge.
 inline bool use_winograd(const Sizes& s) {
   const auto covered = [&](int64_t size) { return round_up(size, 2 * s.dilation); };
-  return s.kernel_size == 3 && s.in_channels >= 8 && s.channels >= 8 &&
+  return s.kernel_size == 3 && s.channels >= 16 && s.in_channels + s.channels >= 32 &&
          covered(s.height) * covered(s.width) * 4 <= s.height * s.width * 5;
 }
 

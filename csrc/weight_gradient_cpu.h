@@ -1,5 +1,6 @@
 // Gradients of weight_x, weight_h and bias on the CPU, summed over the steps. A unit of work owns the values it adds to
-// and visits pixels in one order, whichever thread runs it.
+// and visits pixels in one order, whichever thread runs it. A step is summed by itself before it joins the others, so
+// that rounding errors do not grow with the length of the sequence times the size of the picture.
 #pragma once
 
 #include "convlstm_cpu.h"
@@ -15,6 +16,7 @@ class WeightGradient {
     if (needs_weights) {
       frames_ = layer.frames(layer.inputs());
       packed_ = at::zeros({layer.padded(layer.gates()) * positions * layer.inputs()}, layer.options);
+      step_ = at::empty_like(packed_);
       // Winograd: a unit is one of 4 lines of positions and some row blocks, so many that their transforms of the source
       // are few, and so few that every thread has a unit.
       blocks_a_unit_ = layer.winograd ? std::max<int64_t>(1, blocks_ * 4 / std::max<int64_t>(4, 2 * at::get_num_threads())) : 1;
@@ -26,6 +28,7 @@ class WeightGradient {
   // Adds one step: x (N, Cin, H, W), h_previous (N, C, H, W) or undefined if zero, dgates frames of 4C channels.
   void add(const at::Tensor& x, const at::Tensor& h_previous, const at::Tensor& dgates) {
     if (packed_.defined()) {
+      step_.zero_();
       layer_.to_frames(x, 0, frames_);
       if (h_previous.defined()) layer_.to_frames(h_previous, layer_.s.in_channels, frames_);
     }
@@ -41,6 +44,7 @@ class WeightGradient {
         else add_direct(unit, channels, dgates);
       }
     });
+    if (packed_.defined()) packed_.add_(step_);
   }
 
   // (4C, Cin, k, k) and (4C, C, k, k); undefined if not wanted.
@@ -69,7 +73,7 @@ class WeightGradient {
     const Grid& grid = layer_.grid;
     const int64_t taps = layer_.window.size(), block = layer_.kernel.row_block, gates = layer_.gates();
     const int64_t chunk = std::max<int64_t>(1, kChunkPixels / grid.width);
-    T* dweight = packed_.template data_ptr<T>() + unit * layer_.inputs() * block;
+    T* dweight = step_.template data_ptr<T>() + unit * layer_.inputs() * block;
     for (int64_t n = 0; n < layer_.s.batch; ++n)
       for (int64_t y = 0; y < grid.height; y += chunk) {
         const int64_t position = grid.position(y, 0);
@@ -89,21 +93,26 @@ class WeightGradient {
       layer_.kernel.winograd_weight_gradient(
           convolution, {layer_.frame(frames_, n, layer_.inputs()), layer_.inputs(), channels}, strips.corner.data(),
           {layer_.frame(dgates, n, gates), gates, gates}, strips.first.data(), static_cast<int64_t>(strips.first.size()),
-          static_cast<int>(unit % 4), first, std::min(blocks_a_unit_, blocks_ - first), scratch, packed_.template data_ptr<T>());
+          static_cast<int>(unit % 4), first, std::min(blocks_a_unit_, blocks_ - first), scratch, step_.template data_ptr<T>());
   }
 
+  // Sums a row, then the rows of a step, then the steps: rounding errors grow with the longest of these, not the product.
   void add_bias(int64_t block, const at::Tensor& dgates) {
     const int64_t row = block * layer_.kernel.row_block, gates = layer_.gates();
+    T step[kMaxRowBlock] = {};
     for (int64_t n = 0; n < layer_.s.batch; ++n)
       for (int64_t y = 0; y < layer_.grid.height; ++y)
         layer_.kernel.bias_gradient(layer_.frame(dgates, n, gates) + layer_.grid.position(y, 0) * gates + row, gates,
-                                    layer_.grid.width, bias_.template data_ptr<T>() + row);
+                                    layer_.grid.width, step);
+    T* total = bias_.template data_ptr<T>() + row;
+    for (int64_t i = 0; i < layer_.kernel.row_block; ++i) total[i] += step[i];
   }
 
   const Layer<T>& layer_;
   std::vector<int64_t> offsets_;
   int64_t blocks_, blocks_a_unit_ = 1, weight_units_ = 0;
-  at::Tensor frames_, packed_, bias_;
+  at::Tensor frames_, bias_;
+  at::Tensor packed_, step_;  // weights' gradients, packed like the weights: of all steps so far, and of one
 };
 
 }  // namespace pdb::cpu

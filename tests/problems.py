@@ -67,7 +67,10 @@ FIXED = [
     Problem(peephole="scalar", bias=False, k=1, dilation=4),
     Problem(dilation=100, state=True),
     Problem(N=0, T=1, peephole="map", state=True),
+    # Large enough for the Winograd form of the CPU kernels, with tiles that hang over the edge.
     Problem(T=2, in_channels=33, C=17, H=9, W=11, state=True),
+    Problem(T=3, in_channels=16, C=16, H=16, W=11, dilation=2, peephole="full", reverse=True),
+    Problem(T=2, N=1, in_channels=1, C=33, H=17, W=18, dilation=3, output_peephole="current", peephole="map"),
 ]
 
 
@@ -75,7 +78,7 @@ def random_problems(count: int, seed: int) -> list[Problem]:
     rng = random.Random(seed)
     return [
         Problem(
-            T=rng.choice([1, 2, 4]), N=rng.choice([1, 2, 3]), in_channels=rng.randint(1, 18), C=rng.randint(1, 20),
+            T=rng.choice([1, 2, 4]), N=rng.choice([1, 2, 3]), in_channels=rng.randint(1, 24), C=rng.randint(1, 28),
             H=rng.randint(1, 14), W=rng.randint(1, 26), k=rng.choice([1, 3, 5]), dilation=rng.choice([1, 2, 3, 7]),
             reverse=rng.random() < 0.5, bias=rng.random() < 0.7, peephole=rng.choice(["", "full", "map", "channel"]),
             output_peephole=rng.choice(["previous", "current"]), state=rng.random() < 0.5,
