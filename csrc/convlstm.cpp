@@ -3,6 +3,8 @@
 
 #include <torch/library.h>
 
+#include <algorithm>
+
 namespace pdb {
 namespace {
 
@@ -37,7 +39,10 @@ Sizes check_inputs(const char* op, const Inputs& inputs) {
   TORCH_CHECK(inputs.dilation > 0, op, ": dilation must be at least 1, got ", inputs.dilation);
   TORCH_CHECK(inputs.h_0.has_value() == inputs.c_0.has_value(), op, ": h_0 and c_0 must be given together or not at all");
   const int64_t C = inputs.weight_h.size(1), k = inputs.weight_h.size(2);
-  const Sizes s{x.size(0), x.size(1), x.size(2), C, x.size(3), x.size(4), k, inputs.dilation};
+  // Beyond the larger side of the picture every tap but the centre lies outside, whatever the dilation: bounded by it, no
+  // offset can overflow.
+  const int64_t dilation = std::min(inputs.dilation, std::max(x.size(3), x.size(4)));
+  const Sizes s{x.size(0), x.size(1), x.size(2), C, x.size(3), x.size(4), k, dilation};
   check_like_x(op, "x", x, x.sizes(), x);
   check_like_x(op, "weight_h", inputs.weight_h, {4 * C, C, k, k}, x);
   check_like_x(op, "weight_x", inputs.weight_x, {4 * C, s.in_channels, k, k}, x);
@@ -56,6 +61,7 @@ void check_saved(const Sizes& s, const Inputs& inputs, const at::Tensor& output,
   check_optional(op, "grad_output", grad_output, sequence, inputs.x);
   check_optional(op, "grad_c_n", grad_c_n, at::IntArrayRef(sequence).slice(1), inputs.x);
   check_tensor(op, "reserve", reserve, {s.reserve()}, inputs.x);
+  TORCH_CHECK(reserve.is_contiguous(), op, ": reserve must be contiguous, got strides ", reserve.strides());
   const auto dtype = inputs.x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   TORCH_CHECK(reserve.scalar_type() == dtype, op, ": reserve must be of dtype ", dtype, ", got ", reserve.scalar_type());
 }

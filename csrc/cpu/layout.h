@@ -22,13 +22,6 @@ struct Grid {
   int64_t position(int64_t pixel) const { return position(pixel / width, pixel % width); }
 };
 
-// One picture inside a tensor: channel c of pixel (y, x) lies at data[c * channel + y * row + x * column].
-template <class T>
-struct Picture {
-  T* data;
-  int64_t channel, row, column;
-};
-
 // The window of a k x k convolution with "same" padding over pictures of one size, without the positions that can only
 // ever meet padding (|offset| >= height or width): they contribute nothing, and the border need not reach them.
 struct Window {
@@ -91,17 +84,6 @@ void unpack_weight(const T* packed, FilterStrides strides, int64_t rows, int64_t
       for (int64_t c = 0; c < channels; ++c)
         for (int64_t r = block; r < block + row_block; ++r, ++packed)
           if (r < rows) weight[r * strides.row + c * strides.channel + tap] = *packed;
-}
-
-// Row y of a picture into the first channels of a frame that has `stride` values a pixel.
-template <class T>
-void picture_row_to_frame(const Picture<const T>& picture, int64_t channels, const Grid& grid, int64_t y, int64_t stride,
-                          T* frame) {
-  T* to = frame + grid.position(y, 0) * stride;
-  for (int64_t c = 0; c < channels; ++c) {
-    const T* from = picture.data + c * picture.channel + y * picture.row;
-    for (int64_t x = 0; x < grid.width; ++x) to[x * stride + c] = from[x * picture.column];
-  }
 }
 
 }  // namespace pdb::cpu

@@ -1,0 +1,106 @@
+// The forward pass. One step of the recurrence is one parallel loop over strips of pixels; a strip's dilated convolution,
+// all four gates, and its cell update follow each other while the pre-activations are in the cache.
+#include "strip_convolution.h"
+
+namespace pdb::cpu {
+namespace {
+
+template <class T>
+class Forward {
+ public:
+  Forward(const Layer& layer, const ForwardTensors<T>& tensors, const Threads& threads)
+      : plan_(layer, threads),
+        tensors_(tensors),
+        convolution_(StripConvolution<T>::forward(plan_, join_weights(plan_, tensors.weight_x, tensors.weight_h).data(),
+                                                  plan_.gates(), plan_.inputs())),
+        bias_(Buffer<T>::zeros(convolution_.rows())),
+        peephole_(peephole_to_pixels(plan_, tensors.peephole)),
+        frames_{plan_.frames(plan_.inputs()), plan_.frames(plan_.inputs())},
+        c_(plan_.state()) {
+    if (tensors.bias) std::copy_n(tensors.bias, plan_.gates(), bias_.data());
+  }
+
+  void run() {
+    const Layer& layer = plan_.layer;
+    if (tensors_.h_0) plan_.to_frames(plan_.states(tensors_.h_0), 0, layer.channels, layer.in_channels, frames_[0]);
+    if (tensors_.c_0) plan_.to_pixels(tensors_.c_0, layer.batch, c_.data());
+    const T* c_previous = tensors_.c_0 ? c_.data() : nullptr;
+    for (int64_t step = 0; step < layer.steps; ++step) {
+      const int64_t t = plan_.time(step);
+      plan_.to_frames(tensors_.x, t, layer.in_channels, 0, frames_[step % 2]);
+      // Updated in place unless every step's is saved.
+      T* c = tensors_.cells ? tensors_.cells + t * plan_.state() : c_.data();
+      run_step(step, t, c_previous, c);
+      c_previous = c;
+    }
+    plan_.from_pixels(c_previous, layer.batch, tensors_.c_n);
+  }
+
+ private:
+  void run_step(int64_t step, int64_t t, const T* c_previous, T* c) const {
+    const int64_t strips = plan_.strips.size(), C = plan_.layer.channels;
+    const bool has_h = step > 0 || tensors_.h_0;  // else it is zero, and needs no convolution
+    plan_.parallel(plan_.layer.batch * strips, plan_.strip_work(), [&](int64_t begin, int64_t end) {
+      const Buffer<T> buffer(kStripSlots * (convolution_.rows() + C) + convolution_.scratch());
+      T* gates = buffer.data();
+      T *h = gates + kStripSlots * convolution_.rows(), *scratch = h + kStripSlots * C;
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t n = unit / strips, strip = unit % strips;
+        const T* frame = plan_.frame(frames_[step % 2], n, plan_.inputs());
+        const Source<T> source{frame, plan_.inputs(), has_h ? plan_.inputs() : plan_.layer.in_channels};
+        convolution_.run(strip, source, bias_.data(), scratch, gates);
+        update(t, n, strip, gates, c_previous, c, h);
+        emit(step, t, n, strip, h);
+      }
+    });
+  }
+
+  void update(int64_t t, int64_t n, int64_t strip, const T* gates, const T* c_previous, T* c, T* h) const {
+    const int64_t entry = plan_.strips.begin[strip], picture = n * plan_.picture_state();
+    CellForward<T> cell;
+    cell.pixels = plan_.strips.pixels(strip);
+    cell.channels = plan_.layer.channels;
+    cell.pixel = plan_.strips.pixel.data() + entry;
+    cell.slot = plan_.strips.slot.data() + entry;
+    cell.peephole_current = plan_.layer.peephole_current;
+    cell.peephole = peephole_.data();
+    cell.peephole_stride = plan_.picture_state();
+    cell.c_previous = c_previous ? c_previous + picture : nullptr;
+    cell.gates = gates;
+    cell.gates_stride = convolution_.rows();
+    cell.c = c + picture;
+    cell.h = h;
+    cell.saved_gates = tensors_.gates ? tensors_.gates + 4 * (t * plan_.state() + picture) : nullptr;
+    plan_.kernel.cell_forward(cell);
+  }
+
+  // h of a strip to the output, and beside the next step's x.
+  void emit(int64_t step, int64_t t, int64_t n, int64_t strip, const T* h) const {
+    const int64_t C = plan_.layer.channels;
+    const Frames<T> output = plan_.contiguous(tensors_.output, C);
+    const int64_t* position = plan_.strips.position.data() + plan_.strips.begin[strip];
+    T* frame = plan_.frame(frames_[(step + 1) % 2], n, plan_.inputs()) + plan_.layer.in_channels;
+    plan_.for_each_pixel(output, t, n, strip, [&](int64_t entry, T* pixel) {
+      std::copy_n(h + entry * C, C, frame + position[entry] * plan_.inputs());
+      for (int64_t c = 0; c < C; ++c) pixel[c * output.channel] = h[entry * C + c];
+    });
+  }
+
+  const Plan<T> plan_;
+  const ForwardTensors<T>& tensors_;
+  const StripConvolution<T> convolution_;
+  const Buffer<T> bias_, peephole_;
+  const Buffer<T> frames_[2];  // x and h_{t-1} of step `step` in [step % 2]
+  const Buffer<T> c_;          // [N][pixels][C]
+};
+
+}  // namespace
+
+template <class T>
+void forward(const Layer& layer, const ForwardTensors<T>& tensors, const Threads& threads) {
+  if (layer.batch > 0) Forward<T>(layer, tensors, threads).run();
+}
+template void forward(const Layer&, const ForwardTensors<float>&, const Threads&);
+template void forward(const Layer&, const ForwardTensors<double>&, const Threads&);
+
+}  // namespace pdb::cpu

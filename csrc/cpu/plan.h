@@ -1,0 +1,146 @@
+// What forward and backward share: geometry, threads, buffers, and moving pictures in and out of frames. x_t and h_{t-1}
+// lie side by side in one frame of Cin + C channels, so that one dilated convolution gives all four gates.
+#pragma once
+
+#include <algorithm>
+#include <memory>
+#include <new>
+
+#include "kernels.h"
+#include "sequence.h"
+#include "strips.h"
+
+namespace pdb::cpu {
+
+// Uninitialised memory, aligned to a cache line.
+template <class T>
+class Buffer {
+ public:
+  Buffer() = default;
+  explicit Buffer(int64_t size) : data_(static_cast<T*>(::operator new[](size * sizeof(T), std::align_val_t(64)))) {}
+  static Buffer zeros(int64_t size) {
+    Buffer buffer(size);
+    std::fill_n(buffer.data(), size, T(0));
+    return buffer;
+  }
+  T* data() const { return data_.get(); }
+  explicit operator bool() const { return data_ != nullptr; }
+
+ private:
+  struct Free {
+    void operator()(T* data) const { ::operator delete[](data, std::align_val_t(64)); }
+  };
+  std::unique_ptr<T[], Free> data_;
+};
+
+// Whether the 3x3 convolutions of a layer take Winograd's form. It needs 2.25 times fewer multiplications and some
+// additions a channel. With few channels these do not pay, and the sums are so short that the additions' rounding shows;
+// nor does it pay where the tiles mostly hang over the edge.
+inline bool use_winograd(const Layer& layer) {
+  const auto covered = [&](int64_t size) { return round_up(size, 2 * layer.dilation); };
+  return layer.kernel == 3 && std::min(layer.channels, layer.in_channels) >= 16 &&
+         covered(layer.height) * covered(layer.width) * 4 <= layer.height * layer.width * 5;
+}
+
+template <class T>
+struct Plan {
+  const Layer layer;
+  const Threads threads;
+  const bool winograd;
+  const Window window;
+  const Grid grid;
+  const Strips strips;
+  const Kernels<T>& kernel;
+
+  Plan(const Layer& l, const Threads& threads)
+      : layer(l),
+        threads(threads),
+        winograd(use_winograd(l)),
+        window(l.height, l.width, l.kernel, l.dilation),
+        grid{l.height, l.width, (winograd ? 2 : window.reach_y) * l.dilation, (winograd ? 2 : window.reach_x) * l.dilation},
+        strips(winograd ? Strips::tiled(grid, l.dilation) : Strips::rows(grid)),
+        kernel(kernels<T>()) {}
+
+  int64_t gates() const { return 4 * layer.channels; }
+  int64_t inputs() const { return layer.in_channels + layer.channels; }
+  int64_t picture_state() const { return grid.pixels() * layer.channels; }  // values of one picture's h or c
+  int64_t state() const { return layer.batch * picture_state(); }
+  int64_t padded(int64_t rows) const { return round_up(rows, kernel.row_block); }
+  // Frame of the sequence at step `step` of the recurrence.
+  int64_t time(int64_t step) const { return layer.reverse ? layer.steps - 1 - step : step; }
+
+  // `work` is a unit's number of multiplications: a thread takes so many units that waking it pays.
+  template <class Body>
+  void parallel(int64_t units, int64_t work, const Body& body) const {
+    const int64_t grain = std::max<int64_t>(1, 100'000 / std::max<int64_t>(1, work));
+    if (units > 0) threads.parallel_for(units, grain, body);
+  }
+  int64_t strip_work() const { return kStripSlots * window.size() * gates() * inputs() / 2; }
+
+  // Zeroed once: pictures are written into them, and never the borders. One row block more than the pixels, because the
+  // gradient kernels read past the last row.
+  Buffer<T> frames(int64_t channels) const {
+    return Buffer<T>::zeros(layer.batch * grid.frame_pixels() * channels + kMaxRowBlock);
+  }
+  T* frame(const Buffer<T>& frames, int64_t n, int64_t channels) const {
+    return frames.data() + n * grid.frame_pixels() * channels;
+  }
+
+  Frames<const T> states(const T* data) const { return contiguous(data, layer.channels); }  // (T, N, C, H, W)
+  template <class V>
+  Frames<V> contiguous(V* data, int64_t channels) const {
+    const int64_t pixels = grid.pixels();
+    return {data, layer.batch * channels * pixels, channels * pixels, pixels, layer.width, 1};
+  }
+
+  // The pictures of frame t into frames of inputs() channels, from channel `first` on.
+  void to_frames(const Frames<const T>& pictures, int64_t t, int64_t channels, int64_t first, const Buffer<T>& frames) const {
+    parallel(layer.batch * grid.height, 4 * grid.width * channels, [&](int64_t begin, int64_t end) {
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t n = unit / grid.height, y = unit % grid.height;
+        const T* from = pictures.data + t * pictures.step + n * pictures.image + y * pictures.row;
+        T* to = frame(frames, n, inputs()) + grid.position(y, 0) * inputs() + first;
+        for (int64_t c = 0; c < channels; ++c)
+          for (int64_t x = 0; x < grid.width; ++x) to[x * inputs() + c] = from[c * pictures.channel + x * pictures.column];
+      }
+    });
+  }
+
+  // Calls body(entry, pixel in the picture at its channel 0) for the entries of a strip of picture n of frame t.
+  template <class V, class Body>
+  void for_each_pixel(const Frames<V>& pictures, int64_t t, int64_t n, int64_t strip, Body body) const {
+    V* picture = pictures.data + t * pictures.step + n * pictures.image;
+    for (int64_t entry = 0; entry < strips.pixels(strip); ++entry) {
+      const int64_t pixel = strips.pixel[strips.begin[strip] + entry];
+      body(entry, picture + pixel / grid.width * pictures.row + pixel % grid.width * pictures.column);
+    }
+  }
+
+  // Contiguous (count, channels, H, W) pixel-major, (count, H, W, channels), and back.
+  void to_pixels(const T* planar, int64_t count, T* pixels) const { transpose(planar, count, layer.channels, grid.pixels(), pixels); }
+  void from_pixels(const T* pixels, int64_t count, T* planar) const { transpose(pixels, count, grid.pixels(), layer.channels, planar); }
+
+ private:
+  // (count, rows, columns) to (count, columns, rows).
+  static void transpose(const T* from, int64_t count, int64_t rows, int64_t columns, T* to) {
+    for (int64_t n = 0; n < count; ++n)
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < columns; ++c) to[(n * columns + c) * rows + r] = from[(n * rows + r) * columns + c];
+  }
+};
+
+// The peephole weights pixel-major, [3][pixels][C]; empty if there are none.
+template <class T>
+Buffer<T> peephole_to_pixels(const Plan<T>& plan, const PeepholeWeights<T>& peephole) {
+  if (!peephole.data) return {};
+  Buffer<T> result(3 * plan.picture_state());
+  T* to = result.data();
+  for (int64_t gate = 0; gate < 3; ++gate)
+    for (int64_t y = 0; y < plan.grid.height; ++y)
+      for (int64_t x = 0; x < plan.grid.width; ++x)
+        for (int64_t c = 0; c < plan.layer.channels; ++c)
+          *to++ = peephole.data[gate * peephole.gate + c * peephole.channel + y * peephole.row + x * peephole.column];
+  return result;
+}
+
+}  // namespace pdb::cpu

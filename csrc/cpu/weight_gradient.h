@@ -1,0 +1,118 @@
+// Gradients of weight_x, weight_h and bias, summed over the steps. A unit of work owns the values it adds to and visits
+// pixels in one order, whichever thread runs it. A step is summed by itself before it joins the others, so that rounding
+// errors do not grow with the length of the sequence times the size of the picture.
+#pragma once
+
+#include "plan.h"
+#include "winograd.h"
+
+namespace pdb::cpu {
+
+template <class T>
+class WeightGradient {
+ public:
+  WeightGradient(const Plan<T>& plan, bool needs_weights, bool needs_bias)
+      : plan_(plan), offsets_(plan.window.offsets(plan.grid, 1)), blocks_(plan.padded(plan.gates()) / plan.kernel.row_block) {
+    if (needs_weights) {
+      const int64_t positions = plan.winograd ? 16 : plan.window.size();
+      size_ = plan.padded(plan.gates()) * positions * plan.inputs();
+      frames_ = plan.frames(plan.inputs());
+      total_ = Buffer<T>::zeros(size_);
+      step_ = Buffer<T>(size_);
+      // Winograd: a unit is one of 4 lines of positions and some row blocks, so many that their transforms of the source
+      // are few, and so few that every thread has a unit.
+      const int64_t threads = std::max(4, 2 * plan.threads.count);
+      blocks_a_unit_ = plan.winograd ? std::max<int64_t>(1, blocks_ * 4 / threads) : 1;
+      weight_units_ = (plan.winograd ? 4 : positions) * ((blocks_ + blocks_a_unit_ - 1) / blocks_a_unit_);
+    }
+    if (needs_bias) bias_ = Buffer<T>::zeros(plan.padded(plan.gates()));
+  }
+
+  // Adds frame t: x, h_previous (its frame h_t, or null data if zero), and frames of the 4C gates' gradients.
+  void add(const Frames<const T>& x, int64_t t, const Frames<const T>& h_previous, int64_t h_t, const Buffer<T>& dgates) const {
+    const Layer& layer = plan_.layer;
+    if (total_) {
+      std::fill_n(step_.data(), size_, T(0));
+      plan_.to_frames(x, t, layer.in_channels, 0, frames_);
+      if (h_previous.data) plan_.to_frames(h_previous, h_t, layer.channels, layer.in_channels, frames_);
+    }
+    const int64_t channels = h_previous.data ? plan_.inputs() : layer.in_channels;
+    const int64_t work = layer.batch * plan_.grid.pixels() * plan_.kernel.row_block * layer.channels;
+    plan_.parallel(weight_units_ + (bias_ ? blocks_ : 0), work, [&](int64_t begin, int64_t end) {
+      const Buffer<T> scratch(plan_.winograd ? winograd_gradient_scratch(plan_.inputs(), blocks_a_unit_) : 0);
+      for (int64_t unit = begin; unit < end; ++unit) {
+        if (unit >= weight_units_) add_bias(unit - weight_units_, dgates);
+        else if (plan_.winograd) add_winograd(unit, channels, dgates, scratch.data());
+        else add_direct(unit, channels, dgates);
+      }
+    });
+    for (int64_t i = 0; i < size_; ++i) total_.data()[i] += step_.data()[i];
+  }
+
+  // weight_x (4C, Cin, k, k), weight_h (4C, C, k, k), bias (4C); each may be null.
+  void result(T* weight_x, T* weight_h, T* bias) const {
+    if (bias) std::copy_n(bias_.data(), plan_.gates(), bias);
+    if (!total_) return;
+    const int64_t area = plan_.layer.kernel * plan_.layer.kernel, x = plan_.layer.in_channels * area;
+    const int64_t row = plan_.inputs() * area, block = plan_.kernel.row_block;
+    const Buffer<T> joined = Buffer<T>::zeros(plan_.gates() * row);
+    const FilterStrides strides{row, area};
+    if (!plan_.winograd)
+      unpack_weight(total_.data(), strides, plan_.gates(), plan_.inputs(), plan_.window.taps(), block, joined.data());
+    for (int64_t i = 0; plan_.winograd && i < blocks_; ++i)
+      unpack_winograd_block(total_.data() + i * 16 * plan_.inputs() * block, strides, i * block, plan_.gates(),
+                            plan_.inputs(), block, joined.data());
+    for (int64_t r = 0; r < plan_.gates(); ++r) {
+      if (weight_x) std::copy_n(joined.data() + r * row, x, weight_x + r * x);
+      if (weight_h) std::copy_n(joined.data() + r * row + x, row - x, weight_h + r * (row - x));
+    }
+  }
+
+ private:
+  // Unit: one tap of the window and one row block.
+  void add_direct(int64_t unit, int64_t channels, const Buffer<T>& dgates) const {
+    constexpr int64_t kChunkPixels = 256;  // stays in the second-level cache
+    const Grid& grid = plan_.grid;
+    const int64_t taps = plan_.window.size(), block = plan_.kernel.row_block, gates = plan_.gates(), inputs = plan_.inputs();
+    const int64_t chunk = std::max<int64_t>(1, kChunkPixels / grid.width);
+    for (int64_t n = 0; n < plan_.layer.batch; ++n)
+      for (int64_t y = 0; y < grid.height; y += chunk) {
+        const int64_t position = grid.position(y, 0);
+        const T* source = plan_.frame(frames_, n, inputs) + (position + offsets_[unit % taps]) * inputs;
+        const T* from = plan_.frame(dgates, n, gates) + position * gates + unit / taps * block;
+        plan_.kernel.weight_gradient({source, inputs, channels}, from, gates, grid.width, std::min(chunk, grid.height - y),
+                                     grid.pitch(), step_.data() + unit * inputs * block);
+      }
+  }
+
+  // Unit: one line of Winograd positions and some row blocks.
+  void add_winograd(int64_t unit, int64_t channels, const Buffer<T>& dgates, T* scratch) const {
+    const Strips& strips = plan_.strips;
+    const int64_t first = unit / 4 * blocks_a_unit_, gates = plan_.gates(), inputs = plan_.inputs();
+    const int64_t step = plan_.layer.dilation;
+    const WinogradConvolution<T> convolution{nullptr, inputs, plan_.padded(gates), step * plan_.grid.pitch(), step};
+    for (int64_t n = 0; n < plan_.layer.batch; ++n)
+      plan_.kernel.winograd_weight_gradient(
+          convolution, {plan_.frame(frames_, n, inputs), inputs, channels}, strips.corner.data(),
+          {plan_.frame(dgates, n, gates), gates, gates}, strips.first.data(), static_cast<int64_t>(strips.first.size()),
+          static_cast<int>(unit % 4), first, std::min(blocks_a_unit_, blocks_ - first), scratch, step_.data());
+  }
+
+  void add_bias(int64_t block, const Buffer<T>& dgates) const {
+    const int64_t row = block * plan_.kernel.row_block, gates = plan_.gates();
+    T step[kMaxRowBlock] = {};
+    for (int64_t n = 0; n < plan_.layer.batch; ++n)
+      for (int64_t y = 0; y < plan_.grid.height; ++y)
+        plan_.kernel.bias_gradient(plan_.frame(dgates, n, gates) + plan_.grid.position(y, 0) * gates + row, gates,
+                                   plan_.grid.width, step);
+    for (int64_t i = 0; i < plan_.kernel.row_block; ++i) bias_.data()[row + i] += step[i];
+  }
+
+  const Plan<T>& plan_;
+  std::vector<int64_t> offsets_;
+  int64_t blocks_, blocks_a_unit_ = 1, weight_units_ = 0, size_ = 0;
+  Buffer<T> frames_, bias_;
+  Buffer<T> total_, step_;  // packed as the weights are: of all steps so far, and of one
+};
+
+}  // namespace pdb::cpu

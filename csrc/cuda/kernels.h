@@ -1,0 +1,131 @@
+// Launchers of the single kernels that sequence.cpp strings together. Conventions as in sequence.h.
+#pragma once
+
+#include "sequence.h"
+
+namespace pdb::cuda {
+
+// A convolution weight (rows, columns, k, k) packed for the convolution core: (depth, k*k, pitch), where the pitch is
+// the number of outputs rounded up to kPackedColumns and the columns in excess are zero.
+//   gates:      depth = columns (input channels), outputs = rows = 4C in the order c*4 + gate
+//   transposed: depth = rows, outputs = columns, taps mirrored: the kernel of the data gradient
+constexpr int64_t kPackedColumns = 32;
+
+PDB_HD int64_t packed_pitch(int64_t outputs) {
+  return (outputs + kPackedColumns - 1) / kPackedColumns * kPackedColumns;
+}
+
+// For the tensor-core kernels (names with mma) a weight is packed as fragments: for every block of 16 outputs, every
+// mma_steps<T> of depth, every tap and every lane its four words of the product's left operand (mma.h). Outputs are
+// padded to whole thread blocks of 8 (gates) or 2 (transposed) such blocks; the blocks of gates are in turn i and f, o
+// and g of 8 channels. These kernels take T = float (TF32), Half and BFloat16, and dilation*(k/2) up to kMmaMaxRadius.
+constexpr int kMmaGatesBlocks = 8, kMmaTransposedBlocks = 2, kMmaMaxRadius = 8;
+
+enum class Packing { gates, transposed };
+
+template <class T>
+int launch_pack_weight(const T* weight, int64_t rows, int64_t columns, int64_t kernel, Packing packing,
+                       accumulation_t<T>* packed, Stream stream);
+
+// Words of the fragments of a weight.
+template <class T>
+int64_t mma_packed_size(int64_t rows, int64_t columns, int64_t kernel, Packing packing);
+
+template <class T>
+int launch_mma_pack_weight(const T* weight, int64_t rows, int64_t columns, int64_t kernel, Packing packing,
+                           float* packed, Stream stream);
+
+// One time step: both convolutions, the cell, and its new state.
+template <class T>
+struct ForwardStep {
+  using A = accumulation_t<T>;
+  const T* x;             // (N, Cin, H, W)
+  const T* h_previous;    // (N, C, H, W), or null for zeros
+  const A* c_previous;    // (N, C, H, W), or null: c_0 then
+  const T* c_0;           // (N, C, H, W), or null for zeros
+  const A* weight_x;      // (4C, Cin, k, k) packed as gates
+  const A* weight_h;      // (4C, C, k, k) packed as gates
+  const T* bias;          // (4C) or null
+  PeepholeWeights<T> peephole;
+  T* h;      // (N, C, H, W)
+  A* c;      // (N, C, H, W); may be the same as c_previous
+  T* c_n;    // (N, C, H, W), or null: also c, rounded
+  A* gates;  // (N, 4, C, H, W): activations, or null
+};
+
+template <class T>
+int launch_forward_step(const Layer& layer, const ForwardStep<T>& step, Stream stream);
+
+template <class T>
+int launch_mma_forward_step(const Layer& layer, const ForwardStep<T>& step, Stream stream);
+
+// One step of backward through time: the gradient of h_t (from the output and from step t+1), then the cell's.
+template <class T>
+struct BackwardStep {
+  using A = accumulation_t<T>;
+  const T* grad_output;   // (N, C, H, W) at this frame, or null for zeros
+  const A* grad_gates_next;  // (N, 4C, H, W): pre-activation gradients of the step that ran after this one, or null
+  const A* weight_h;      // (4C, C, k, k) packed as transposed
+  const A* gates;         // (N, 4, C, H, W)
+  const A* c;             // (N, C, H, W): c_t
+  const A* c_previous;    // (N, C, H, W), or null: c_0 then
+  const T* c_0;           // (N, C, H, W), or null for zeros
+  PeepholeWeights<T> peephole;
+  const T* grad_c_n;      // (N, C, H, W), or null for zeros; read where grad_gates_next is null (the last step)
+  A* grad_c;              // (N, C, H, W): in, the gradient of c_t (ignored at the last step); out, of c_{t-1}
+  T* grad_c_0;            // (N, C, H, W), or null: also the outgoing grad_c, rounded
+  A* grad_gates;          // (N, 4C, H, W): gradients of the pre-activations
+};
+
+template <class T>
+int launch_backward_step(const Layer& layer, const BackwardStep<T>& step, Stream stream);
+
+template <class T>
+int launch_mma_backward_step(const Layer& layer, const BackwardStep<T>& step, Stream stream);
+
+// Data gradient of a convolution with "same" padding, for any number of images.
+//   grad_gates: (images, 4C, H, W);  weight: (4C, channels, k, k) packed as transposed
+//   grad_input: (images, channels, H, W)
+template <class T>
+int launch_input_gradient(const Layer& layer, int64_t images, int64_t channels, const accumulation_t<T>* grad_gates,
+                          const accumulation_t<T>* weight, T* grad_input, Stream stream);
+
+template <class T>
+int launch_mma_input_gradient(const Layer& layer, int64_t images, int64_t channels, const float* grad_gates,
+                              const float* weight, T* grad_input, Stream stream);
+
+// Images that a weight gradient is summed over: input (images, channels, H, W) under grad_gates (images, 4C, H, W).
+template <class T>
+struct ImagePairs {
+  const T* input;
+  const accumulation_t<T>* grad_gates;
+  int64_t images;
+};
+
+// Elements of the workspace of launch_weight_gradient for this many images or fewer.
+int64_t weight_gradient_workspace(const Layer& layer, int64_t images, int64_t channels);
+
+// Weight gradient (4C, channels, k, k), summed over two sets of images in a fixed order: the same bits in every run.
+template <class T>
+int launch_weight_gradient(const Layer& layer, int64_t channels, const ImagePairs<T>& first, const ImagePairs<T>& second,
+                           T* grad_weight, accumulation_t<T>* workspace, Stream stream);
+
+template <class T>
+int launch_mma_weight_gradient(const Layer& layer, int64_t channels, const ImagePairs<T>& first,
+                               const ImagePairs<T>& second, T* grad_weight, float* workspace, Stream stream);
+
+// grad_weight (count) = partial (splits, count) summed over the splits, in order.
+template <class T>
+int launch_add_splits(const accumulation_t<T>* partial, int64_t splits, int64_t count, T* grad_weight, Stream stream);
+
+// grad_bias (4C) = grad_gates (images, 4C, H, W) summed over images and pixels, in a fixed order.
+template <class T>
+int launch_bias_gradient(const Layer& layer, int64_t images, const accumulation_t<T>* grad_gates, T* grad_bias,
+                         Stream stream);
+
+// grad_peephole (3, C, H, W) from grad_gates (T, N, 4C, H, W), cells (T, N, C, H, W) and c_0 (N, C, H, W; null: zeros).
+template <class T>
+int launch_peephole_gradient(const Layer& layer, const accumulation_t<T>* grad_gates, const accumulation_t<T>* cells,
+                             const T* c_0, T* grad_peephole, Stream stream);
+
+}  // namespace pdb::cuda

@@ -1,0 +1,85 @@
+// weight_gradient.cu on tensor cores. Inputs and gate gradients are rounded to T as operands.
+#include <type_traits>
+
+#include "mma.h"
+#include "weight_gradient.h"
+
+namespace pdb::cuda {
+namespace {
+
+constexpr int kM = 2, kN = kBlockColumns / kMmaColumns;  // blocks of 16 rows and 8 columns of a warp
+static_assert(kM * kMmaRows * kWeightThreads / 32 == kBlockRows, "every warp has its rows");
+
+template <class T>
+struct Operands {
+  using Element = std::conditional_t<sizeof(T) == 2, unsigned short, uint32_t>;
+  static constexpr int kWords = kChunk / kPerWord<T>;  // of a chunk
+  // The lanes of a warp read 4 words of 8 rows or columns, which then lie in 32 different banks.
+  static constexpr int kPitchWords = kWords + 4;
+  static constexpr int kPitch = kPitchWords * kPerWord<T>;
+  using Storage = WeightStorage<Element, kPitch>;
+};
+
+// The words of row `row` from the lane's first word of product `step` on.
+template <class T>
+__device__ __forceinline__ const uint32_t* words(const typename Operands<T>::Element* elements, int row, int step) {
+  return reinterpret_cast<const uint32_t*>(elements) + row * Operands<T>::kPitchWords + step * kMmaWords + lane() % 4;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kWeightThreads) mma_weight_gradient_kernel(WeightProduct<T> product, float* partial) {
+  using Element = typename Operands<T>::Element;
+  auto& storage = shared_storage<typename Operands<T>::Storage>();
+  const int row = warp() * kM * kMmaRows + lane() / 4;
+  float sum[kM][kN][4] = {};
+  const auto convert = [](auto value) { return static_cast<Element>(operand_bits(value, T{})); };
+  product.for_each_chunk(storage, convert, [&] {
+#pragma unroll
+    for (int step = 0; step < Operands<T>::kWords / kMmaWords; ++step) {
+      uint32_t a[kM][4];
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+        const uint32_t* upper = words<T>(storage.grad, row + m * kMmaRows, step);
+        const uint32_t* lower = words<T>(storage.grad, row + m * kMmaRows + 8, step);
+        a[m][0] = upper[0], a[m][1] = lower[0], a[m][2] = upper[4], a[m][3] = lower[4];
+      }
+#pragma unroll
+      for (int n = 0; n < kN; ++n) {
+        const uint32_t* column = words<T>(storage.input, n * kMmaColumns + lane() / 4, step);
+        const uint32_t b[2] = {column[0], column[4]};
+#pragma unroll
+        for (int m = 0; m < kM; ++m) mma<T>(sum[m][n], a[m], b);
+      }
+    }
+  });
+#pragma unroll
+  for (int m = 0; m < kM; ++m) {
+#pragma unroll
+    for (int n = 0; n < kN; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int column = n * kMmaColumns + lane() % 4 * 2 + i % 2;
+        if (float* target = product.target(partial, row + m * kMmaRows + i / 2 * 8, column)) *target = sum[m][n][i];
+      }
+    }
+  }
+}
+
+}  // namespace
+
+template <class T>
+int launch_mma_weight_gradient(const Layer& layer, int64_t channels, const ImagePairs<T>& first,
+                               const ImagePairs<T>& second, T* grad_weight, float* workspace, Stream stream) {
+  const WeightPlan plan(layer, first.images + second.images, channels);
+  const WeightProduct<T> product{layer, plan, channels, first, second};
+  if (int error = launch(mma_weight_gradient_kernel<T>, plan.blocks(), kWeightThreads, stream, product, workspace))
+    return error;
+  return launch_add_splits(workspace, plan.splits, plan.rows * plan.columns, grad_weight, stream);
+}
+
+#define INSTANTIATE(T)                                                                                              \
+  template int launch_mma_weight_gradient(const Layer&, int64_t, const ImagePairs<T>&, const ImagePairs<T>&, T*,    \
+                                          float*, Stream);
+PDB_FOR_EACH_MMA_DTYPE(INSTANTIATE)
+
+}  // namespace pdb::cuda
