@@ -61,8 +61,9 @@ def _check_state_type(state) -> tuple[Tensor | None, Tensor | None]:
     if state is None:
         return None, None
     if not isinstance(state, (tuple, list)) or len(state) != 2 or any(part is None for part in state):
-        actual = f"{type(state).__name__} of length {len(state)}" if hasattr(state, "__len__") else type(state).__name__
-        _fail("state", "be None or a pair of tensors (h_0, c_0)", actual, TypeError)
+        is_sequence = isinstance(state, (tuple, list))
+        actual = f"{type(state).__name__} of length {len(state)}" if is_sequence else type(state).__name__
+        _fail("state", "be None or a pair of tensors (h_0, c_0)", actual)
     return state[0], state[1]
 
 
@@ -78,7 +79,8 @@ def _check_kind(tensors: dict[str, Tensor]) -> None:
             _fail(name, "be a dense (strided) tensor", str(value.layout))
         if value.device != x.device:
             _fail(name, f"be on the device of x, {x.device}", str(value.device))
-        if value.dtype != x.dtype and not is_autocast_enabled(x.device.type):
+        mixing = is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, value.dtype)
+        if value.dtype != x.dtype and not mixing:
             _fail(name, f"have the dtype of x, {x.dtype}", str(value.dtype))
 
 

@@ -24,7 +24,7 @@ def convert(module: nn.Module) -> nn.Module:
     Inputs, outputs and calling conventions stay as they were; names and shapes of parameters change. So load
     checkpoints before, and make the optimizer after, converting. Known are `ConvLSTM` and `ConvLSTMCell` of
     ndrplz/ConvLSTM_pytorch and of automan000/Convolutional_LSTM_PyTorch, and copies of them. A cell that only looks
-    like one of them (its output differs) stays, with a warning.
+    like one of them (its output differs), or that has hooks or partly frozen weights, stays, with a warning.
 
     Args:
         module: any module. Its submodules are replaced in place.
@@ -82,6 +82,20 @@ def _set(parameter: nn.Parameter, value: Tensor, requires_grad: bool) -> None:
     parameter.requires_grad_(requires_grad)
 
 
+def _is_plain(module: nn.Module, path: str) -> bool:
+    """Whether nothing hangs on the cell that a replacement would lose; warns if something does."""
+    hooks = [name for part in module.modules() for name, value in vars(part).items() if name.endswith("_hooks") and value]
+    weights = {parameter.requires_grad for parameter in module.parameters()}
+    reason = "it has hooks" if hooks else "some of its weights are frozen" if len(weights) > 1 else None
+    if reason is not None:
+        _warn(path, reason)
+    return reason is None
+
+
+def _warn(path: str, reason: str) -> None:
+    warnings.warn(f"pdb_ext.convert leaves {path} as it is: {reason}.", stacklevel=2)
+
+
 # --- ndrplz/ConvLSTM_pytorch: one convolution of cat(x, h), rows i, f, o, g -------------------------------------------
 
 
@@ -92,6 +106,8 @@ def _ndrplz_layer(module: nn.Module, path: str) -> ConvLSTM | None:
     in_channels = getattr(conv, "in_channels", 0) - channels
     if in_channels < 1 or not _is_same_convolution(conv, in_channels + channels, 4 * channels):
         return None
+    if not _is_plain(module, path):
+        return None
     layer = _layer_like(conv, in_channels, channels, bias=conv.bias is not None)
     trains = conv.weight.requires_grad
     _set(layer.weight_x, conv.weight[:, :in_channels], trains)
@@ -100,7 +116,7 @@ def _ndrplz_layer(module: nn.Module, path: str) -> ConvLSTM | None:
         _set(layer.bias, conv.bias, conv.bias.requires_grad)
     fused = FusedNdrplzCell(layer)
     x, h, c = _random_inputs(layer, (5, 4))
-    return layer if _agree(lambda: module(x, (h, c)), lambda: fused(x, (h, c)), path) else None
+    return layer if _agree(module, lambda: module(x, (h, c)), lambda: fused(x, (h, c)), path) else None
 
 
 def _ndrplz_stack(module: nn.Module, path: str) -> FusedNdrplzConvLSTM | None:
@@ -115,7 +131,7 @@ def _ndrplz_stack(module: nn.Module, path: str) -> FusedNdrplzConvLSTM | None:
         return None
     fused = FusedNdrplzConvLSTM(layers, *options)
     x = _random(layers[0], 2, 2, layers[0].in_channels, 5, 4)
-    return fused if _agree(lambda: module(x), lambda: fused(x), path) else None
+    return fused if _agree(module, lambda: module(x), lambda: fused(x), path) else None
 
 
 # --- automan000/Convolutional_LSTM_PyTorch: eight convolutions, peepholes, o reads c_t --------------------------------
@@ -130,17 +146,19 @@ def _automan_layer(module: nn.Module, path: str) -> ConvLSTM | None:
     known = all(_is_same_convolution(conv, in_channels, channels) for conv in inputs)
     known &= all(_is_same_convolution(conv, channels, channels) for conv in hiddens)
     known &= len({(conv.kernel_size, conv.dilation) for conv in inputs + hiddens}) == 1
-    if not known or not all(hasattr(module, name) for name in _AUTOMAN_PEEPHOLES):
+    if not known or not all(hasattr(module, name) for name in _AUTOMAN_PEEPHOLES) or not _is_plain(module, path):
         return None
     layer = _fuse_automan(module, inputs, hiddens)
     fused = FusedAutomanCell(layer)
-    x, h, c = _random_inputs(layer, (5, 4) if layer.peephole is None else layer.peephole.shape[2:])
-    return layer if _agree(lambda: _run_automan(module, x, h, c), lambda: fused(x, h, c), path) else None
+    x, h, c = _random_inputs(layer, _peephole_size(module) or (5, 4))
+    return layer if _agree(module, lambda: _run_automan(module, x, h, c), lambda: fused(x, h, c), path) else None
 
 
 def _fuse_automan(module: nn.Module, inputs: list[nn.Conv2d], hiddens: list[nn.Conv2d]) -> ConvLSTM:
     peepholes = [getattr(module, name) for name in _AUTOMAN_PEEPHOLES]
-    present = all(isinstance(weight, Tensor) for weight in peepholes)  # None until its first use, and then zero
+    # None until its first use; then zeros that upstream makes anew for every size of picture, unless somebody trains them.
+    present = all(isinstance(weight, Tensor) for weight in peepholes)
+    present = present and any(isinstance(weight, nn.Parameter) or weight.any() for weight in peepholes)
     biases = [conv.bias for conv in inputs + hiddens if conv.bias is not None]
     layer = _layer_like(
         inputs[0], inputs[0].in_channels, inputs[0].out_channels, bias=bool(biases), output_peephole="current",
@@ -154,6 +172,10 @@ def _fuse_automan(module: nn.Module, inputs: list[nn.Conv2d], hiddens: list[nn.C
     if present:
         _set(layer.peephole, torch.cat(peepholes), peepholes[0].requires_grad)
     return layer
+
+
+def _peephole_size(module: nn.Module) -> tuple[int, ...] | None:
+    return None if module.Wci is None else tuple(module.Wci.shape[2:])
 
 
 def _total_bias(input_conv: nn.Conv2d, hidden_conv: nn.Conv2d, like: Tensor) -> Tensor:
@@ -203,17 +225,22 @@ def _flatten(value) -> list[Tensor]:
     return [value] if isinstance(value, Tensor) else [tensor for part in value for tensor in _flatten(part)]
 
 
-def _agree(original, fused, path: str) -> bool:
-    """Whether both return the same numbers, but for rounding; warns if not."""
+def _agree(module: nn.Module, original, fused, path: str) -> bool:
+    """Whether both return the same numbers, but for rounding, in training and in evaluation; warns if not."""
+    was_training = {part: part.training for part in module.modules()}
     try:
         with torch.no_grad():
-            ours, theirs = _flatten(fused()), _flatten(original())
-        same = len(ours) == len(theirs) and all(_close(*pair) for pair in zip(ours, theirs))
+            ours = _flatten(fused())
+            theirs = [_flatten((module.train(mode), original())[1]) for mode in (True, False)]
+        same = all(len(ours) == len(each) and all(map(_close, ours, each)) for each in theirs)
         reason = "its output differs from that of the implementation it resembles"
     except Exception as error:  # someone else's code: whatever it raises, it is not what we know
         same, reason = False, f"it could not be called like the implementation it resembles ({error})"
+    finally:
+        for part, mode in was_training.items():
+            part.training = mode
     if not same:
-        warnings.warn(f"pdb_ext.convert leaves {path} as it is: {reason}.", stacklevel=5)
+        _warn(path, reason)
     return same
 
 

@@ -34,6 +34,10 @@ class FusedNdrplzConvLSTM(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.num_layers = len(layers)
+        self.input_dim = layers[0].in_channels
+        self.hidden_dim = [layer.hidden_channels for layer in layers]
+        self.kernel_size = [(layer.kernel_size, layer.kernel_size) for layer in layers]
+        self.bias = layers[0].bias is not None
         self.batch_first = batch_first
         self.return_all_layers = return_all_layers
 
@@ -76,6 +80,9 @@ class FusedAutomanConvLSTM(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.num_layers = len(layers)
+        self.input_channels = [layers[0].in_channels, *(layer.hidden_channels for layer in layers)]
+        self.hidden_channels = [layer.hidden_channels for layer in layers]
+        self.kernel_size = layers[0].kernel_size
         self.step = step
         self.effective_step = effective_step
 

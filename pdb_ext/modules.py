@@ -13,6 +13,8 @@ State = tuple[Tensor, Tensor]
 class ConvLSTM(nn.Module):
     """One dilated ConvLSTM layer; equations and gate order as in :func:`pdb_ext.convlstm`.
 
+    Time-major like `torch.nn.LSTM` unless batch_first=True (the layers of the paper below are batch-first by default).
+
     Args:
         in_channels: Cin.
         hidden_channels: C.
@@ -69,7 +71,7 @@ class ConvLSTM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """As `torch.nn.LSTM`: uniform within 1/sqrt(fan-in of the gates' convolution); peepholes start at 0."""
+        """Uniform within 1/sqrt(fan-in) as `torch.nn.Conv2d`, where the fan-in is that of x and h; peepholes start at 0."""
         fan_in = (self.in_channels + self.hidden_channels) * self.kernel_size**2
         bound = 1 / math.sqrt(fan_in)
         for parameter in (self.weight_x, self.weight_h, self.bias):
@@ -154,6 +156,10 @@ class DBConvLSTM(nn.Module):
             self.merge_forward = nn.Conv2d(*channels, **convolution)
             self.merge_backward = nn.Conv2d(*channels, bias=False, **convolution)
 
+    def reset_parameters(self) -> None:
+        for layer in self.children():
+            layer.reset_parameters()
+
     def forward(self, x: Tensor, state: tuple[State, State] | None = None) -> tuple[Tensor, tuple[State, State]]:
         _check_sequence(type(self).__name__, x, self.in_channels, self.batch_first)
         state_f, state_b = _unpack("state", state, 2, "((h_f, c_f), (h_b, c_b))")
@@ -200,8 +206,8 @@ class PDBConvLSTM(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        if len(dilations) == 0:
-            raise ValueError("PDBConvLSTM: dilations must name at least one dilation, got none")
+        if not isinstance(dilations, (tuple, list)) or not dilations:
+            raise ValueError(f"PDBConvLSTM: dilations must be a tuple of at least one dilation, got {dilations!r}")
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.dilations = tuple(dilations)
@@ -212,6 +218,10 @@ class PDBConvLSTM(nn.Module):
             DBConvLSTM(in_channels, hidden_channels, kernel_size, dilation=dilation, **options)
             for dilation in self.dilations
         )
+
+    def reset_parameters(self) -> None:
+        for branch in self.branches:
+            branch.reset_parameters()
 
     def forward(self, x: Tensor, states: tuple | None = None) -> tuple[Tensor, tuple]:
         _check_sequence(type(self).__name__, x, self.in_channels, self.batch_first)
@@ -225,12 +235,12 @@ class PDBConvLSTM(nn.Module):
 
 def _check_sizes(**sizes: int) -> None:
     for name, value in sizes.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        if type(value) is not int or value < 1:
             raise ValueError(f"ConvLSTM: {name} must be an integer of at least 1, got {value!r}")
 
 
 def _check_kernel_size(kernel_size: int) -> None:
-    if not isinstance(kernel_size, int) or kernel_size < 1 or kernel_size % 2 == 0:
+    if type(kernel_size) is not int or kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"ConvLSTM: kernel_size must be an odd integer of at least 1, got {kernel_size!r}")
 
 
@@ -238,9 +248,12 @@ def _check_peephole(shape: tuple[int, ...] | None, C: int) -> None:
     """H and W are known only when an input comes."""
     if shape is None:
         return
-    full = (3, C, None, None)[4 - len(shape) :]
-    fits = len(shape) <= 4 and all(size == 1 or size == want or want is None for size, want in zip(shape, full))
-    if not fits or min(shape, default=1) < 1:
+    is_shape = isinstance(shape, (tuple, list)) and all(type(size) is int and size >= 1 for size in shape)
+    fits = is_shape and len(shape) <= 4
+    if fits:
+        full = (3, C, None, None)[4 - len(shape) :]
+        fits = all(size == 1 or size == want or want is None for size, want in zip(shape, full))
+    if not fits:
         raise ValueError(f"ConvLSTM: peephole must be a shape broadcastable to (3, C, H, W) with C = {C}, got {shape}")
 
 
@@ -255,6 +268,8 @@ def _check_sequence(layer: str, x: Tensor, in_channels: int, batch_first: bool) 
         raise TypeError(f"{layer}: x must be a tensor of shape {axes}, got {type(x).__name__}")
     if x.dim() != 5 or x.shape[2] != in_channels:
         raise ValueError(f"{layer}: x must have shape {axes} with Cin = {in_channels}, got shape {tuple(x.shape)}")
+    if x.shape[1 if batch_first else 0] == 0:
+        raise ValueError(f"{layer}: x must have shape {axes} with T of at least 1, got shape {tuple(x.shape)}")
 
 
 def _unpack(name: str, states: tuple | None, count: int, expected: str) -> tuple:

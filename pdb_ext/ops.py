@@ -5,6 +5,7 @@ import warnings
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 from . import reference
 from ._library import NATIVE_DEVICES, native, why_not_native
@@ -35,7 +36,7 @@ def convlstm(
     Without `peephole` this is Eq. 4 of Song et al., "Pyramid Dilated Deeper ConvLSTM" (ECCV 2018), with biases.
 
     Args:
-        x: input, (T, N, Cin, H, W); float32 or float64, on the CPU also float16 and bfloat16 (computed in float32).
+        x: input, (T, N, Cin, H, W); float32, float64, float16 or bfloat16 (the CPU computes the last two in float32).
         weight_x: input-to-gates weight, (4C, Cin, k, k), k odd. The 4C rows are the gates i, f, o, g, C rows each.
         weight_h: hidden-to-gates weight, (4C, C, k, k).
         bias: (4C,).
@@ -52,12 +53,18 @@ def convlstm(
     Raises:
         ValueError: an argument has the wrong shape, dtype, device or value; the message names it.
         TypeError: an argument that must be a tensor is none.
+
+    Reverse-mode gradients are native; forward-mode ones (`torch.func.jvp`) come from the reference, and a gradient of a
+    gradient is refused. Calls that need no gradient store nothing for one; to export a program for inference, trace it
+    under `torch.no_grad()`.
     """
     check_inputs(x, weight_x, weight_h, bias, peephole, state, dilation, output_peephole)
     h_0, c_0 = state if state is not None else (None, None)
     tensors = _autocast(x, weight_x, weight_h, bias, peephole, h_0, c_0)
-    if x.device.type not in NATIVE_DEVICES:
+    is_native = x.device.type in NATIVE_DEVICES
+    if not is_native:
         _warn_of_fallback(x.device.type)
+    if not is_native or _has_tangent(tensors):
         x, weight_x, weight_h, bias, peephole, h_0, c_0 = tensors
         return reference.convlstm(
             x, weight_x, weight_h, bias, peephole, None if h_0 is None else (h_0, c_0),
@@ -68,7 +75,8 @@ def convlstm(
         tensors = _cast(tensors, torch.float32)
     output, c_n = _call(*tensors, dilation, reverse, output_peephole == "current")
     output, c_n = output.to(dtype), c_n.to(dtype)
-    return output, (output[0] if reverse else output[-1], c_n)
+    h_n = output[0] if reverse else output[-1]
+    return output, (h_n.clone(), c_n)  # a view would keep all of output alive
 
 
 def _cast(tensors: tuple[Tensor | None, ...], dtype: torch.dtype) -> tuple[Tensor | None, ...]:
@@ -76,11 +84,18 @@ def _cast(tensors: tuple[Tensor | None, ...], dtype: torch.dtype) -> tuple[Tenso
 
 
 def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """What autocast does to the arguments of a convolution: everything but float64 to the autocast dtype."""
+    """What autocast does to the arguments of a convolution, if x is not float64: all to the autocast dtype."""
     device = tensors[0].device.type
     if tensors[0].dtype == torch.float64 or not is_autocast_enabled(device):
         return tensors
     return _cast(tensors, torch.get_autocast_dtype(device))
+
+
+def _has_tangent(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether forward-mode differentiation runs, which the native op does not have: its tangents would be zero."""
+    if torch.compiler.is_compiling():
+        return False
+    return any(tensor is not None and unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
 def _warn_of_fallback(device: str) -> None:

@@ -50,14 +50,14 @@ BAD = [
     ({"dilation": -2}, "dilation must be an integer of at least 1, got -2"),
     ({"dilation": 1.5}, "dilation must be an integer of at least 1, got 1.5"),
     ({"dilation": (1, 1)}, r"dilation must be an integer of at least 1, got \(1, 1\)"),
+    ({"state": randn(2, 5, 7, 6)}, r"state must be None or a pair of tensors \(h_0, c_0\), got Tensor"),
+    ({"state": (None, randn(2, 5, 7, 6))}, "state must be None or a pair of tensors .*, got tuple of length 2"),
+    ({"state": (randn(2, 5, 7, 6),)}, "state must be None or a pair of tensors .*, got tuple of length 1"),
     ({"output_peephole": "next"}, "output_peephole must be 'previous' or 'current', got 'next'"),
 ]  # fmt: skip
 NO_TENSORS = [
     ({"x": None}, "x must be a tensor, got NoneType"),
     ({"weight_h": [1.0]}, "weight_h must be a tensor, got list"),
-    ({"state": randn(2, 5, 7, 6)}, "state must be None or a pair of tensors"),
-    ({"state": (None, randn(2, 5, 7, 6))}, "state must be None or a pair of tensors"),
-    ({"state": (randn(2, 5, 7, 6),)}, "state must be None or a pair of tensors .*, got tuple of length 1"),
 ]
 
 
@@ -112,9 +112,19 @@ def test_the_bare_backward_checks_what_was_saved():
     output, c_n, reserve = torch.ops.pdb_ext.convlstm(*op_arguments())
     good = [output, c_n, x, weight_x, weight_h, peephole, h_0, c_0, output, reserve, 1, False, False, [True] * 7]
     torch.ops.pdb_ext.convlstm_backward(*good)
-    for position, bad in ((0, output[:2]), (1, c_n[:1]), (8, output[..., :3]), (9, reserve[:-1]), (9, reserve.double())):
+    for position, bad in ((0, output[:2]), (1, c_n[:1]), (8, output[..., :3]), (9, reserve[:-1]), (9, reserve.double()),
+                          (9, reserve[:1].expand(len(reserve)))):  # fmt: skip
         with pytest.raises(RuntimeError, match="convlstm_backward: .* must"):
             torch.ops.pdb_ext.convlstm_backward(*good[:position], bad, *good[position + 1 :])
+
+
+@pytest.mark.parametrize("dilation", [2**31, 2**61, 2**62, 2**63 - 1])
+@pytest.mark.parametrize("C", [4, 16])
+def test_a_dilation_beyond_the_picture_leaves_the_centre_tap(dilation, C):
+    x, weight_x, weight_h = randn(2, 1, C, 4, 4), randn(4 * C, C, 3, 3), randn(4 * C, C, 3, 3)
+    output, _ = pdb_ext.convlstm(x, weight_x, weight_h, dilation=dilation)
+    expected, _ = reference.convlstm(x, weight_x[:, :, 1:2, 1:2], weight_h[:, :, 1:2, 1:2])
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.skipif(_library.native is None, reason="needs the native library")

@@ -142,6 +142,12 @@ def test_automan(used_before):
     assert_converts(module, randn(2, 3, 7, 8))
 
 
+def test_automan_is_not_tied_to_the_size_of_its_first_picture():
+    module = AutomanConvLSTM(3, [4], 3, step=2, effective_step=[1]).double()
+    module(randn(1, 3, 7, 8))
+    assert pdb_ext.convert(module)(randn(1, 3, 5, 6))[0][0].shape == (1, 4, 5, 6)
+
+
 def test_automan_cell_with_trained_peepholes():
     cell = AutomanCell(3, 4, 5).double()
     del cell.Wci, cell.Wcf, cell.Wco
@@ -176,12 +182,12 @@ def test_anywhere_in_a_model():
 
 
 def test_weights_dtype_mode_and_frozen_parameters_are_kept():
-    module = NdrplzConvLSTM(3, [4], (3, 3)).bfloat16().eval()
-    module.cell_list[0].conv.weight.requires_grad_(False)
+    module = NdrplzConvLSTM(3, [4], (3, 3)).bfloat16().eval().requires_grad_(False)
     layer = pdb_ext.convert(module).layers[0]
     assert torch.equal(torch.cat([layer.weight_x, layer.weight_h], 1), module.cell_list[0].conv.weight)
     assert layer.weight_x.dtype == torch.bfloat16 and not layer.training
-    assert not layer.weight_h.requires_grad and layer.bias.requires_grad
+    assert not any(parameter.requires_grad for parameter in layer.parameters())
+    assert not module.cell_list[0].training
 
 
 class OtherGateOrder(NdrplzCell):
@@ -190,6 +196,12 @@ class OtherGateOrder(NdrplzCell):
         f, i, o, g = self.conv(torch.cat([input_tensor, h], dim=1)).split(self.hidden_dim, dim=1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c
+
+
+class OtherInTraining(NdrplzCell):
+    def forward(self, input_tensor, cur_state):
+        h, c = super().forward(input_tensor, cur_state)
+        return (nn.functional.dropout(h, 0.9), c) if self.training else (h, c)
 
 
 class OtherArguments(NdrplzCell):
@@ -201,9 +213,21 @@ class StackOfOthers(NdrplzConvLSTM):
     cell = OtherGateOrder
 
 
-@pytest.mark.parametrize("make", [OtherGateOrder, OtherArguments])
+def hooked(*sizes):
+    cell = NdrplzCell(*sizes)
+    cell.conv.register_forward_hook(lambda *_: None)
+    return cell
+
+
+def partly_frozen(*sizes):
+    cell = NdrplzCell(*sizes)
+    cell.conv.bias.requires_grad_(False)
+    return cell
+
+
+@pytest.mark.parametrize("make", [OtherGateOrder, OtherArguments, OtherInTraining, hooked, partly_frozen])
 def test_lookalikes_are_left_alone_with_a_warning(make):
-    cell = make(3, 4, (3, 3), True)
+    cell = make(3, 4, (3, 3), True).eval()
     with pytest.warns(UserWarning, match="leaves .* as it is"):
         assert pdb_ext.convert(nn.Sequential(cell))[0] is cell
 

@@ -106,15 +106,20 @@ def test_state_dict_copy_and_pickle(name):
         assert torch.equal(other(x)[0], expected)
 
 
-def test_reset_parameters_follows_torch_nn_lstm():
+def test_initial_weights():
     layer = ConvLSTM(12, 20, 5, peephole=(3, 20, 1, 1))
     bound = (32 * 25) ** -0.5
     for parameter in (layer.weight_x, layer.weight_h, layer.bias):
         assert 0.9 * bound < parameter.abs().max() <= bound
     assert not layer.peephole.any()
-    before = layer.weight_h.clone()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_reset_parameters_draws_all_of_them_again(name):
+    layer = LAYERS[name]()
+    before = {key: value.clone() for key, value in layer.named_parameters()}
     layer.reset_parameters()
-    assert not torch.equal(layer.weight_h, before)
+    assert not any(torch.equal(value, before[key]) for key, value in layer.named_parameters())
 
 
 def test_repr_shows_what_was_chosen():
@@ -192,7 +197,11 @@ def test_export_and_compile(name, tmp_path):
         (lambda: ConvLSTM(3, 4, peephole=(2, 4, 1, 1)), r"peephole must .* \(3, C, H, W\) with C = 4, got \(2, 4, 1, 1\)"),
         (lambda: ConvLSTM(3, 4, peephole=(3, 5, 1, 1)), r"got \(3, 5, 1, 1\)"),
         (lambda: DBConvLSTM(3, 4, merge="mean"), "merge must be one of .* got 'mean'"),
-        (lambda: PDBConvLSTM(3, 4, dilations=()), "dilations must name at least one"),
+        (lambda: ConvLSTM(3, 4, True), "kernel_size must be an odd integer of at least 1, got True"),
+        (lambda: ConvLSTM(3, 4, peephole=True), "peephole must be a shape .* got True"),
+        (lambda: ConvLSTM(3, 4, peephole=(3.0, 4, 1, 1)), r"peephole must be a shape .* got \(3.0, 4, 1, 1\)"),
+        (lambda: PDBConvLSTM(3, 4, dilations=()), r"dilations must be a tuple of at least one dilation, got \(\)"),
+        (lambda: PDBConvLSTM(3, 4, dilations=2), "dilations must be a tuple of at least one dilation, got 2"),
     ],
 )
 def test_bad_options(make, message):
@@ -205,6 +214,8 @@ def test_bad_input_names_the_layout(name):
     layer = LAYERS[name](batch_first=True)
     with pytest.raises(ValueError, match=rf"{name}: x must have shape \(N, T, Cin, H, W\) with Cin = 3, got .*\(2, 5, 4, 8, 9\)"):
         layer(torch.randn(2, 5, 4, 8, 9))
+    with pytest.raises(ValueError, match=r"T of at least 1, got shape \(2, 0, 3, 8, 9\)"):
+        layer(torch.randn(2, 0, 3, 8, 9))
     with pytest.raises(ValueError, match="got shape"):
         layer(torch.randn(2, 3, 8, 9))
     with pytest.raises(TypeError, match="got list"):

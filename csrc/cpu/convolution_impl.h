@@ -11,8 +11,9 @@ namespace pdb::cpu::PDB_ISA {
 constexpr int kTile = PDB_VECTOR_BYTES == 64 ? 8 : 6;
 template <class T>
 constexpr int kRowBlock = 2 * Vec<T>::size;
-// Weights of one pass over a strip: what fits in half of a 32 KiB first-level cache.
-constexpr int64_t kPassBytes = 18 * 1024;
+// Products that a pass over a strip sums before they join the total, whole taps at a time: rounding errors grow with the
+// length of such a sum, and the weights of a pass must fit in the first-level cache beside the pixels.
+constexpr int64_t kPassProducts = 96;
 
 // An integer as a type, to call a generic lambda with a compile-time size.
 template <int N>
@@ -38,8 +39,18 @@ PDB_INLINE void multiply(Vec<T> (&sums)[N][2], const T* const* left, int64_t lef
   }
 }
 
+// sums[j][2] += sum over the channels of left[j][channel] * right[channel][row_block], from the last channel to the first:
+// h lies behind x in a frame and is mostly the smaller of the two, and a sum rounds less when its small terms come first.
+template <class T, int N>
+PDB_INLINE void multiply_channels(Vec<T> (&sums)[N][2], const T* const* left, const T* right, int64_t channels) {
+  const T* last[N];
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j) last[j] = left[j] + channels - 1;
+  multiply<T, N>(sums, last, -1, right + (channels - 1) * kRowBlock<T>, -kRowBlock<T>, channels);
+}
+
 // One tile of a convolution: N pixels, one block of rows, `taps` taps from `offsets` on. The sum starts from zero and
-// joins what is there at the end: rounding errors grow with the length of a pass, not of the whole sum.
+// joins what is there at the end.
 template <class T, int N>
 void convolve_tile(const Convolution<T>& c, const Source<T>& source, int64_t first_tap, int64_t taps, const T* weight,
                    const int64_t* centers, const T* init, T* out) {
@@ -51,7 +62,7 @@ void convolve_tile(const Convolution<T>& c, const Source<T>& source, int64_t fir
     const T* left[N];
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j) left[j] = source.frame + (centers[j] + c.offsets[tap]) * source.stride;
-    multiply<T, N>(sums, left, 1, weight + tap * c.channels * kRowBlock<T>, kRowBlock<T>, source.channels);
+    multiply_channels<T, N>(sums, left, weight + tap * c.channels * kRowBlock<T>, source.channels);
   }
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j) {
@@ -65,8 +76,7 @@ void convolve_tile(const Convolution<T>& c, const Source<T>& source, int64_t fir
 template <class T>
 void convolve(const Convolution<T>& c, const Source<T>& source, const int64_t* centers, int64_t pixels, const T* init,
               T* out) {
-  const int64_t fitting = kPassBytes / static_cast<int64_t>(source.channels * kRowBlock<T> * sizeof(T));
-  const int64_t taps_a_pass = fitting < 1 ? 1 : fitting;
+  const int64_t taps_a_pass = source.channels < kPassProducts ? kPassProducts / source.channels : 1;
   for (int64_t tap = 0; tap < c.taps; tap += taps_a_pass) {
     const int64_t taps = c.taps - tap < taps_a_pass ? c.taps - tap : taps_a_pass;
     for (int64_t row = 0; row < c.rows; row += kRowBlock<T>) {

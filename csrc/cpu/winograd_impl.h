@@ -57,7 +57,7 @@ void multiply_position(const T* weight, const T* values, int64_t value_stride, i
       sums[j][0] = sums[j][1] = V(T(0));
       left[j] = values + (tile + j) * value_stride;
     }
-    multiply<T, N>(sums, left, 1, weight, kRowBlock<T>, channels);
+    multiply_channels<T, N>(sums, left, weight, channels);
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j) {
       sums[j][0].store(products + (tile + j) * kRowBlock<T>);
