@@ -1,0 +1,31 @@
+"""Video saliency with the pyramid dilated bidirectional ConvLSTM (Song et al., ECCV 2018)."""
+
+from __future__ import annotations
+
+import importlib
+
+# Where each public name lives. Names are imported on first use, so that `pdb-saliency --help` need not wait for torch.
+_MODULES = {
+    "InputError": "errors",
+    "InputSpec": "preprocess",
+    "ModelConfig": "config",
+    "OutputError": "errors",
+    "SaliencyError": "errors",
+    "SaliencyModel": "model",
+    "WeightsError": "errors",
+    "load_caffemodel": "released",
+    "load_model": "weights",
+    "save_model": "weights",
+}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str):
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

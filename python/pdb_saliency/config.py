@@ -1,0 +1,96 @@
+"""What a saliency model is made of: one frozen dataclass that is also stored beside the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from . import efficientnet
+from .preprocess import InputSpec
+from .temporal import TEMPORAL_MODULES
+
+VARIANTS = ("paper", "released")
+BACKBONES = {"resnet50": "ResNet-50", "efficientnet_lite0": "EfficientNet-Lite0"}
+PDC_MODES = ("pdc", "aspp")
+# Far above any useful size; it keeps a damaged configuration from asking for absurd amounts of memory.
+MAX_SIZE = 1 << 14
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network of §3.3. The defaults are the paper's own model.
+
+    variant: "paper" follows Eq. 3-6 as printed; "released" is the authors' Caffe model: peepholes of one weight for
+        each pixel, directions merged by a sum, two-channel head, frozen batch normalisation.
+    backbone: "resnet50" or "efficientnet_lite0".
+    width: first channels of "resnet50" (64 gives 2048 features); "efficientnet_lite0" has fixed widths.
+    pdc: "pdc" (Eq. 3) or "aspp" (sum, Table 4).
+    pdc_dilations, pdc_channels: r_k and C of Eq. 1; one dilation alone is Table 4's single rate.
+    reduced_channels: channels behind the 1x1 reduction.
+    temporal: "none", "fc_lstm", "convlstm", "b_convlstm", "db_convlstm" or "pdb_convlstm" (Table 5).
+    hidden_channels: of each LSTM.
+    temporal_dilations: of the branches of "pdb_convlstm".
+    input_size: (height, width) that `InputSpec` resizes frames to. The released variant takes only this size, because
+        its peepholes have one weight for each feature pixel. Sizes of the form 8k + 1 put the first and the last
+        feature exactly on the first and the last pixel.
+    """
+
+    variant: str = "paper"
+    backbone: str = "resnet50"
+    width: int = 64
+    pdc: str = "pdc"
+    pdc_dilations: tuple[int, ...] = (2, 4, 8, 16)
+    pdc_channels: int = 512
+    reduced_channels: int = 32
+    temporal: str = "pdb_convlstm"
+    hidden_channels: int = 32
+    temporal_dilations: tuple[int, ...] = (1, 2)
+    input_size: tuple[int, int] = (473, 473)
+
+    def __post_init__(self):
+        choices = {"variant": VARIANTS, "backbone": BACKBONES, "pdc": PDC_MODES, "temporal": TEMPORAL_MODULES}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name in ("width", "pdc_channels", "reduced_channels", "hidden_channels"):
+            _check_sizes(name, (getattr(self, name),))
+        for name in ("pdc_dilations", "temporal_dilations", "input_size"):
+            _check_sizes(name, getattr(self, name))
+        if len(self.input_size) != 2:
+            raise ValueError(f"input_size must be (height, width), got {self.input_size!r}")
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """Size, channel order and normalisation that the backbone was trained with."""
+        height, width = self.input_size
+        if self.backbone == "efficientnet_lite0":
+            return InputSpec(height, width, bgr=False, mean=efficientnet.MEAN, std=efficientnet.STD)
+        # The mean colour that the authors' Caffe model subtracts.
+        mean = (104.00698793, 116.66876762, 122.67891434)
+        return InputSpec(height, width, bgr=True, mean=mean, std=(1.0, 1.0, 1.0))
+
+    def to_dict(self) -> dict:
+        """Plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> ModelConfig:
+        """The inverse of `to_dict`, also after a round through JSON. Raises ValueError that names a wrong entry."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(values, dict) or set(values) != names:
+            found = ", ".join(sorted(map(str, values))) if isinstance(values, dict) else type(values).__name__
+            raise ValueError(f"a model configuration must have the entries {', '.join(sorted(names))}, got {found}")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _check_sizes(name: str, sizes: tuple[int, ...]) -> None:
+    integers = isinstance(sizes, tuple) and all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
+    if not integers or not sizes or not all(1 <= size <= MAX_SIZE for size in sizes):
+        raise ValueError(f"{name} must hold integers from 1 to {MAX_SIZE}, got {sizes!r}")
+
+
+PAPER = ModelConfig()
+RELEASED = ModelConfig(variant="released")
+# For CPUs. The PDC branches are a quarter as wide as the features, as in the paper; 321 = 8 * 40 + 1 is the paper's
+# square input at 46 % of its pixels.
+LITE = ModelConfig(backbone="efficientnet_lite0", pdc_channels=80, input_size=(321, 321))

@@ -1,0 +1,118 @@
+"""The video saliency network of the paper's §3.3: backbone, PDC, reduction, temporal module, head, upsampling."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .config import BACKBONES, PAPER, ModelConfig
+from .efficientnet import EfficientNetLite0
+from .layers import ConvBatchNorm, freeze_batch_norm, initialise, initialise_released
+from .pdc import PyramidDilatedConvolution
+from .resnet import DilatedResNet50
+from .temporal import TEMPORAL_MODULES, build_temporal
+
+
+class SaliencyModel(nn.Module):
+    """Saliency logits of every frame of a clip.
+
+    forward(clip): clip (N, T, 3, H, W), floating point, preprocessed by `input_spec`; returns logits (N, T, 1, H, W).
+    The saliency map is their sigmoid. Each clip starts from an empty state. H and W are free, but the released variant
+    takes only the size of `input_spec`. Raises ValueError for another shape or dtype.
+
+    `spatial` (backbone, PDC, 1x1 reduction) maps frames (N, 3, H, W) to features (N, reduced_channels, h, w). A model
+    with temporal="none" predicts from these alone; its `spatial` weights fit every other temporal module, which is
+    the paper's two-step training.
+
+    Options override single fields of `config`: SaliencyModel(variant="released"), SaliencyModel(LITE, temporal="none").
+
+    Attributes: config; input_spec; description (one line for people); untrained (plain words on what holds random
+    weights; None when everything is trained).
+    """
+
+    def __init__(self, config: ModelConfig = PAPER, **options):
+        super().__init__()
+        config = dataclasses.replace(config, **options)
+        self.config = config
+        self.input_spec = config.input_spec
+        self.untrained: str | None = "every weight is random: nothing in this model has been trained"
+        released = config.variant == "released"
+        backbone = EfficientNetLite0() if config.backbone == "efficientnet_lite0" else DilatedResNet50(config.width)
+        pdc = PyramidDilatedConvolution(backbone.out_channels, config.pdc_channels, config.pdc_dilations, config.pdc)
+        reduce = ConvBatchNorm(pdc.out_channels, config.reduced_channels)
+        self.spatial = nn.Sequential(OrderedDict(backbone=backbone, pdc=pdc, reduce=reduce))
+        initialise(self.spatial)
+        self.temporal, channels = build_temporal(
+            config.temporal,
+            config.reduced_channels,
+            config.hidden_channels,
+            dilations=config.temporal_dilations,
+            merge="sum" if released else "tanh",
+            peephole=(3, 1, *map(backbone.feature_size, config.input_size)) if released else None,
+        )
+        self.head = nn.Conv2d(channels, 2 if released else 1, kernel_size=1)
+        if released:
+            initialise_released(self.temporal)
+            freeze_batch_norm(self)
+
+    def forward(self, clip: Tensor) -> Tensor:
+        self._check_clip(clip)
+        frames = clip.flatten(0, 1)
+        features = self.spatial(frames).unflatten(0, clip.shape[:2])
+        features, _ = self.temporal(features)
+        # The released head has two channels and the last one is saliency; the other went unused in Caffe, too.
+        logits = self.head(features.flatten(0, 1))[:, -1:]
+        upsample = upsample_logits if self.config.variant == "released" else upsample_saliency
+        return upsample(logits, clip.shape[-2:]).unflatten(0, clip.shape[:2])
+
+    def train(self, mode: bool = True) -> SaliencyModel:
+        """As nn.Module.train; the batch normalisation of the released variant stays frozen."""
+        super().train(mode)
+        if self.config.variant == "released":
+            freeze_batch_norm(self)
+        return self
+
+    @property
+    def description(self) -> str:
+        config = self.config
+        rates = "/".join(map(str, config.pdc_dilations))
+        parts = [BACKBONES[config.backbone], f"{config.pdc.upper()} {rates}", TEMPORAL_MODULES[config.temporal]]
+        return ", ".join([*parts, f"{config.variant} variant", "x".join(map(str, config.input_size))])
+
+    def _check_clip(self, clip: Tensor) -> None:
+        if clip.dim() != 5 or clip.shape[2] != 3 or not clip.is_floating_point():
+            raise ValueError(f"clip must be floating point (N, T, 3, H, W), got {clip.dtype} {tuple(clip.shape)}")
+        if self.config.variant == "released" and tuple(clip.shape[-2:]) != self.config.input_size:
+            height, width = self.config.input_size
+            raise ValueError(
+                f"clip must be {height}x{width}, the one size that this model's peepholes fit, "
+                f"got {clip.shape[-2]}x{clip.shape[-1]}"
+            )
+
+
+def upsample_logits(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear, corners aligned: (N, C, h, w) -> (N, C, *size).
+
+    Corners, because the strided layers of both backbones sample pixels 0, 8, 16, ...: for an input of 8k + 1 pixels, as
+    the paper's 473 and 353, the first and the last feature lie on the first and the last pixel. Caffe's Interp layer,
+    which the released model uses, does the same.
+    """
+    return F.interpolate(logits, size=size, mode="bilinear", align_corners=True)
+
+
+def upsample_saliency(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """Logits of the upsampled saliency map: sigmoid first, then bilinear upsampling, the order that §3.3 gives.
+
+    (N, C, h, w) -> (N, C, *size), such that sigmoid(result) = upsample(sigmoid(logits)). The result is
+    log(p) - log(1 - p); interpolation weights sum to one, so 1 - p is the upsampled sigmoid(-logits), which does not
+    cancel. Computed in at least float32, where it saturates at about +-87.
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    smallest = torch.finfo(wide.dtype).tiny
+    salient = upsample_logits(torch.sigmoid(wide), size).clamp_min(smallest)
+    background = upsample_logits(torch.sigmoid(-wide), size).clamp_min(smallest)
+    return (salient.log() - background.log()).to(logits.dtype)

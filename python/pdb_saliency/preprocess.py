@@ -1,0 +1,57 @@
+"""From decoded video frames to the tensor a network expects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import InputError
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Size and colour normalisation of a network's input.
+
+    height, width: network input size in pixels; frames are resized to it without regard to their aspect ratio, as the
+        authors did.
+    bgr: the channel order the network was trained with; False means RGB.
+    mean, std: three floats each, in that channel order, in units of 0-255.
+    """
+
+    height: int
+    width: int
+    bgr: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def prepare(self, frames: Sequence[np.ndarray]) -> Tensor:
+        """Resize and normalise decoded frames.
+
+        frames: uint8 arrays (H, W, 3) in BGR order, as OpenCV decodes them; their sizes may differ.
+        Returns float32 (T, 3, height, width).
+        Raises InputError for an array of another dtype or shape, or without pixels.
+
+        The resize is bilinear on uint8 with half-pixel centres and no antialiasing: the released model was trained
+        behind exactly this (Caffe's ImageData layer calls cv::resize before it subtracts the mean).
+        """
+        clip = np.empty((len(frames), 3, self.height, self.width), np.float32)
+        # (x - mean) first and the division after it, so that std = 1 reproduces Caffe's subtraction bit for bit.
+        mean = np.asarray(self.mean, np.float32)
+        std = np.asarray(self.std, np.float32)
+        for target, frame in zip(clip, frames):
+            _check_frame(frame)
+            resized = cv2.resize(frame, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
+            if not self.bgr:
+                resized = resized[:, :, ::-1]
+            np.copyto(target, ((resized.astype(np.float32) - mean) / std).transpose(2, 0, 1))
+        return torch.from_numpy(clip)
+
+
+def _check_frame(frame: np.ndarray) -> None:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
+        raise InputError(f"a frame must be a uint8 array (H, W, 3), got {frame.dtype} {tuple(frame.shape)}")
