@@ -1,0 +1,213 @@
+"""The command line: `pdb-saliency predict | demo | info`.
+
+Nothing heavy is imported before a command runs, so that --help answers at once.
+Exit codes: 0 done, 1 something the user can put right (one line on stderr), 2 wrong usage, 130 interrupted by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .options import KINDS, THRESHOLD
+
+_HELP = "Video salient object detection with PDB-ConvLSTM (Song et al., ECCV 2018)."
+
+_EXAMPLES = """\
+examples:
+  pdb-saliency demo
+  pdb-saliency predict clip.mp4 -o out --save maps,video
+  pdb-saliency predict --help
+
+exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted by Ctrl-C
+"""
+
+_PREDICT_HELP = """\
+Write a saliency map for every frame of a video, a folder of frames, or a glob.
+
+  --save maps     OUT/maps/NAME.png: saliency 0..1 as grey 0..255 (the default)
+  --save masks    OUT/masks/NAME.png: white where saliency reaches the threshold
+  --save overlay  OUT/overlay/NAME.png: the frame, tinted red where salient
+  --save video    OUT/overlay.mp4: the same at the source's frame rate
+                  (24 for pictures, whose first one sets the size)
+
+Pictures have the size of their frame. NAME is the frame's file name without
+its suffix; a video's frames are 00000, 00001, ... Frames are taken in natural
+order: 2.jpg before 10.jpg. Files of an earlier run are overwritten, never
+deleted. When a frame cannot be read, the results of all frames before it are
+written, and the exit code is 1.
+"""
+
+_PREDICT_EXAMPLES = """\
+examples:
+  pdb-saliency predict clip.mp4 -o out
+  pdb-saliency predict frames/ -o out --save maps,masks,video
+  pdb-saliency predict 'frames/*.jpg' -o out --weights net.caffemodel
+"""
+
+_DEMO_HELP = """\
+A first run without any data: draw a football rolling over a meadow under a
+moving camera (OUT/clip.mp4), then run `predict` on it, which writes
+OUT/overlay.mp4 and the maps. The ball's true masks are known, so the result is
+scored as well.
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code. Wrong usage and --help raise SystemExit, as argparse does."""
+    # Decoders report on stderr what the command says in one line. Set before anything imports cv2.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        return 2
+    try:
+        return _run(arguments)
+    except KeyboardInterrupt:
+        print("pdb-saliency: interrupted; the files written so far are complete", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output has gone. Python would complain once more while it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from .errors import SaliencyError
+
+    try:
+        arguments.command(arguments)
+        sys.stdout.flush()
+    except SaliencyError as error:
+        print("pdb-saliency: error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        return 1
+    return 0
+
+
+def _predict(arguments: argparse.Namespace) -> None:
+    _process(arguments.input, arguments.output, arguments.save, arguments.threshold, arguments.weights, arguments.device)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from .demo import render_clip, score
+    from .scene import MeadowFilm
+
+    clip = arguments.output / "clip.mp4"
+    truth = render_clip(MeadowFilm(), clip)
+    _process(str(clip), arguments.output, KINDS, THRESHOLD, arguments.weights, arguments.device)
+    overlap, error = score(arguments.output / "maps", truth, THRESHOLD)
+    print(f"against the ball's true masks: mean IoU {overlap:.3f} at threshold {THRESHOLD}, mean absolute error {error:.3f}")
+    print(f"overlay video: {(arguments.output / 'overlay.mp4').resolve()}")
+
+
+def _info(arguments: argparse.Namespace) -> None:
+    from .info import describe
+
+    print(describe())
+
+
+def _process(text: str, out: Path, kinds: Sequence[str], threshold: float, weights: str | None, device_name: str) -> None:
+    """The main job, with its words to the user."""
+    from .source import open_source
+
+    source = open_source(text)
+
+    # Only now, so that a mistyped path is told at once.
+    from .predict import move, resolve_device, run
+    from .weights import load_model
+    from .writer import ResultWriter
+
+    device = resolve_device(device_name)
+    model = move(load_model(weights), device)
+    if model.untrained:
+        print(f"pdb-saliency: note: {model.untrained}", file=sys.stderr)
+    with ResultWriter(out, kinds, threshold, source.fps, source.files) as writer:
+        run(source, model, device, writer)
+    if source.remark:
+        print(f"pdb-saliency: note: {source.remark}", file=sys.stderr)
+    print(f"{writer.frames} frame{'s' * (writer.frames != 1)} -> {', '.join(map(str, writer.outputs()))}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        # An unquoted glob arrives as many arguments; argparse would list them all.
+        if message.startswith("unrecognized arguments") and len(message) > 200:
+            message = f"{message[:150]}... (a glob must be quoted: 'frames/*.jpg')"
+        super().error(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog="pdb-saliency", description=_HELP, epilog=_EXAMPLES, formatter_class=raw)
+    parser.set_defaults(command=None)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    predict = commands.add_parser(
+        "predict",
+        help="saliency of a video or of frames",
+        description=_PREDICT_HELP,
+        epilog=_PREDICT_EXAMPLES,
+        formatter_class=raw,
+    )
+    predict.set_defaults(command=_predict)
+    predict.add_argument("input", metavar="INPUT", type=_path, help="a video file, a folder of frames, or a quoted glob")
+    _add_output(predict, required=True, help="folder for the results; made if absent")
+    kinds = ", ".join(KINDS)
+    predict.add_argument("--save", type=_kinds, default=["maps"], metavar="KINDS", help=f"comma list of {kinds} (default: maps)")
+    threshold_help = "of the masks, 0 to 1 (default: %(default)s, the paper's)"
+    predict.add_argument("--threshold", type=_probability, default=THRESHOLD, metavar="T", help=threshold_help)
+    _add_model_options(predict)
+
+    demo = commands.add_parser("demo", help="a first run, without any data", description=_DEMO_HELP, formatter_class=raw)
+    demo.set_defaults(command=_demo)
+    _add_output(demo, default=Path("pdb-saliency-demo"), help="folder for the results (default: %(default)s)")
+    _add_model_options(demo)
+
+    info = commands.add_parser("info", help="the build and the devices", description="Print the build and the devices.")
+    info.set_defaults(command=_info)
+    return parser
+
+
+def _add_output(parser: argparse.ArgumentParser, **options: Any) -> None:
+    parser.add_argument("-o", "--output", metavar="OUT", type=lambda text: Path(_path(text)), **options)
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights",
+        metavar="W",
+        help="a name (`pdb-saliency info` lists them), or a .safetensors, .pth or .caffemodel file "
+        "(default: the light model that comes with the package)",
+    )
+    device_help = "auto, cpu, cuda, cuda:1, ... (default: auto, which is CUDA where there is a GPU)"
+    parser.add_argument("--device", default="auto", metavar="D", help=device_help)
+
+
+def _path(text: str) -> str:
+    if not text:  # What an unset shell variable gives; Path("") would be the current folder.
+        raise argparse.ArgumentTypeError("expected a path, got nothing")
+    return text
+
+
+def _kinds(text: str) -> list[str]:
+    kinds = text.split(",")
+    for kind in kinds:
+        if kind not in KINDS:
+            raise argparse.ArgumentTypeError(f"expected a comma list of {', '.join(KINDS)}, got {text!r}")
+    return kinds
+
+
+def _probability(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:  # Also false for NaN.
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return value

@@ -1,0 +1,69 @@
+"""Picture files as frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .errors import InputError
+from .frame import Frame
+
+# What cv2.imdecode turns into 8-bit colour. Float formats (.exr, .hdr, .pfm) have no 0-255 range and are left out.
+IMAGE_SUFFIXES = frozenset(
+    ".avif .bmp .dib .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .ras .sr .tif .tiff .webp".split()
+)
+
+
+class PictureFiles:
+    """Pictures as frames, named by their file names without suffix. paths: in order of time.
+
+    Raises InputError when two of them have the same name.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self.files = paths
+        self.count = len(paths)
+        self.fps = None
+        self.remark = None
+        first: dict[str, Path] = {}
+        for path in paths:
+            if first.setdefault(path.stem, path) != path:
+                raise InputError(f"{first[path.stem]} and {path} would both be written as {path.stem}.png")
+
+    def __iter__(self) -> Iterator[Frame]:
+        for path in self.files:
+            yield Frame(path.stem, read_picture(path))
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """uint8 (H, W, 3), BGR. Grey becomes three equal channels, 16 bits become 8, alpha is dropped, EXIF rotation applied.
+
+    Raises InputError when the file cannot be read or does not decode.
+    """
+    try:
+        data = path.read_bytes()  # Not cv2.imread, which reports "no permission" and "no picture" alike.
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if _is_complete(data) else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise InputError(f"{path}: this frame does not decode ({len(data)} bytes; empty, truncated, or not a picture)")
+    return image
+
+
+def _is_complete(data: bytes) -> bool:
+    """False where a JPEG or PNG file breaks off. OpenCV 4 decodes half a JPEG without a word, the rest of it black."""
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" in data
+    if not data.startswith(b"\xff\xd8"):
+        return len(data) > 0
+    # The end-of-image marker must follow the pixels; one further ahead belongs to a thumbnail, inside a segment.
+    position = 2
+    while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != b"\xda":
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return data.find(b"\xff\xd9", position) >= 0

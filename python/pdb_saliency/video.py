@@ -1,0 +1,128 @@
+"""A video file as frames, through OpenCV."""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from .errors import InputError
+from .frame import Frame
+
+# FFmpeg "plays" text files as a terminal's output; nobody means that.
+_TEXT_SUFFIXES = frozenset(".txt .asc .ans .nfo .diz .ice .vt".split())
+_ISO_MEDIA = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+
+
+class VideoFile:
+    """Frames of a video, named by number from 0, five digits or as many as the declared count needs.
+
+    count: what the container declares, None when it declares nothing; it may be an estimate.
+    Iteration decodes the file once more from its start. Rotation metadata is applied by OpenCV.
+
+    OpenCV ends a damaged video as silently as a complete one. After the last frame that decodes, InputError tells of a
+    file that stops early; a smaller difference from the declared count only sets `remark`.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.files = [path]
+        self.remark = None
+        with open(path, "rb") as file:  # OpenCV cannot tell "no permission" from "no video".
+            if not file.read(1):
+                raise InputError(f"{path}: the file is empty")
+        capture = self._open()
+        count, fps = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+        capture.release()
+        self.count = round(count) if 0 < count < 1e9 else None
+        self.fps = fps if 0 < fps < math.inf else None
+
+    def __iter__(self) -> Iterator[Frame]:
+        digits = max(5, len(str((self.count or 1) - 1)))
+        capture = self._open()
+        read, milliseconds = 0, 0.0
+        try:
+            while (image := self._decode(capture)) is not None:
+                milliseconds = capture.get(cv2.CAP_PROP_POS_MSEC)
+                yield Frame(f"{read:0{digits}d}", image)
+                read += 1
+        finally:
+            capture.release()
+        self._judge_end(read, milliseconds)
+
+    def _open(self) -> cv2.VideoCapture:
+        try:
+            capture = cv2.VideoCapture(opencv_path(self.path))
+        except ValueError as error:
+            raise InputError(str(error)) from error
+        # OpenCV's last resort reads "clip01.bin" as a series of pictures.
+        if self.path.suffix.lower() in _TEXT_SUFFIXES or not capture.isOpened() or capture.getBackendName() == "CV_IMAGES":
+            why = "the file is truncated" if _missing_bytes(self.path) else "not a video, or damaged"
+            raise InputError(f"{self.path}: OpenCV cannot open it as a video ({why})")
+        return capture
+
+    def _decode(self, capture: cv2.VideoCapture) -> np.ndarray | None:
+        try:
+            ok, image = capture.read()
+        except cv2.error as error:
+            raise InputError(f"{self.path}: decoding failed ({error.err})") from error
+        return image if ok else None
+
+    def _judge_end(self, read: int, milliseconds: float) -> None:
+        """Tell a video that stops early from one whose declared count is merely inexact.
+
+        mp4 and mov say how long the file must be; their count also includes frames that an edit list hides. Elsewhere the
+        count may be duration times a guessed frame rate: only when the last time stamp also falls short is the end missing.
+        """
+        if read == 0:
+            raise InputError(f"{self.path}: no frame of this video decodes")
+        declared = self.count or read
+        missing_bytes = _missing_bytes(self.path)
+        if missing_bytes is None:
+            last = milliseconds / 1000 * (self.fps or 0)
+            stops_early = read < declared - 1 and last < declared - 2.5
+        else:
+            stops_early = missing_bytes > 0
+        if stops_early:
+            of = f" of {declared}" if declared > read else ""
+            raise InputError(f"{self.path}: the video is truncated or damaged, {read}{of} frames decode")
+        if read < declared - 1:
+            self.remark = f"{self.path}: the container declares {declared} frames, {read} were decoded"
+
+
+def opencv_path(path: Path) -> str:
+    """The path as OpenCV's video readers and writers take it. Raises ValueError for one that is not valid UTF-8.
+
+    OpenCV 5.0 dies of such a path. Absolute, because FFmpeg takes "take:1.mp4" for a protocol.
+    """
+    text = str(path.absolute())
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{text!a}: the path of a video must be valid UTF-8") from error
+    return text
+
+
+def _missing_bytes(path: Path) -> int | None:
+    """Bytes that the last top-level box of an ISO media file (mp4, mov) promises beyond its end; None for other files."""
+    size = path.stat().st_size
+    position = 0
+    with open(path, "rb") as file:
+        while position < size:
+            file.seek(position)
+            header = file.read(16)
+            if len(header) < 8:
+                break
+            length, kind = struct.unpack_from(">I4s", header)
+            if position == 0 and kind not in _ISO_MEDIA:
+                return None
+            if length == 1 and len(header) == 16:
+                (length,) = struct.unpack_from(">Q", header, 8)
+            if length < 8:  # 0: this box reaches to the end of the file. Others: no box, as after the end of some files.
+                return 0
+            position += length
+    return position - size if position > size else 0

@@ -1,0 +1,41 @@
+"""A stand-in for the saliency network, and the command line running with it: python tests/fake_model.py predict ..."""
+
+import sys
+import time
+
+import torch
+from pdb_saliency.preprocess import InputSpec
+from torch import nn
+
+
+class GreyModel(nn.Module):
+    """Saliency = mean of the three channels over 255, so that what a map must show is known."""
+
+    input_spec = InputSpec(height=36, width=64, bgr=True, mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
+    description = "grey"
+    untrained = "nothing here is trained"
+
+    def __init__(self, seconds=0.0):
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, clip):
+        assert clip.shape[1:] == (5, 3, 36, 64) and clip.dtype == torch.float32
+        time.sleep(self.seconds)
+        return torch.logit(clip.mean(2, keepdim=True))
+
+
+class PositionModel(GreyModel):
+    """Saliency = (position in the clip + 1) / 10: a map tells which prediction was kept."""
+
+    def forward(self, clip):
+        position = torch.arange(1, 6).view(1, 5, 1, 1, 1) / 10
+        return torch.logit(position.expand(clip.shape[0], 5, 1, *clip.shape[-2:]))
+
+
+if __name__ == "__main__":
+    import pdb_saliency.weights
+    from pdb_saliency.cli import main
+
+    pdb_saliency.weights.load_model = lambda _: GreyModel(seconds=0.05)
+    sys.exit(main())

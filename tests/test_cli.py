@@ -1,0 +1,155 @@
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+from conftest import shared_path
+from fake_model import GreyModel
+from films import grey_frame, write_frames, write_video
+from pdb_saliency import cli
+
+
+@pytest.fixture
+def frames(tmp_path):
+    return str(write_frames(tmp_path / "in", [grey_frame(9)] * 2))
+
+
+def run_process(*arguments, **options):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=120, **options)
+
+
+def help_of(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*command, "--help"])
+    assert stop.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_help_needs_neither_torch_nor_opencv():
+    check = "import sys; from pdb_saliency.cli import _parser; _parser(); print({'torch', 'cv2', 'numpy'} & set(sys.modules))"
+    assert run_process("-c", check).stdout == "set()\n"
+
+
+def test_examples_in_the_help_are_valid(capsys):
+    lines = [line for line in help_of(["predict"], capsys).splitlines() if line.startswith("  pdb-saliency predict")]
+    assert len(lines) == 3
+    for line in lines:
+        arguments = cli._parser().parse_args(shlex.split(line)[1:])
+        assert arguments.input and arguments.output
+
+
+@pytest.mark.parametrize("command", [[], ["predict"], ["demo"], ["info"]])
+def test_help_fits_a_terminal(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, help_of(command, capsys).splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["predict"], "INPUT"),
+        (["predict", "x"], "-o"),
+        (["predict", "", "-o", "y"], "expected a path, got nothing"),
+        (["predict", "x", "-o", ""], "expected a path, got nothing"),
+        (["predict", "x", "-o", "y", "--threshold", "nan"], "expected a number from 0 to 1, got 'nan'"),
+        (["predict", "x", "-o", "y", "--threshold", "1.01"], "expected a number from 0 to 1, got '1.01'"),
+        (["predict", "x", "-o", "y", "--threshold", "half"], "expected a number from 0 to 1, got 'half'"),
+        (["predict", "x", "-o", "y", "--save", "maps,movie"], "expected a comma list of maps, masks, overlay, video"),
+        (["predict", "x", "-o", "y", "--save", ""], "expected a comma list"),
+        (["predict", *(f"frames/{i:05d}.jpg" for i in range(900)), "-o", "y"], "a glob must be quoted"),
+        (["dance"], "dance"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(arguments, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    assert stop.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert message in error and len(error) < 400
+
+
+def test_no_command_shows_the_help(capsys):
+    assert cli.main([]) == 2
+    assert "predict" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"input": "nowhere.mp4"}, "nowhere.mp4: cannot be read (No such file or directory)"),
+        ({"--weights": "nowhere.pth"}, "nowhere.pth"),
+        ({"--weights": "unknown-name"}, "unknown-name"),
+        ({"--device": "abacus"}, "device 'abacus' cannot be used"),
+        ({"-o": "/dev/null/out"}, "/dev/null"),
+    ],
+)
+def test_failure_is_one_line_and_exit_code_1(change, message, frames, tmp_path, capsys):
+    options = {"input": frames, "-o": str(tmp_path / "out"), **change}
+    assert cli.main(["predict", options.pop("input"), *(text for option in options.items() for text in option)]) == 1
+    printed = capsys.readouterr()
+    errors = [line for line in printed.err.splitlines() if not line.startswith("pdb-saliency: note: ")]
+    assert len(errors) == 1 and errors[0].startswith("pdb-saliency: error: ") and message in errors[0]
+    assert printed.out == "" and not (tmp_path / "out").exists()
+
+
+def test_as_a_module():
+    done = run_process("-m", "pdb_saliency", "predict", "nowhere.mp4", "-o", "out")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "pdb-saliency: error: nowhere.mp4: cannot be read (No such file or directory)\n"
+
+
+def test_interrupt_is_exit_code_130(frames, tmp_path, monkeypatch, capsys):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pdb_saliency.weights.load_model", interrupted)
+    assert cli.main(["predict", frames, "-o", str(tmp_path / "out")]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_damaged_inputs_print_one_line_from_a_real_process(tmp_path):
+    """Decoders in C write to the stderr of the process, past everything that Python could catch."""
+    video = write_video(tmp_path / "cut.mp4", [grey_frame(5 * i) for i in range(30)])
+    video.write_bytes(video.read_bytes()[:-100])
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    for suffix in (".png", ".jpg", ".tiff", ".webp"):
+        picture = write_frames(tmp_path / suffix[1:], [noise], suffix) / f"00000{suffix}"
+        picture.write_bytes(picture.read_bytes()[:-1000])
+    code = "import sys; from pdb_saliency import cli; [print(cli.main(['predict', i, '-o', sys.argv[1]])) for i in sys.argv[2:]]"
+    inputs = [str(video), *(str(tmp_path / name) for name in ("png", "jpg", "tiff", "webp"))]
+    done = run_process("-c", code, str(tmp_path / "out"), *inputs)
+    errors = [line for line in done.stderr.splitlines() if "note:" not in line]
+    assert done.stdout.split() == ["1"] * 5
+    assert len(errors) == 5 and all(line.startswith("pdb-saliency: error: ") for line in errors), errors
+
+
+def test_info(capsys):
+    assert cli.main(["info"]) == 0
+    text = capsys.readouterr().out
+    for expected in (r"^build:", r"^  torch +\d", r"^  opencv +\d", r"^  cpu +\d+ threads", r"^  imagenet "):
+        assert re.search(expected, text, re.MULTILINE), expected
+
+
+def test_the_light_model_on_a_real_sequence_and_its_video(tmp_path, monkeypatch, capsys):
+    sequence = shared_path("data/davis_dev/JPEGImages/blackswan")
+    names = sorted(path.stem for path in sequence.iterdir())[:2]
+    assert cli.main(["predict", str(sequence / "0000[01].jpg"), "-o", str(tmp_path / "out"), "--save", "maps,masks"]) == 0
+    assert "the temporal part" in capsys.readouterr().err
+    for kind in ("maps", "masks"):
+        pictures = [cv2.imread(str(tmp_path / "out" / kind / f"{name}.png"), cv2.IMREAD_UNCHANGED) for name in names]
+        assert [picture.shape for picture in pictures] == [(480, 854)] * 2
+        assert kind == "maps" or set(np.unique(pictures)) <= {0, 255}
+
+    monkeypatch.setattr("pdb_saliency.weights.load_model", lambda _: GreyModel())
+    pictures = [cv2.imread(str(path)) for path in sorted(sequence.iterdir())[:12]]
+    video = write_video(tmp_path / "swan.mp4", pictures)
+    for index, source in enumerate((sequence, video)):
+        assert cli.main(["predict", str(source), "-o", str(tmp_path / str(index))]) == 0
+    for number in range(12):
+        a, b = (cv2.imread(str(tmp_path / i / "maps" / f"{number:05d}.png"), 0) for i in "01")
+        assert cv2.PSNR(a, b) > 30, "the video's frames are the sequence's, apart from compression"

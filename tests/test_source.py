@@ -1,0 +1,229 @@
+import os
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from films import as_nobody, grey_frame, index_first, write_frames, write_video
+from pdb_saliency.errors import InputError, OutputError
+from pdb_saliency.mp4 import Mp4Writer
+from pdb_saliency.source import open_source
+
+
+def read_all(source):
+    """(frames that came, the error after them or None)."""
+    frames = []
+    try:
+        frames.extend(source)
+    except InputError as error:
+        return frames, str(error)
+    return frames, None
+
+
+def moving(count, height=48, width=64):
+    ramp = np.tile(np.linspace(0, 255, width, dtype=np.uint8)[None, :, None], (height, 1, 3))
+    return [np.roll(ramp, i, 1) for i in range(count)]
+
+
+def test_folder_in_natural_order_without_other_files(tmp_path):
+    for name in ("10.png", "2.png", "1.JPG", "a 3é.png"):
+        cv2.imwrite(str(tmp_path / name), grey_frame(9))
+    (tmp_path / "notes.txt").write_text("no frame")
+    (tmp_path / "._2.png").write_bytes(b"resource fork")
+    (tmp_path / "folder.png").mkdir()
+    source = open_source(str(tmp_path))
+    assert [frame.name for frame in source] == ["1", "2", "10", "a 3é"]
+    assert (source.count, source.fps) == (4, None)
+
+
+def test_glob_and_single_picture(tmp_path):
+    for sequence in ("a", "b"):
+        write_frames(tmp_path / sequence, [grey_frame(1), grey_frame(2)])
+    assert [f.image[0, 0, 0] for f in open_source(str(tmp_path / "b" / "*[01].png"))] == [1, 2]
+    assert [f.name for f in open_source(str(tmp_path / "a" / "00001.png"))] == ["00001"]
+    with pytest.raises(InputError, match=r"a.00000\.png and .*b.00000\.png would both be written as 00000\.png"):
+        open_source(str(tmp_path / "**" / "*.png"))
+
+
+def test_a_real_name_comes_before_a_glob(tmp_path):
+    folder = write_frames(tmp_path / "take[1]", [grey_frame(5)])
+    assert open_source(str(folder)).count == 1
+
+
+def test_a_link_to_nothing_is_a_frame_that_cannot_be_read(tmp_path):
+    write_frames(tmp_path, [grey_frame(1)])
+    (tmp_path / "00001.png").symlink_to("gone.png")
+    frames, error = read_all(open_source(str(tmp_path)))
+    assert len(frames) == 1 and "00001.png: cannot be read (No such file" in error
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_same_stem_is_refused_before_anything_is_read(tmp_path, suffix):
+    (tmp_path / "x.bmp").write_bytes(b"never read")
+    (tmp_path / f"x{suffix}").write_bytes(b"never read")
+    with pytest.raises(InputError, match="would both be written as x.png"):
+        open_source(str(tmp_path))
+
+
+def test_grey_16_bit_and_alpha_become_8_bit_colour(tmp_path):
+    cv2.imwrite(str(tmp_path / "0.png"), np.full((4, 6), 77, np.uint8))
+    cv2.imwrite(str(tmp_path / "1.png"), np.full((4, 6), 77 * 257, np.uint16))
+    cv2.imwrite(str(tmp_path / "2.png"), np.full((4, 6, 4), 77, np.uint8))
+    cv2.imwrite(str(tmp_path / "3.tiff"), np.full((4, 6, 3), 77 * 257, np.uint16))
+    for frame in open_source(str(tmp_path)):
+        assert frame.image.dtype == np.uint8 and frame.image.shape == (4, 6, 3)
+        assert (frame.image == 77).all(), frame.name
+
+
+def test_exif_rotation_is_applied(tmp_path):
+    picture = np.zeros((8, 16, 3), np.uint8)
+    picture[:, 8:] = 255
+    jpeg = cv2.imencode(".jpg", picture)[1].tobytes()
+    tag = struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)  # Orientation 6: show it turned clockwise by 90 degrees.
+    exif = b"Exif\0\0" + b"II*\0" + struct.pack("<IH", 8, 1) + tag + struct.pack("<I", 0)
+    (tmp_path / "turned.jpg").write_bytes(jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + jpeg[2:])
+    (frame,) = open_source(str(tmp_path))
+    assert frame.image.shape == (16, 8, 3)
+    assert frame.image[:7].max() < 30 and frame.image[9:].min() > 225
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
+@pytest.mark.parametrize("part", [0, 0.5, 0.98])
+def test_truncated_picture_is_named_after_the_frames_before_it(tmp_path, suffix, part):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    write_frames(tmp_path, [noise] * 3, suffix)
+    broken = tmp_path / f"00001{suffix}"
+    broken.write_bytes(broken.read_bytes()[: int(part * broken.stat().st_size)])
+    frames, error = read_all(open_source(str(tmp_path)))
+    assert [frame.name for frame in frames] == ["00000"]
+    assert str(broken) in error and "does not decode" in error and "\n" not in error
+
+
+def test_truncated_jpeg_with_a_thumbnail(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    jpeg, thumbnail = (cv2.imencode(".jpg", picture)[1].tobytes() for picture in (noise, noise[:8, :8]))
+    jpeg = jpeg[:2] + b"\xff\xe2" + struct.pack(">H", len(thumbnail) + 2) + thumbnail + jpeg[2:]
+    (tmp_path / "0.jpg").write_bytes(jpeg + b"data of a motion photo \xff\xda")
+    assert read_all(open_source(str(tmp_path)))[1] is None
+    (tmp_path / "0.jpg").write_bytes(jpeg[:-200])
+    assert "does not decode" in read_all(open_source(str(tmp_path)))[1]
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("nowhere", "No such file or directory"),
+        ("nowhere/*.png", "the glob matches nothing"),
+        ("empty", "the folder holds nothing"),
+        ("texts", "no pictures"),
+        ("zero.mp4", "empty"),
+        ("noise.mp4", "cannot open it as a video"),
+        ("plain.txt", "cannot open it as a video"),
+        ("img001.dat", "cannot open it as a video"),
+        ("zero.png", "does not decode"),
+        ("n" * 300, "File name too long"),
+        ("zero.png/0.png", "Not a directory"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path, name, message):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("words")
+    (tmp_path / "zero.mp4").touch()
+    (tmp_path / "zero.png").touch()
+    (tmp_path / "noise.mp4").write_bytes(np.random.default_rng(0).bytes(5000))
+    (tmp_path / "plain.txt").write_text("FFmpeg would play this as a terminal\n" * 50)
+    (tmp_path / "img001.dat").write_text("OpenCV would take this for a series of pictures")
+    with pytest.raises(InputError, match=message) as caught:
+        list(open_source(str(tmp_path / name)))
+    assert "\n" not in str(caught.value)
+
+
+def test_no_permission_is_said():
+    with as_nobody() as (folder, drop_privileges):
+        write_frames(folder / "locked", [grey_frame(1)])
+        write_frames(folder / "frames", [grey_frame(1)])
+        write_video(folder / "clip.mp4", [grey_frame(1)] * 3)
+        (folder / "locked").chmod(0)
+        (folder / "frames" / "00000.png").chmod(0)
+        (folder / "clip.mp4").chmod(0)
+        drop_privileges()
+        for name in ("locked", "frames", "clip.mp4", "locked/00000.png"):
+            with pytest.raises(InputError, match="Permission denied"):
+                list(open_source(str(folder / name)))
+
+
+def test_video_frames_are_numbered_and_can_be_read_twice(tmp_path):
+    path = write_video(tmp_path / "take: 1 é.mp4", [grey_frame(20 * i) for i in range(12)], fps=12.5)
+    source = open_source(str(path))
+    assert (source.count, source.fps) == (12, 12.5)
+    for _ in range(2):
+        frames = list(source)
+        assert [frame.name for frame in frames] == [f"{i:05d}" for i in range(12)]
+        assert all(abs(frame.image.mean() - 20 * i) < 4 for i, frame in enumerate(frames))
+    assert source.remark is None
+
+
+def test_a_path_that_is_not_utf8(tmp_path):
+    """OpenCV 5.0 dies of such a path."""
+    name = os.fsencode(tmp_path) + b"/caf\xe9.mp4"
+    try:
+        os.rename(write_video(tmp_path / "clip.mp4", [grey_frame(1)] * 3), name)
+    except OSError:
+        pytest.skip("needs a file system that takes any bytes as a name")
+    with pytest.raises(InputError, match="must be valid UTF-8"):
+        open_source(os.fsdecode(name))
+    with pytest.raises(OutputError, match="must be valid UTF-8"):
+        Mp4Writer(Path(os.fsdecode(name)), None)
+
+
+@pytest.mark.parametrize("suffix, codec", [(".avi", "MJPG"), (".mkv", "mp4v"), ("index first.mp4", "mp4v")])
+def test_truncated_video_gives_its_frames_then_the_error(tmp_path, suffix, codec):
+    path = write_video(tmp_path / f"clip{suffix[-4:]}", moving(60), codec=codec)
+    data = path.read_bytes()
+    if suffix.startswith("index"):
+        data = index_first(data)
+        path.write_bytes(data)
+    frames, error = read_all(open_source(str(path)))
+    assert len(frames) == 60 and error is None
+    path.write_bytes(data[: len(data) * 6 // 10])
+    frames, error = read_all(open_source(str(path)))
+    assert 20 < len(frames) < 50
+    assert f"truncated or damaged, {len(frames)} of 60 frames decode" in error
+
+
+def test_truncated_video_without_its_index(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", moving(30))
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(InputError, match="cannot open it as a video .the file is truncated"):
+        open_source(str(path))
+
+
+def test_frames_hidden_by_an_edit_list_are_not_missing(tmp_path):
+    """Phones trim a video by an edit list: the container declares more frames than are shown."""
+    path = write_video(tmp_path / "trimmed.mp4", moving(40))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"elst") + 12
+    (duration,) = struct.unpack_from(">I", data, at)
+    struct.pack_into(">I", data, at, duration // 2)
+    path.write_bytes(data)
+    source = open_source(str(path))
+    frames, error = read_all(source)
+    assert len(frames) == 20 and error is None
+    assert "declares 40 frames, 20 were decoded" in source.remark
+
+
+def test_bytes_flipped_in_a_video_never_raise_anything_else(tmp_path):
+    path = write_video(tmp_path / "clip.avi", moving(20), codec="MJPG")
+    data = path.read_bytes()
+    random = np.random.default_rng(3)
+    for _ in range(25):
+        damaged = np.frombuffer(data, np.uint8).copy()
+        damaged[random.integers(0, len(data), 20)] ^= 0xFF
+        path.write_bytes(damaged.tobytes())
+        try:
+            frames, _ = read_all(open_source(str(path)))
+        except InputError:
+            continue
+        assert len(frames) <= 25
