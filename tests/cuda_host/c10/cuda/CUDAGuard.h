@@ -1,0 +1,11 @@
+// Stands in for c10's header when csrc/cuda/convlstm_cuda.cpp runs on the host: there is one device, the CPU.
+#pragma once
+
+namespace c10::cuda {
+
+struct CUDAGuard {
+  template <class Device>
+  explicit CUDAGuard(Device) {}
+};
+
+}  // namespace c10::cuda

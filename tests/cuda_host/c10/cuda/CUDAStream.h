@@ -1,0 +1,14 @@
+// Stands in for c10's header when csrc/cuda/convlstm_cuda.cpp runs on the host: launches are synchronous.
+#pragma once
+
+struct CUstream_st;
+
+namespace c10::cuda {
+
+struct CUDAStream {
+  CUstream_st* stream() const { return nullptr; }
+};
+
+inline CUDAStream getCurrentCUDAStream() { return {}; }
+
+}  // namespace c10::cuda

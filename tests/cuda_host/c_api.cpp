@@ -1,0 +1,100 @@
+// C entry points to csrc/cuda on the host, for ctypes (tests/test_cuda_on_host.py).
+#include "launch.h"
+
+namespace {
+
+using namespace pdb::cuda;
+
+// The arrays in the order of ForwardTensors and BackwardTensors, peephole with its strides apart.
+struct Arguments {
+  Layer layer;
+  int64_t peephole_stride[4];
+  void* arrays[32];
+};
+
+template <class T>
+PeepholeWeights<T> peephole(const Arguments& arguments, void* data) {
+  const int64_t* s = arguments.peephole_stride;
+  return {static_cast<const T*>(data), {s[0], s[1], s[2], s[3]}};
+}
+
+template <class T>
+int run_forward(const Arguments& arguments) {
+  using A = accumulation_t<T>;
+  void* const* a = arguments.arrays;
+  auto t = [&](int i) { return static_cast<T*>(a[i]); };
+  auto acc = [&](int i) { return static_cast<A*>(a[i]); };
+  return forward<T>(arguments.layer,
+                    {t(0), t(1), t(2), t(3), peephole<T>(arguments, a[4]), t(5), t(6), t(7), t(8), acc(9), acc(10), acc(11)},
+                    nullptr);
+}
+
+template <class T>
+int run_backward(const Arguments& arguments) {
+  using A = accumulation_t<T>;
+  void* const* a = arguments.arrays;
+  auto t = [&](int i) { return static_cast<T*>(a[i]); };
+  auto acc = [&](int i) { return static_cast<A*>(a[i]); };
+  return backward<T>(arguments.layer,
+                     {t(0), t(1), t(2), t(3), t(4), peephole<T>(arguments, a[5]), t(6), t(7), t(8), acc(9), acc(10), t(11),
+                      t(12), t(13), t(14), t(15), t(16), t(17), acc(18)},
+                     nullptr);
+}
+
+}  // namespace
+
+// dtype: 0 float, 1 double, 2 half, 3 bfloat16. Returns 0, or an error code.
+extern "C" int pdb_forward(int dtype, const Arguments* a) {
+  switch (dtype) {
+    case 0: return run_forward<float>(*a);
+    case 1: return run_forward<double>(*a);
+    case 2: return run_forward<Half>(*a);
+    case 3: return run_forward<BFloat16>(*a);
+  }
+  return -1;
+}
+
+extern "C" int pdb_backward(int dtype, const Arguments* a) {
+  switch (dtype) {
+    case 0: return run_backward<float>(*a);
+    case 1: return run_backward<double>(*a);
+    case 2: return run_backward<Half>(*a);
+    case 3: return run_backward<BFloat16>(*a);
+  }
+  return -1;
+}
+
+// Elements of the accumulation type.
+extern "C" int64_t pdb_forward_workspace(int dtype, const Arguments* a, int save) {
+  switch (dtype) {
+    case 0: return forward_workspace<float>(a->layer, save);
+    case 1: return forward_workspace<double>(a->layer, save);
+    case 2: return forward_workspace<Half>(a->layer, save);
+    case 3: return forward_workspace<BFloat16>(a->layer, save);
+  }
+  return -1;
+}
+
+extern "C" int64_t pdb_backward_workspace(int dtype, const Arguments* a) {
+  switch (dtype) {
+    case 0: return backward_workspace<float>(a->layer);
+    case 1: return backward_workspace<double>(a->layer);
+    case 2: return backward_workspace<Half>(a->layer);
+    case 3: return backward_workspace<BFloat16>(a->layer);
+  }
+  return -1;
+}
+
+extern "C" void pdb_set_seed(uint64_t seed) { host::set_seed(seed); }
+extern "C" void pdb_ignore_barrier(const char* file, int line) { host::ignore_barrier(file, line); }
+extern "C" void pdb_narrow(int half, float value, uint16_t* bits) {
+  if (half) {
+    Half result;
+    narrow(value, result);
+    *bits = result.bits;
+  } else {
+    BFloat16 result;
+    narrow(value, result);
+    *bits = result.bits;
+  }
+}

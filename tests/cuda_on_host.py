@@ -1,0 +1,107 @@
+"""Runs the CUDA kernels of csrc/cuda on the host: builds them with tests/cuda_host and calls them through ctypes."""
+
+import atexit
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+
+
+class Arguments(ctypes.Structure):
+    """`Arguments` of tests/cuda_host/c_api.cpp."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in "T N Cin C H W kernel dilation".split()),
+        ("reverse", ctypes.c_bool),
+        ("peephole_current", ctypes.c_bool),
+        ("tensor_cores", ctypes.c_bool),
+        ("peephole_stride", ctypes.c_int64 * 4),
+        ("arrays", ctypes.c_void_p * 32),
+    ]
+
+
+def compiler() -> str | None:
+    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+
+
+@functools.cache
+def host_library() -> Path:
+    """Kernels, time loop and emulation, compiled into one library for the test run. Skips without a C++ compiler."""
+    if compiler() is None:
+        pytest.skip("no C++ compiler")
+    sources = [*ROOT.glob("csrc/cuda/*.cu"), ROOT / "csrc/cuda/sequence.cpp"]
+    sources += [ROOT / "tests/cuda_host" / name for name in ("cuda_host.cpp", "c_api.cpp")]
+    folder = Path(tempfile.mkdtemp(prefix="cuda_on_host_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    library = folder / "libcuda_on_host.so"
+    include = [f"-I{ROOT / 'csrc/cuda'}", f"-I{ROOT / 'tests/cuda_host'}"]
+    command = [compiler(), *FLAGS, *include, "-x", "c++", *map(str, sorted(sources)), "-o", str(library)]
+    subprocess.run(command, check=True)
+    return library
+
+
+class HostKernels:
+    """The two ops on the emulated GPU. Every array that a kernel must write is full of NaN first."""
+
+    def __init__(self, tensor_cores: bool = False):
+        self.tensor_cores = tensor_cores
+        self.library = ctypes.CDLL(str(host_library()))
+        for function in (self.library.pdb_forward_workspace, self.library.pdb_backward_workspace):
+            function.restype = ctypes.c_int64
+        self.library.pdb_set_seed.argtypes = [ctypes.c_uint64]
+
+    def _arguments(self, x, weight_h, peephole, options, arrays) -> Arguments:
+        dilation, reverse, peephole_current = options
+        C, kernel = weight_h.shape[1], weight_h.shape[2]
+        T, N, Cin, H, W = x.shape
+        strides = (ctypes.c_int64 * 4)(*(peephole.stride() if peephole is not None else (0,) * 4))
+        pointers = (ctypes.c_void_p * 32)(*(None if a is None else a.data_ptr() for a in arrays))
+        return Arguments(T, N, Cin, C, H, W, kernel, dilation, reverse, peephole_current, self.tensor_cores, strides, pointers)
+
+    def forward(self, x, weight_x, weight_h, bias, peephole, h_0, c_0, *options, save: bool):
+        """-> output, c_n, gates, cells (the last two None without save). options: dilation, reverse, peephole_current."""
+        T, N, _, H, W = x.shape
+        state = (N, weight_h.shape[1], H, W)
+        accumulation = torch.promote_types(x.dtype, torch.float32)
+        output, c_n = _unwritten((T, *state), x.dtype), _unwritten(state, x.dtype)
+        gates = _unwritten((T, N, 4, *state[1:]), accumulation) if save else None
+        cells = _unwritten((T, *state), accumulation) if save else None
+        tensors = [x, weight_x, weight_h, bias, peephole, h_0, c_0, output, c_n, gates, cells]
+        arguments = self._arguments(x, weight_h, peephole, options, tensors)
+        size = self.library.pdb_forward_workspace(DTYPES[x.dtype], ctypes.byref(arguments), int(save))
+        tensors.append(_unwritten((size,), accumulation))
+        self._run("forward", x, weight_h, peephole, options, tensors)
+        return output, c_n, gates, cells
+
+    def backward(self, grad_output, grad_c_n, x, weight_x, weight_h, peephole, h_0, c_0, saved, *options):
+        """-> gradients of x, weight_x, weight_h, bias, peephole, h_0, c_0. saved: what forward returned."""
+        output, c_n, gates, cells = saved
+        T, N, _, H, W = x.shape
+        C = weight_h.shape[1]
+        shapes = [x.shape, weight_x.shape, weight_h.shape, (4 * C,), (3, C, H, W), c_n.shape, c_n.shape]
+        grads = [_unwritten(shape, x.dtype) for shape in shapes]
+        tensors = [grad_output, grad_c_n, x, weight_x, weight_h, peephole, h_0, c_0, output, gates, cells, *grads]
+        arguments = self._arguments(x, weight_h, peephole, options, tensors)
+        size = self.library.pdb_backward_workspace(DTYPES[x.dtype], ctypes.byref(arguments))
+        tensors.append(_unwritten((size,), gates.dtype))
+        self._run("backward", x, weight_h, peephole, options, tensors)
+        return grads
+
+    def _run(self, function, x, weight_h, peephole, options, tensors):
+        arguments = self._arguments(x, weight_h, peephole, options, tensors)
+        assert getattr(self.library, f"pdb_{function}")(DTYPES[x.dtype], ctypes.byref(arguments)) == 0
+
+
+def _unwritten(shape, dtype) -> Tensor:
+    return torch.full(shape, float("nan"), dtype=dtype)

@@ -1,0 +1,174 @@
+"""The ops on a real GPU; skipped where there is none. `python python/benchmarks/gpu_check.py` runs this and more."""
+
+import contextlib
+
+import pytest
+import torch
+from problems import FIXED, Problem, random_problems, rms, run
+
+import pdb_ext
+from pdb_ext import _library, reference
+
+if not torch.cuda.is_available():
+    pytest.skip("needs a GPU", allow_module_level=True)
+if "cuda" not in _library.NATIVE_DEVICES:
+    pytest.skip("needs a build with CUDA kernels", allow_module_level=True)
+
+DEVICE = "cuda"
+PROBLEMS = [problem for problem in FIXED + random_problems(12, seed=1) if problem.N > 0]
+PAPER = Problem(T=5, N=1, in_channels=32, C=32, H=60, W=60, dilation=2)
+
+
+def on_gpu(function):
+    """The function on the GPU, between arguments and results on the CPU."""
+
+    def moved(state=None, **arguments):
+        arguments = {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+        state = None if state is None else tuple(t.to(DEVICE) for t in state)
+        output, (h_n, c_n) = function(state=state, **arguments)
+        return output.cpu(), (h_n.cpu(), c_n.cpu())
+
+    return moved
+
+
+@contextlib.contextmanager
+def tf32(allowed):
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, allowed
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def gpu_arguments(problem, dtype=torch.float32):
+    """Arguments of pdb_ext.convlstm on the GPU, all requiring gradients, and their list."""
+    inputs = {k: v.to(DEVICE).requires_grad_() for k, v in problem.inputs(dtype).items() if v is not None}
+    state = (inputs["h_0"], inputs["c_0"]) if problem.state else None
+    arguments = {k: v for k, v in inputs.items() if k not in ("h_0", "c_0")}
+    return arguments | {"state": state} | problem.options(), list(inputs.values())
+
+
+def results_and_gradients(arguments, leaves):
+    output, (_, c_n) = pdb_ext.convlstm(**arguments)
+    return [output, c_n, *torch.autograd.grad([output, c_n], leaves, [output.detach(), c_n.detach()])]
+
+
+@pytest.mark.parametrize("problem", PROBLEMS + [PAPER], ids=str)
+def test_float64_equals_the_reference(problem):
+    inputs = problem.inputs()
+    expected, actual = run(reference.convlstm, problem, inputs), run(on_gpu(pdb_ext.convlstm), problem, inputs)
+    for name, value in expected.items():
+        torch.testing.assert_close(actual[name], value, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16"])
+@pytest.mark.parametrize("problem", PROBLEMS + [PAPER], ids=str)
+def test_error_is_at_most_twice_that_of_pytorch(problem, precision):
+    """RMS error against float64, of both on the GPU, for the output and every gradient."""
+    dtype = getattr(torch, precision.replace("tf32", "float32"))
+    inputs = problem.inputs(dtype)
+    exact = run(reference.convlstm, problem, {k: None if v is None else v.double() for k, v in inputs.items()})
+    with tf32(precision == "tf32"):
+        theirs = run(on_gpu(reference.convlstm), problem, inputs)
+        ours = run(on_gpu(pdb_ext.convlstm), problem, inputs)
+    # TF32 operands have 11 significant bits; cuDNN may still choose float32 for small sizes, which is luck, too.
+    eps = 2**-10 if precision == "tf32" else torch.finfo(dtype).eps
+    for name, value in exact.items():
+        allowed = max(2 * rms(theirs[name] - value), 2 * eps * rms(value))
+        assert rms(ours[name] - value) <= allowed, name
+
+
+def test_gradcheck():
+    problem = Problem(T=2, N=1, in_channels=2, C=2, H=3, W=4, peephole="full", output_peephole="current", state=True)
+    arguments, leaves = gpu_arguments(problem, torch.float64)
+    names = [*(k for k, v in arguments.items() if isinstance(v, torch.Tensor)), "h_0", "c_0"]
+
+    def function(*tensors):
+        given = dict(zip(names, tensors))
+        state = (given.pop("h_0"), given.pop("c_0"))
+        output, (_, c_n) = pdb_ext.convlstm(**(arguments | given | {"state": state}))
+        return output, c_n
+
+    assert torch.autograd.gradcheck(function, leaves)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_the_same_bits_in_every_run(dtype):
+    arguments, leaves = gpu_arguments(PAPER, dtype)
+    first = results_and_gradients(arguments, leaves)
+    for _ in range(5):
+        for one, other in zip(first, results_and_gradients(arguments, leaves)):
+            assert torch.equal(one, other)
+
+
+def test_capture_in_a_cuda_graph():
+    arguments, leaves = gpu_arguments(PAPER)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        results_and_gradients(arguments, leaves)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = results_and_gradients(arguments, leaves)
+    with torch.no_grad():
+        arguments["x"].copy_(torch.randn_like(arguments["x"]))
+    graph.replay()
+    for one, other in zip(captured, results_and_gradients(arguments, leaves)):
+        assert torch.equal(one, other)
+
+
+def test_runs_on_the_current_stream():
+    """A kernel on another stream would read x before the slow work that fills it has ended."""
+    arguments, _ = gpu_arguments(PAPER)
+    expected = pdb_ext.convlstm(**arguments)[0].detach()
+    x, slow = arguments["x"].detach(), torch.randn(4096, 4096, device=DEVICE)
+    late = torch.zeros_like(x)
+    torch.cuda.synchronize()
+    with torch.cuda.stream(torch.cuda.Stream()):
+        for _ in range(20):
+            slow = slow @ slow * 1e-3
+        late.copy_(x + 0 * slow[0, 0].nan_to_num(0, 0, 0))
+        output = pdb_ext.convlstm(**(arguments | {"x": late}))[0]
+    torch.cuda.synchronize()
+    assert torch.equal(output, expected)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_runs_on_the_device_of_its_arguments():
+    arguments, _ = gpu_arguments(PAPER)
+    state = arguments.pop("state")
+    other = {k: v.to("cuda:1") if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
+    assert state is None and torch.equal(pdb_ext.convlstm(**other)[0].cpu(), pdb_ext.convlstm(**arguments)[0].cpu())
+
+
+def test_more_than_2_to_31_elements():
+    if torch.cuda.mem_get_info()[0] < 16 * 2**30:
+        pytest.skip("needs 16 GB of free GPU memory")
+    x = torch.randn(33, 1, 1, 1024, 1024, device=DEVICE, dtype=torch.float16)
+    weight_x, weight_h = (torch.randn(256, c, 1, 1, device=DEVICE, dtype=torch.float16) * 0.1 for c in (1, 64))
+    with torch.no_grad():
+        output, (h_n, c_n) = pdb_ext.convlstm(x, weight_x, weight_h)
+        assert output.numel() > 2**31
+        _, state = pdb_ext.convlstm(x[:32], weight_x, weight_h)
+        last, (_, c_last) = pdb_ext.convlstm(x[32:], weight_x, weight_h, state=state)
+    # c is handed over in float16 here, in float32 within one call.
+    torch.testing.assert_close(output[32:], last, atol=4e-3, rtol=4e-3)
+    torch.testing.assert_close(c_n, c_last, atol=4e-3, rtol=4e-3)
+
+
+def test_out_of_memory_leaves_the_device_usable():
+    weight = torch.zeros(4, 1, 1, 1, device=DEVICE)
+    x = torch.zeros(1, 1, 1, 1024, 1024, device=DEVICE).expand(2**20, -1, -1, -1, -1)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        pdb_ext.convlstm(x, weight, weight)
+    assert pdb_ext.convlstm(x[:1], weight, weight)[0].sum().item() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
+@pytest.mark.parametrize("allowed", [False, True], ids=["no-tf32", "tf32"])
+def test_small_enough_for_compute_sanitizer(dtype, allowed):
+    problem = Problem(T=2, N=2, in_channels=9, C=9, H=7, W=35, peephole="full", state=True, dilation=2)
+    arguments, leaves = gpu_arguments(problem, dtype)
+    with tf32(allowed):
+        assert all(torch.isfinite(value).all() for value in results_and_gradients(arguments, leaves))
