@@ -16,6 +16,7 @@ def check_inputs(
     peephole: Tensor | None,
     state: tuple[Tensor, Tensor] | None,
     dilation: int,
+    reverse: bool,
     output_peephole: str,
 ) -> None:
     """Raises one ValueError (TypeError for what is no tensor) that names the argument, what it must be and what it is."""
@@ -38,8 +39,10 @@ def check_inputs(
             _fail(name, f"have shape {formula} = {expected}", _shape(tensors[name]))
     if peephole is not None and not _broadcasts(peephole, (3, C, H, W)):
         _fail("peephole", f"be broadcastable to (3, C, H, W) = {(3, C, H, W)}", _shape(peephole))
-    if isinstance(dilation, bool) or not isinstance(dilation, (int, torch.SymInt)) or dilation < 1:
-        _fail("dilation", "be an integer of at least 1", repr(dilation))
+    if isinstance(dilation, bool) or not isinstance(dilation, (int, torch.SymInt)) or not 1 <= dilation < 2**63:
+        _fail("dilation", "be an integer of at least 1 (and of 64 bits)", repr(dilation))
+    if not isinstance(reverse, bool):
+        _fail("reverse", "be True or False", repr(reverse))
     if output_peephole not in ("previous", "current"):
         _fail("output_peephole", "be 'previous' or 'current'", repr(output_peephole))
 

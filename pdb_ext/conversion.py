@@ -42,8 +42,9 @@ def _convert(module: nn.Module, path: str, done: dict[nn.Module, nn.Module]) -> 
         replacement = _replace(module, path)
         done[module] = replacement or module
         if replacement is None:
-            for name, child in list(module.named_children()):
-                setattr(module, name, _convert(child, f"{path}.{name}", done))
+            for name, child in module._modules.items():  # named_children() would pass over a cell's second place
+                if child is not None:
+                    module._modules[name] = _convert(child, f"{path}.{name}", done)
     return done[module]
 
 
@@ -86,7 +87,10 @@ def _is_plain(module: nn.Module, path: str) -> bool:
     """Whether nothing hangs on the cell that a replacement would lose; warns if something does."""
     hooks = [name for part in module.modules() for name, value in vars(part).items() if name.endswith("_hooks") and value]
     weights = {parameter.requires_grad for parameter in module.parameters()}
+    known = {"weight", "bias", *_AUTOMAN_PEEPHOLES}
+    foreign = [name for name, _ in [*module.named_parameters(), *module.named_buffers()] if name.split(".")[-1] not in known]
     reason = "it has hooks" if hooks else "some of its weights are frozen" if len(weights) > 1 else None
+    reason = reason or (f"it has the parameter or buffer {foreign[0]}, which is not known" if foreign else None)
     if reason is not None:
         _warn(path, reason)
     return reason is None

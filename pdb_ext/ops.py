@@ -55,10 +55,11 @@ def convlstm(
         TypeError: an argument that must be a tensor is none.
 
     Reverse-mode gradients are native; forward-mode ones (`torch.func.jvp`) come from the reference, and a gradient of a
-    gradient is refused. Calls that need no gradient store nothing for one; to export a program for inference, trace it
+    gradient is refused. An infinity or a value near the largest float may turn its neighbours into NaN where the CPU
+    uses Winograd's form of the convolution. Calls that need no gradient store nothing for one; to export a program for inference, trace it
     under `torch.no_grad()`.
     """
-    check_inputs(x, weight_x, weight_h, bias, peephole, state, dilation, output_peephole)
+    check_inputs(x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole)
     h_0, c_0 = state if state is not None else (None, None)
     tensors = _autocast(x, weight_x, weight_h, bias, peephole, h_0, c_0)
     is_native = x.device.type in NATIVE_DEVICES

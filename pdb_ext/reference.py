@@ -20,7 +20,7 @@ def convlstm(
     output_peephole: str = "previous",
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Same arguments, result and errors as :func:`pdb_ext.convlstm`."""
-    check_inputs(x, weight_x, weight_h, bias, peephole, state, dilation, output_peephole)
+    check_inputs(x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole)
     T, N, _, H, W = x.shape
     C = weight_h.shape[1]
     padding = dilation * (weight_x.shape[-1] // 2)

@@ -181,6 +181,12 @@ def test_anywhere_in_a_model():
     assert converted is model and model.encoder is encoder and model.again is model.memory["a"]
 
 
+def test_a_cell_in_two_places_stays_one_cell():
+    cell = NdrplzCell(3, 3, (3, 3), True)
+    converted = pdb_ext.convert(nn.ModuleList([cell, cell]))
+    assert converted[0] is converted[1] and isinstance(converted[0].layer, pdb_ext.ConvLSTM)
+
+
 def test_weights_dtype_mode_and_frozen_parameters_are_kept():
     module = NdrplzConvLSTM(3, [4], (3, 3)).bfloat16().eval().requires_grad_(False)
     layer = pdb_ext.convert(module).layers[0]
@@ -225,7 +231,15 @@ def partly_frozen(*sizes):
     return cell
 
 
-@pytest.mark.parametrize("make", [OtherGateOrder, OtherArguments, OtherInTraining, hooked, partly_frozen])
+def with_more_weights(*sizes):
+    cell = NdrplzCell(*sizes)
+    cell.scale = nn.Parameter(torch.ones(1))
+    return cell
+
+
+@pytest.mark.parametrize(
+    "make", [OtherGateOrder, OtherArguments, OtherInTraining, hooked, partly_frozen, with_more_weights]
+)
 def test_lookalikes_are_left_alone_with_a_warning(make):
     cell = make(3, 4, (3, 3), True).eval()
     with pytest.warns(UserWarning, match="leaves .* as it is"):
