@@ -2,8 +2,9 @@
 
 from . import reference
 from ._info import build_info
+from ._version import __version__
 from .conversion import convert
 from .modules import ConvLSTM, DBConvLSTM, PDBConvLSTM
 from .ops import convlstm
 
-__all__ = ["ConvLSTM", "DBConvLSTM", "PDBConvLSTM", "build_info", "convert", "convlstm", "reference"]
+__all__ = ["ConvLSTM", "DBConvLSTM", "PDBConvLSTM", "__version__", "build_info", "convert", "convlstm", "reference"]

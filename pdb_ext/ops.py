@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.forward_ad import unpack_dual
 
 from . import reference
-from ._library import NATIVE_DEVICES, native, why_not_native
+from ._library import NATIVE_DEVICES, native, record, why_not_native
 from .checks import check_inputs, is_autocast_enabled
 
 
@@ -106,7 +106,7 @@ def _warn_of_fallback(device: str) -> None:
 
 @functools.cache
 def _warn_once(device: str) -> None:
-    reason = why_not_native or f"it was built for {', '.join(sorted(NATIVE_DEVICES))}"
+    reason = why_not_native or (record["why_no_cuda"] if device == "cuda" else f"it was built for {sorted(NATIVE_DEVICES)}")
     warnings.warn(
         f"pdb_ext has no native ConvLSTM for device '{device}' ({reason}); it uses the slower PyTorch reference.",
         stacklevel=4,

@@ -1,0 +1,60 @@
+"""What this installation of pdb_ext was built from and for, and what it will run."""
+
+import platform
+
+import torch
+
+from . import _library
+from ._version import __version__
+
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+def build_info() -> dict:
+    """Versions, build options, and the implementation that a call to `pdb_ext.convlstm` uses.
+
+    Returns a dict of plain values (it can be dumped as JSON):
+
+    - `pdb_ext`, `torch`, `python`: running versions;
+    - `native`: whether the compiled library is loaded; `why_not_native`: if not, the reason (else None);
+    - `implementations`: for each device type and dtype of the input, the implementation in words, for instance
+      `build_info()["implementations"]["cpu"]["float32"]`; "other devices" stands for every device type not listed;
+    - `cpu_capability`: instruction set of the CPU kernels on this machine (None without a library);
+    - `built_with`: the record of the build: torch, CUDA, compiler, flags, CUDA architectures, and why CUDA kernels were
+      left out, if they were. None in a source tree that was not built.
+    """
+    native = _library.native
+    return {
+        "pdb_ext": __version__,
+        "torch": str(torch.__version__),
+        "python": platform.python_version(),
+        "native": native is not None,
+        "why_not_native": _library.why_not_native,
+        "implementations": {
+            "cpu": {_name(dtype): _cpu_implementation(dtype) for dtype in _DTYPES},
+            "cuda": {_name(dtype): _cuda_implementation() for dtype in _DTYPES},
+            "other devices": _REFERENCE,
+        },
+        "cpu_capability": native.cpu_capability() if native is not None else None,
+        "built_with": _library.record,
+    }
+
+
+_REFERENCE = "reference (PyTorch)"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _cpu_implementation(dtype: torch.dtype) -> str:
+    if _library.native is None:
+        return _REFERENCE
+    words = f"native C++ ({_library.native.cpu_capability()})"
+    return f"{words}, computed in float32" if dtype in (torch.float16, torch.bfloat16) else words
+
+
+def _cuda_implementation() -> str:
+    if "cuda" not in _library.NATIVE_DEVICES:
+        return _REFERENCE
+    return f"native CUDA ({', '.join(_library.record['cuda_architectures'])})"
