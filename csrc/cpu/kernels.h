@@ -106,9 +106,12 @@ struct Kernels {
 
 constexpr int64_t kGradientTiles = 48;  // tiles that winograd_weight_gradient transforms at once
 
-constexpr int64_t winograd_scratch(int64_t channels) { return 16 * kStripTiles * (channels + kMaxRowBlock); }
+// Between the arrays of two Winograd positions lies a gap of a cache line: without it their sizes, mostly powers of two,
+// would put what is stored together into the same sets of the cache.
+constexpr int64_t kGap = 16;
+constexpr int64_t winograd_scratch(int64_t channels) { return 16 * (kStripTiles * (channels + kMaxRowBlock) + 2 * kGap); }
 constexpr int64_t winograd_gradient_scratch(int64_t channels, int64_t blocks) {
-  return 4 * kGradientTiles * (channels + blocks * kMaxRowBlock);
+  return 4 * (kGradientTiles * (channels + blocks * kMaxRowBlock) + 2 * kGap);
 }
 
 // The kernels of the best instruction set that this processor has, or of the one that the environment variable

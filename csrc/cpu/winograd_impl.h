@@ -91,9 +91,9 @@ template <class T>
 void winograd(const WinogradConvolution<T>& c, const Source<T>& source, const int64_t* corners, int64_t tiles,
               const T* init, T* scratch, T* out) {
   using V = Vec<T>;
-  T* values = scratch;  // [16][tiles][channels]
-  T* products = scratch + 16 * kStripTiles * c.channels;  // [16][tiles][row_block]
-  const int64_t value_position = tiles * source.channels, product_position = tiles * kRowBlock<T>;
+  const int64_t value_position = tiles * source.channels + kGap, product_position = tiles * kRowBlock<T> + kGap;
+  T* values = scratch;                           // [16][tiles][channels]
+  T* products = scratch + 16 * value_position;   // [16][tiles][row_block]
   for (int64_t tile = 0; tile < tiles; ++tile)
     transform_input(c, source, corners[tile], values + tile * source.channels, value_position);
   for (int64_t row = 0; row < c.rows; row += kRowBlock<T>) {
@@ -183,19 +183,20 @@ void winograd_weight_gradient(const WinogradConvolution<T>& c, const Source<T>& 
                               const Source<T>& dgates, const int64_t* firsts, int64_t tiles, int line, int64_t first_block,
                               int64_t blocks, T* scratch, T* dweight) {
   const int64_t rows = blocks * kRowBlock<T>;
-  T* values = scratch;                                              // [4][tiles][channels]
-  T* gradients = scratch + 4 * kGradientTiles * c.channels;         // [4][tiles][rows]
   for (int64_t start = 0; start < tiles; start += kGradientTiles) {
     const int64_t count = tiles - start < kGradientTiles ? tiles - start : kGradientTiles;
+    const int64_t value_position = count * source.channels + kGap, gradient_position = count * rows + kGap;
+    T* values = scratch;                          // [4][tiles][channels]
+    T* gradients = scratch + 4 * value_position;  // [4][tiles][rows]
     for (int64_t tile = 0; tile < count; ++tile) {
-      transform_input_line(c, source, corners[start + tile], line, values + tile * source.channels, count * source.channels);
+      transform_input_line(c, source, corners[start + tile], line, values + tile * source.channels, value_position);
       transform_gradient_line(c, dgates, firsts[start + tile], line, first_block * kRowBlock<T>, rows,
-                              gradients + tile * rows, count * rows);
+                              gradients + tile * rows, gradient_position);
     }
     for (int64_t block = 0; block < blocks; ++block)
       for (int j = 0; j < 4; ++j)
-        add_products(values + j * count * source.channels, source.channels,
-                     gradients + j * count * rows + block * kRowBlock<T>, rows, count,
+        add_products(values + j * value_position, source.channels,
+                     gradients + j * gradient_position + block * kRowBlock<T>, rows, count,
                      dweight + ((first_block + block) * 16 + 4 * line + j) * c.channels * kRowBlock<T>);
   }
 }

@@ -19,7 +19,8 @@ def check(contestants: dict[str, Callable[[], list[Tensor]]], exact: list[Tensor
 
 
 def relative_error(value: Tensor, exact: Tensor) -> float:
-    return float((value.double() - exact).square().mean().sqrt() / exact.square().mean().sqrt())
+    value, exact = value.detach().double(), exact.detach()
+    return float((value - exact).square().mean().sqrt() / exact.square().mean().sqrt())
 
 
 def interleave(contestants: dict[str, Callable], seconds: float, samples: int) -> dict[str, list[float]]:
