@@ -3,6 +3,7 @@ import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -101,6 +102,41 @@ def test_as_a_module():
     done = run_process("-m", "pdb_saliency", "predict", "nowhere.mp4", "-o", "out")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "pdb-saliency: error: nowhere.mp4: cannot be read (No such file or directory)\n"
+
+
+@pytest.mark.parametrize(
+    "redirection, command, code, out, error",
+    [
+        (">&-", "predict in -o out", 0, "", "note"),
+        (">&- 2>&- <&-", "predict in -o out --save maps,video", 0, "", ""),
+        ("2>&-", "predict in -o out", 0, "2 frames", ""),
+        ("2>/dev/full", "predict in -o out", 0, "2 frames", ""),
+        ("2>/dev/full", "predict nowhere -o out", 1, "", ""),
+        ("2>/dev/full", "predict", 2, "", ""),
+        (">/dev/full", "predict in -o out", 1, "", "standard output cannot be written (No space left on device)"),
+        (">/dev/full", "--help", 1, "", "standard output cannot be written (No space left on device)"),
+        ("", "predict in -o ünï", 0, "2 frames -> \\xfcn\\xef/maps", "note"),
+        ("", "predict nöwhere -o out", 1, "", "n\\xf6where: cannot be read"),
+    ],
+)
+def test_standard_streams_closed_full_or_ascii(frames, tmp_path, redirection, command, code, out, error):
+    if "/dev/full" in redirection and not os.path.exists("/dev/full"):
+        pytest.skip("needs /dev/full")
+    program = shlex.join([sys.executable, str(Path(__file__).with_name("fake_model.py"))])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "PYTHONIOENCODING": "ascii"}
+    shell = ["sh", "-c", f"{program} {command} {redirection}"]
+    done = subprocess.run(shell, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=120)
+    assert (done.returncode, done.stdout[: len(out)]) == (code, out) and error in done.stderr, done
+    assert len(done.stderr.splitlines()) <= 1 + (code == 1 and "No space" in error and "in" in command.split())
+    if code == 0:
+        assert len(list(tmp_path.rglob("maps/*.png"))) == 2
+
+
+def test_control_characters_of_files_do_not_reach_the_terminal(tmp_path, capsys):
+    (tmp_path / "a\x1b[31m\x9b.txt").touch()
+    assert cli.main(["predict", str(tmp_path / "a\x1b[31m\x9b.txt"), "-o", str(tmp_path / "out")]) == 1
+    line = capsys.readouterr().err
+    assert r"a\x1b[31m\x9b.txt: the file is empty" in line and line[:-1].isprintable()
 
 
 def test_interrupt_is_exit_code_130(frames, tmp_path, monkeypatch, capsys):

@@ -1,3 +1,4 @@
+import dataclasses
 import resource
 from pathlib import Path
 
@@ -104,11 +105,16 @@ def test_a_model_that_fails_or_gives_nan_is_one_line():
 
     with pytest.raises(SaliencyError, match="^the model failed at frame 0: out of memory$"):
         list(saliency_maps(named(2), Broken(), CPU))
+    class Huge(GreyModel):
+        input_spec = dataclasses.replace(GreyModel.input_spec, height=1 << 14, width=1 << 40)
+
+    with pytest.raises(SaliencyError, match="^the model failed at frame 0: Unable to allocate"):
+        list(saliency_maps(named(2), Huge(), CPU))
     with pytest.raises(SaliencyError, match="not finite"):
         list(saliency_maps(named(2), Nan(), CPU))
 
 
-@pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "meta", "cuda:99999999999999999999"])
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "", "meta", "cuda:99999999999999999999", "privateuseone", "mkldnn", "cpu\n"])
 def test_bad_device_is_one_line(name):
     with pytest.raises(SaliencyError, match="cannot be used") as caught:
         resolve_device(name)
@@ -192,11 +198,21 @@ def test_a_frame_too_large_for_the_codec_is_shrunk(tmp_path):
 
 
 def test_a_strange_frame_rate_is_replaced(tmp_path):
-    for fps in (None, 0.0, float("nan"), 1e9):
-        video = Mp4Writer(tmp_path / "rate.mp4", fps)
-        video.write(grey_frame(1))
-        video.finish()
-        assert read_video(tmp_path / "rate.mp4")[1] == 24
+    for fps in (None, 0.0, float("nan"), float("inf"), 1e9, 1e-9):
+        assert rate_written(tmp_path, fps) == 24
+
+
+@pytest.mark.parametrize("fps", [0.5, 29.97003, 65.5359, 66.6667, 119.8765, 655.377, 6553.77, 65535.0])
+def test_a_frame_rate_finer_than_the_codec_counts_is_rounded(tmp_path, fps):
+    """MPEG-4 takes fractions of integers up to 65535; OpenCV makes decimal ones."""
+    assert rate_written(tmp_path, fps) == pytest.approx(fps, rel=1e-4, abs=5e-4)
+
+
+def rate_written(tmp_path, fps):
+    video = Mp4Writer(tmp_path / "rate.mp4", fps)
+    video.write(grey_frame(1))
+    video.finish()
+    return read_video(tmp_path / "rate.mp4")[1]
 
 
 # Memory

@@ -55,6 +55,34 @@ def test_results_never_replace_their_input(tmp_path, fake, capsys):
     assert video.read_bytes() == before and cv2.imread(str(folder / "00000.png")).mean() == 200
 
 
+def test_results_never_replace_the_file_that_an_input_links_to(tmp_path, fake, capsys):
+    picture = write_frames(tmp_path / "out" / "maps", [grey_frame(200)]) / "00000.png"
+    video = write_video(tmp_path / "out" / "overlay.mp4", [grey_frame(1)] * 3)
+    before = picture.read_bytes(), video.read_bytes()
+    (tmp_path / "in").mkdir()
+    for link, file in (("clip.mp4", video), ("00000.png", picture)):
+        (tmp_path / "in" / link).symlink_to(file)
+        for source in (tmp_path / "in" / link, tmp_path / "in"):
+            assert fake(source, "-o", tmp_path / "out", "--save", "maps,video") == 1
+    errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert [line.count("would be written over it") for line in errors] == [1, 0, 1, 1], "first there are no pictures"
+    assert (picture.read_bytes(), video.read_bytes()) == before
+
+
+def test_a_link_that_leads_to_itself_is_one_line(tmp_path, fake, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "0.png").symlink_to("0.png")
+    assert fake(tmp_path / "in", "-o", tmp_path / "out") == 1
+    assert "0.png: cannot be read" in the_line(capsys.readouterr())
+
+
+def test_a_name_as_long_as_a_name_may_be(tmp_path, fake):
+    name = "ü" * 125 + "x"
+    (write_frames(tmp_path / "in", [grey_frame(7)]) / "00000.png").rename(tmp_path / "in" / f"{name}.png")
+    assert fake(tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert read_maps(tmp_path / "out" / "maps") == {f"{name}.png": 7}
+
+
 @pytest.mark.parametrize("occupied", ["out", "out/maps", "out/maps/00000.png", "out/overlay.mp4"])
 def test_something_else_in_the_place_of_a_result(tmp_path, fake, capsys, occupied):
     folder = write_frames(tmp_path / "in", [grey_frame(9)])

@@ -58,6 +58,38 @@ def test_a_link_to_nothing_is_a_frame_that_cannot_be_read(tmp_path):
     assert len(frames) == 1 and "00001.png: cannot be read (No such file" in error
 
 
+def test_pipes_and_devices_are_no_pictures(tmp_path):
+    """Reading one would never end."""
+    write_frames(tmp_path, [grey_frame(1)])
+    os.mkfifo(tmp_path / "1.png")
+    (tmp_path / "2.png").symlink_to("1.png")
+    (tmp_path / "3.png").symlink_to("/dev/zero")
+    for text in (tmp_path, tmp_path / "*.png"):
+        assert [frame.name for frame in open_source(str(text))] == ["00000"]
+
+
+def test_a_recursive_glob_ends_where_folders_form_loops(tmp_path):
+    """Two links back to the top make 2^n paths of n folders."""
+    write_frames(tmp_path / "top" / "[a]" / "b", [grey_frame(1)])
+    write_frames(tmp_path / "top" / ".hidden", [grey_frame(2)])
+    cv2.imwrite(str(tmp_path / "top" / "x.png"), grey_frame(3))
+    write_frames(tmp_path / "elsewhere", [grey_frame(4)] * 2)
+    for name, target in (("c", "."), ("d", ".."), ("[a]/e", ".."), ("f", "../elsewhere")):
+        (tmp_path / "top" / name).symlink_to(target)
+    (tmp_path / "elsewhere" / "00000.png").unlink()
+    for pattern in ("top/**/*.png", "**/*.png", "top/**", "to?/**/**/*.png"):
+        files = open_source(str(tmp_path / pattern)).files
+        places = sorted(str(path.resolve().relative_to(tmp_path.resolve())) for path in files)
+        assert places == ["elsewhere/00001.png", "top/[a]/b/00000.png", "top/x.png"], pattern
+        assert {tmp_path / "top" / "[a]" / "b" / "00000.png", tmp_path / "top" / "x.png"} < set(files), "not by a link"
+
+
+def test_a_recursive_glob_below_the_working_folder(tmp_path, monkeypatch):
+    write_frames(tmp_path / "a", [grey_frame(1)])
+    monkeypatch.chdir(tmp_path)
+    assert open_source("**/*.png").files == [Path("a/00000.png")]
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 def test_same_stem_is_refused_before_anything_is_read(tmp_path, suffix):
     (tmp_path / "x.bmp").write_bytes(b"never read")
@@ -212,6 +244,20 @@ def test_frames_hidden_by_an_edit_list_are_not_missing(tmp_path):
     frames, error = read_all(source)
     assert len(frames) == 20 and error is None
     assert "declares 40 frames, 20 were decoded" in source.remark
+
+
+def test_one_frame_lost_to_damage_is_told(tmp_path):
+    path = write_video(tmp_path / "clip.mp4", moving(40))
+    data = bytearray(path.read_bytes())
+    at = data.index(b"stsz") + 12
+    sizes = struct.unpack_from(">40I", data, at + 4)
+    offset = struct.unpack_from(">I", data, data.index(b"stco") + 12)[0] + sum(sizes[:39])
+    data[offset : offset + sizes[39]] = bytes(sizes[39])
+    path.write_bytes(data)
+    source = open_source(str(path))
+    frames, error = read_all(source)
+    assert len(frames) == 39 and error is None
+    assert "declares 40 frames, 39 were decoded" in source.remark
 
 
 def test_bytes_flipped_in_a_video_never_raise_anything_else(tmp_path):

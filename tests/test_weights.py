@@ -108,7 +108,7 @@ def test_damaged_files_are_refused_or_complete(tmp_path, model, suffix):
     for cut in (0, 1, 7, 8, 9, 100, len(content) // 2, len(content) - 1):
         path.write_bytes(content[:cut])
         assert_refused(path)
-    for foreign in (b"text\n" * 100, random.bytes(5000), b"\x80\x02}q\x00."):
+    for foreign in (b"hello world", b"text\n" * 100, random.bytes(5000), b"\x80\x02}q\x00."):
         path.write_bytes(foreign)
         assert_refused(path)
     names = set(model.state_dict())
@@ -154,6 +154,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, model, change, words):
     [
         (metadata(width=10**12), "width must"),
         (metadata(variant="new"), "variant must"),
+        (metadata(input_size=[16384, 16384]), "input_size must be at most 16777216 pixels"),
         ({"config": {}, "untrained": None}, "must have the entries"),
         ({"config": CONFIG.to_dict(), "untrained": 3}, "untrained"),
         ([], "TypeError"),
@@ -174,6 +175,26 @@ def test_files_of_other_programs_are_refused(tmp_path, model):
     assert_refused(tmp_path / "plain.pth", "not a model file of pdb_saliency")
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: torch.ones(1, device="meta"),
+        lambda: torch.ones(1).to_sparse(),
+        lambda: torch.ones(1, 1).to_sparse_csr(),
+        lambda: torch.nested.nested_tensor([torch.ones(1)]),
+        lambda: torch.quantize_per_tensor(torch.ones(1), 1.0, 0, torch.quint8),
+        lambda: torch.ones(1).expand(16384),
+    ],
+    ids=["meta", "sparse", "csr", "nested", "quantized", "expanded"],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_tensors_without_plain_data_are_refused(tmp_path, model, make):
+    for name in ("head.bias", "spatial.reduce.bn.num_batches_tracked"):
+        state = {**model.state_dict(), name: make()}
+        torch.save({"state_dict": state, "pdb_saliency": metadata()}, tmp_path / "odd.pth")
+        assert_refused(tmp_path / "odd.pth", "not a model file of pdb_saliency")
+
+
 class Attack:
     def __init__(self, target):
         self.target = target
@@ -186,8 +207,8 @@ def test_code_in_a_pth_file_does_not_run(tmp_path):
     target = tmp_path / "written"
     torch.save({"state_dict": Attack(str(target)), "pdb_saliency": {}}, tmp_path / "attack.pth")
     (tmp_path / "bare.pth").write_bytes(pickle.dumps(Attack(str(target)), protocol=2))
-    assert_refused(tmp_path / "attack.pth")
-    assert_refused(tmp_path / "bare.pth")
+    for name in ("attack.pth", "bare.pth"):
+        assert_refused(tmp_path / name, "it cannot be read as tensors and plain values")
     assert not target.exists()
 
 

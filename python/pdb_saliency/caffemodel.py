@@ -23,11 +23,12 @@ _BLOB_DATA, _BLOB_DIFF, _BLOB_SHAPE, _BLOB_DOUBLE_DATA, _BLOB_DOUBLE_DIFF = 5, 6
 _SHAPE_DIM = 1
 # Caffe's own limits.
 _MAX_AXES, _MAX_DIM = 32, 2**31 - 1
+_MAX_BLOBS = 2000  # The released network has 342; each costs far more memory than the bytes of an empty one.
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of the file that holds blobs or may: its name, its type ("" in V1 files), and its blobs as stored.
+    """One layer of the file that holds blobs: its name, its type ("" in V1 files), and its blobs as stored.
 
     blobs: float32 or float64 arrays. Blobs with a legacy shape (num, channels, height, width) have four axes.
     """
@@ -38,7 +39,7 @@ class Layer:
 
 
 def read_caffemodel(path: str | Path) -> list[Layer]:
-    """Every layer of a .caffemodel in file order.
+    """Every layer of a .caffemodel that holds blobs, in file order.
 
     Takes packed and unpacked data, float and double, shapes and the legacy four sizes, and both generations of layers.
     Raises WeightsError, one line, for a file that is missing, cut off, damaged or no NetParameter. No size that the
@@ -56,7 +57,7 @@ def read_caffemodel(path: str | Path) -> list[Layer]:
     except _Damaged as error:
         raise WeightsError(f"{path}: not a .caffemodel, or damaged: {error}") from error
     if not layers:
-        raise WeightsError(f"{path}: not a .caffemodel: it has no layers")
+        raise WeightsError(f"{path}: not a .caffemodel: it has no layers with weights")
     return layers
 
 
@@ -158,15 +159,21 @@ def _run_length(keys: np.ndarray, key: int) -> int:
 
 
 def _read_net(net: _Message) -> list[Layer]:
-    layers = []
+    layers, count = [], 0
     while net:
         field, wire = net.key()
         if wire == _BYTES and field == _NET_LAYER:
-            layers.append(_read_layer(net.child(), _LAYER_NAME, _LAYER_TYPE, _LAYER_BLOBS))
+            layer = _read_layer(net.child(), _LAYER_NAME, _LAYER_TYPE, _LAYER_BLOBS)
         elif wire == _BYTES and field == _NET_LAYERS_V1:
-            layers.append(_read_layer(net.child(), _V1_NAME, None, _V1_BLOBS))
+            layer = _read_layer(net.child(), _V1_NAME, None, _V1_BLOBS)
         else:
             net.skip(wire)
+            continue
+        if layer.blobs:
+            layers.append(layer)
+            count += len(layer.blobs)
+        if count > _MAX_BLOBS:
+            net.fail(f"more than {_MAX_BLOBS} blobs")
     return layers
 
 
@@ -180,6 +187,8 @@ def _read_layer(layer: _Message, name_field: int, type_field: int | None, blobs_
             kind = layer.text()
         elif wire == _BYTES and field == blobs_field:
             blobs.append(_read_blob(layer.child()))
+            if len(blobs) > _MAX_BLOBS:
+                layer.fail(f"more than {_MAX_BLOBS} blobs")
         else:
             layer.skip(wire)
     return Layer(name, kind, tuple(blobs))
@@ -209,6 +218,8 @@ def _read_blob(blob: _Message) -> np.ndarray:
     values = np.frombuffer(double_data, "<f8") if double_data else np.frombuffer(data, "<f4")
     if legacy:
         shape = tuple(legacy.get(field, 0) for field in _BLOB_LEGACY_SHAPE)
+    if shape is not None and 0 in shape:
+        raise _Damaged(f"the blob at byte {begin} is empty, its shape is {shape}")
     if shape is None or max(shape, default=1) > _MAX_DIM or math.prod(shape) != len(values):
         raise _Damaged(f"the blob at byte {begin} has {len(values)} values for the shape {shape}")
     return values.reshape(shape)

@@ -11,9 +11,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
+from .errors import SaliencyError
 from .options import KINDS, THRESHOLD
+from .streams import prepare_streams, tell, write
 
 _HELP = "Video salient object detection with PDB-ConvLSTM (Song et al., ECCV 2018)."
 
@@ -51,7 +53,7 @@ examples:
 
 _DEMO_HELP = """\
 A first run without any data: draw a football rolling over a meadow under a
-moving camera (OUT/clip.mp4), then run `predict` on it, which writes
+moving camera (OUT/demo-clip.mp4), then run `predict` on it, which writes
 OUT/overlay.mp4 and the maps. The ball's true masks are known, so the result is
 scored as well.
 """
@@ -62,31 +64,26 @@ def main(argv: list[str] | None = None) -> int:
     # Decoders report on stderr what the command says in one line. Set before anything imports cv2.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    prepare_streams()
+    try:
+        return _run(argv)
+    except SaliencyError as error:
+        tell("error", error)
+    except KeyboardInterrupt:
+        tell("interrupted; the files written so far are complete")
+        return 130
+    except BrokenPipeError:
+        pass  # The reader of our output has gone, and wants no more words.
+    return 1
+
+
+def _run(argv: list[str] | None) -> int:
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return 2
-    try:
-        return _run(arguments)
-    except KeyboardInterrupt:
-        print("pdb-saliency: interrupted; the files written so far are complete", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output has gone. Python would complain once more while it flushes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from .errors import SaliencyError
-
-    try:
-        arguments.command(arguments)
-        sys.stdout.flush()
-    except SaliencyError as error:
-        print("pdb-saliency: error:", " ".join(str(error).splitlines()), file=sys.stderr)
-        return 1
+    arguments.command(arguments)
     return 0
 
 
@@ -98,18 +95,18 @@ def _demo(arguments: argparse.Namespace) -> None:
     from .demo import render_clip, score
     from .scene import MeadowFilm
 
-    clip = arguments.output / "clip.mp4"
+    clip = arguments.output / "demo-clip.mp4"
     truth = render_clip(MeadowFilm(), clip)
     _process(str(clip), arguments.output, KINDS, THRESHOLD, arguments.weights, arguments.device)
     overlap, error = score(arguments.output / "maps", truth, THRESHOLD)
-    print(f"against the ball's true masks: mean IoU {overlap:.3f} at threshold {THRESHOLD}, mean absolute error {error:.3f}")
-    print(f"overlay video: {(arguments.output / 'overlay.mp4').resolve()}")
+    write(f"against the ball's true masks: mean IoU {overlap:.3f} at threshold {THRESHOLD}, mean absolute error {error:.3f}")
+    write(f"overlay video: {(arguments.output / 'overlay.mp4').resolve()}")
 
 
 def _info(arguments: argparse.Namespace) -> None:
     from .info import describe
 
-    print(describe())
+    write(describe())
 
 
 def _process(text: str, out: Path, kinds: Sequence[str], threshold: float, weights: str | None, device_name: str) -> None:
@@ -126,12 +123,12 @@ def _process(text: str, out: Path, kinds: Sequence[str], threshold: float, weigh
     device = resolve_device(device_name)
     model = move(load_model(weights), device)
     if model.untrained:
-        print(f"pdb-saliency: note: {model.untrained}", file=sys.stderr)
+        tell("note", model.untrained)
     with ResultWriter(out, kinds, threshold, source.fps, source.files) as writer:
         run(source, model, device, writer)
     if source.remark:
-        print(f"pdb-saliency: note: {source.remark}", file=sys.stderr)
-    print(f"{writer.frames} frame{'s' * (writer.frames != 1)} -> {', '.join(map(str, writer.outputs()))}")
+        tell("note", source.remark)
+    write(f"{writer.frames} frame{'s' * (writer.frames != 1)} -> {', '.join(map(str, writer.outputs()))}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -140,6 +137,9 @@ class _Parser(argparse.ArgumentParser):
         if message.startswith("unrecognized arguments") and len(message) > 200:
             message = f"{message[:150]}... (a glob must be quoted: 'frames/*.jpg')"
         super().error(message)
+
+    def _print_message(self, message: str, file: TextIO | None = None) -> None:
+        write(message, file, end="")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,6 +14,7 @@ BACKBONES = {"resnet50": "ResNet-50", "efficientnet_lite0": "EfficientNet-Lite0"
 PDC_MODES = ("pdc", "aspp")
 # Far above any useful size; it keeps a damaged configuration from asking for absurd amounts of memory.
 MAX_SIZE = 1 << 14
+MAX_PIXELS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class ModelConfig:
             _check_sizes(name, getattr(self, name))
         if len(self.input_size) != 2:
             raise ValueError(f"input_size must be (height, width), got {self.input_size!r}")
+        if self.input_size[0] * self.input_size[1] > MAX_PIXELS:
+            raise ValueError(f"input_size must be at most {MAX_PIXELS} pixels, got {self.input_size!r}")
 
     @property
     def input_spec(self) -> InputSpec:

@@ -12,7 +12,7 @@ from .errors import OutputError
 from .video import opencv_path
 
 DEFAULT_FPS = 24.0  # For frames that carry no rate; DAVIS has 24.
-_MAX_FPS = 65535.0  # The largest time base of MPEG-4.
+_MAX_TIME_BASE = 65535  # Of MPEG-4.
 _MAX_SIDE = 8190  # MPEG-4 has 13 bits for each.
 
 
@@ -25,12 +25,12 @@ class Mp4Writer:
 
     def __init__(self, path: Path, fps: float | None):
         self._path = path
-        self._temporary = path.with_name(f".{path.stem}.part{path.suffix}")  # OpenCV chooses the container by the suffix.
+        self._temporary = path.with_name(f".{path.stem[:50]}.part{path.suffix}")  # OpenCV chooses the container by the suffix.
         try:
             self._opencv_path = opencv_path(self._temporary)
         except ValueError as error:
             raise OutputError(str(error)) from error
-        self._fps = fps if fps and 0 < fps <= _MAX_FPS else DEFAULT_FPS
+        self._fps = _encodable_rate(fps or 0)
         self._size: tuple[int, int] | None = None
         self._encoder: cv2.VideoWriter | None = None
         self._frames = 0
@@ -72,6 +72,15 @@ class Mp4Writer:
 
     def _failure(self) -> OutputError:
         return OutputError(f"{self._path}: the video cannot be written completely (a full disk?)")
+
+
+def _encodable_rate(fps: float) -> float:
+    """The nearest rate with as many decimals, at most three, as the codec can count in; 24 for none that it can."""
+    for decimals in (3, 2, 1, 0):
+        rate = round(fps, decimals)
+        if 0.01 <= rate and rate * 10**decimals < _MAX_TIME_BASE + 0.5:  # OpenCV makes a fraction of it, in just this way.
+            return rate
+    return DEFAULT_FPS
 
 
 def fit(image: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
+import cv2
 import numpy as np
 import torch
 from torch import nn
@@ -14,6 +16,8 @@ from .errors import InputError, SaliencyError
 from .frame import Frame, Source
 from .postprocess import to_source_size
 from .writer import ResultWriter
+
+_DEVICES = r"auto|cpu|mps|(cuda|xpu)(:[0-9]+)?"
 
 
 def saliency_maps(frames: Iterable[Frame], model: nn.Module, device: torch.device) -> Iterator[tuple[Frame, np.ndarray]]:
@@ -48,6 +52,8 @@ def run(source: Source, model: nn.Module, device: torch.device, writer: ResultWr
 
 def resolve_device(name: str) -> torch.device:
     """The device called `name` ("auto": CUDA where available, else the CPU), proved to work. Raises SaliencyError."""
+    if not re.fullmatch(_DEVICES, name):  # torch knows many more, some of which fail in ways of their own.
+        raise SaliencyError(f"device {name!r} cannot be used: expected auto, cpu, cuda, cuda:1, ..., mps or xpu")
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
         torch.zeros(1, device=device).item()
@@ -67,10 +73,10 @@ def move(model: nn.Module, device: torch.device) -> nn.Module:
 @torch.inference_mode()
 def _predict_clip(clip: Clip, model: nn.Module, device: torch.device) -> np.ndarray:
     """float32 (T, height, width) in [0, 1], at the network's size."""
-    batch = model.input_spec.prepare([frame.image for frame in clip.frames]).unsqueeze(0)
     try:
+        batch = model.input_spec.prepare([frame.image for frame in clip.frames]).unsqueeze(0)
         saliency = torch.sigmoid(model(batch.to(device)))[0, :, 0].float().cpu().numpy()
-    except (RuntimeError, MemoryError) as error:
+    except (RuntimeError, MemoryError, cv2.error) as error:  # cv2.error: no memory for the resized frame.
         raise SaliencyError(f"the model failed at frame {clip.frames[0].name}: {_first_line(error)}") from error
     if not np.isfinite(saliency).all():
         raise SaliencyError(f"the model gave values that are not finite at frame {clip.frames[0].name}")
@@ -82,4 +88,4 @@ def _frames(count: int) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -53,10 +53,9 @@ def load_caffemodel(path: str | Path) -> SaliencyModel:
 def _blobs_by_layer(layers: list[Layer], path) -> dict[str, tuple[np.ndarray, ...]]:
     blobs: dict[str, tuple[np.ndarray, ...]] = {}
     for layer in layers:
-        if layer.blobs and layer.name in blobs:
+        if layer.name in blobs:
             raise WeightsError(f"{path}: two layers with weights are called {layer.name[:80]!r}")
-        if layer.blobs:
-            blobs[layer.name] = layer.blobs
+        blobs[layer.name] = layer.blobs
     return blobs
 
 

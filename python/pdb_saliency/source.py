@@ -6,7 +6,7 @@ import glob
 import os
 import re
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from .errors import InputError
@@ -25,7 +25,7 @@ def open_source(text: str) -> Source:
     path = Path(text)
     try:
         if not os.path.lexists(path) and glob.has_magic(text):
-            return PictureFiles(_pictures(map(Path, glob.iglob(text, recursive=True)), f"{text}: the glob matches"))
+            return PictureFiles(_pictures(map(Path, _glob(text)), f"{text}: the glob matches"))
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             return PictureFiles(_pictures(path.iterdir(), f"{path}: the folder holds"))
@@ -42,6 +42,41 @@ def natural_key(path: Path) -> tuple[list[str | int], str]:
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", text))], text
 
 
+def _glob(pattern: str) -> Iterable[str]:
+    """As glob.iglob(pattern, recursive=True), but where links form loops, `**` ends: it enters each folder once."""
+    parts = Path(pattern).parts
+    if "**" not in parts:
+        return glob.iglob(pattern)
+    at = parts.index("**")
+    rest = [part for part, previous in zip(parts[at + 1 :], parts[at:]) if (part, previous) != ("**", "**")] or ["*"]
+    roots = glob.iglob(os.path.join(*parts[:at])) if at else [""]
+    found = (path for root in roots for folder in _folders(root) for path in _glob(os.path.join(glob.escape(folder), *rest)))
+    return dict.fromkeys(found)  # Two `**` find some paths twice.
+
+
+def _folders(root: str) -> Iterator[str]:
+    """The folder and all below it, without hidden ones and without those that may not be read.
+
+    Links are followed last, so that a folder goes by its own name and not by that of a link to it.
+    """
+    seen = set()
+    folders, links = [root], []
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        yield folder
+        try:
+            names = [name for name in sorted(os.listdir(folder or ".")) if not name.startswith(".")]
+        except OSError:
+            continue
+        for path in (os.path.join(folder, name) for name in names):
+            if os.path.isdir(path):
+                (links if os.path.islink(path) else folders).append(path)
+
+
 def _pictures(paths: Iterable[Path], what: str) -> list[Path]:
     paths = list(paths)
     found = sorted(filter(_is_picture, paths), key=natural_key)
@@ -51,6 +86,9 @@ def _pictures(paths: Iterable[Path], what: str) -> list[Path]:
 
 
 def _is_picture(path: Path) -> bool:
-    """By its name. A link to nothing counts: better a frame that cannot be read than one passed over."""
+    """By its name, unless it is, or links to, a folder, a pipe or a device.
+
+    A link to nothing counts: better a frame that cannot be read than one passed over.
+    """
     named = path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-    return named and (path.is_file() or path.is_symlink())
+    return named and (os.path.isfile(path) or os.path.islink(path) and not os.path.exists(path))

@@ -25,7 +25,8 @@ class VideoFile:
     Iteration decodes the file once more from its start. Rotation metadata is applied by OpenCV.
 
     OpenCV ends a damaged video as silently as a complete one. After the last frame that decodes, InputError tells of a
-    file that stops early; a smaller difference from the declared count only sets `remark`.
+    file that stops early; a smaller difference from the declared count only sets `remark`: from one frame in mp4 and mov,
+    whose count is exact, from two elsewhere.
     """
 
     def __init__(self, path: Path):
@@ -90,7 +91,8 @@ class VideoFile:
         if stops_early:
             of = f" of {declared}" if declared > read else ""
             raise InputError(f"{self.path}: the video is truncated or damaged, {read}{of} frames decode")
-        if read < declared - 1:
+        inexact = missing_bytes is None
+        if read < declared - (1 if inexact else 0):
             self.remark = f"{self.path}: the container declares {declared} frames, {read} were decoded"
 
 

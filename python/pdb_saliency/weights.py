@@ -65,7 +65,7 @@ def save_model(model: SaliencyModel, path: str | Path) -> None:
         raise OutputError(f"{path}: a model file must end in {' or '.join(_SERIALISERS)}")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     content = _SERIALISERS[path.suffix.lower()](state, {"config": model.config.to_dict(), "untrained": model.untrained})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.part")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
@@ -111,11 +111,20 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 def _read_pth(path: Path) -> tuple[dict[str, Tensor], dict]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Of a foreign pickle; it is refused below in our own words.
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # Nearly anything. torch's own words advise to run the code in the file.
+            raise ValueError("it cannot be read as tensors and plain values") from error
     state = stored["state_dict"]
-    if not all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in state.items()):
-        raise ValueError("state_dict must map names to tensors")
+    if not all(isinstance(name, str) and isinstance(tensor, Tensor) and _is_plain(tensor) for name, tensor in state.items()):
+        raise ValueError("state_dict must map names to dense tensors that hold data")
     return state, stored["pdb_saliency"]
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    """Dense, on the CPU, and with one stored value for each of its elements."""
+    dense = tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_quantized) and tensor.device.type == "cpu"
+    return dense and tensor.untyped_storage().nbytes() >= tensor.numel() * tensor.element_size()
 
 
 def _safetensors_bytes(state: dict[str, Tensor], metadata: dict) -> bytes:

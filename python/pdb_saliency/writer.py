@@ -87,10 +87,17 @@ class ResultWriter:
     def _refuse_overwriting(self, inputs: Iterable[Path]) -> None:
         inputs = list(inputs)
         resolved = {folder: folder.resolve() for folder in {path.parent for path in inputs}}
+
+        def places(path: Path) -> Iterable[Path]:
+            """Where the file's name is, and where its data is."""
+            yield resolved[path.parent] / path.name
+            if path.is_symlink():
+                yield Path(os.path.realpath(path))  # Not Path.resolve, which raises where links form a loop.
+
         written = {(self.out / kind).resolve() for kind in PICTURES if kind in self.kinds}
         video = self.out.resolve() / VIDEO_NAME if "video" in self.kinds else None
         for path in inputs:
-            if resolved[path.parent] in written or resolved[path.parent] / path.name == video:
+            if any(place.parent in written or place == video for place in places(path)):
                 raise OutputError(f"{path} is an input, and results would be written over it: choose another output folder")
 
 
@@ -101,7 +108,7 @@ def write_picture(path: Path, image: np.ndarray) -> None:
     cut: nothing is forced to the disk.
     """
     encoded = cv2.imencode(".png", image)[1]
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name[:50]}.part")  # Cut, because a name may have 255 bytes at most.
     try:
         try:
             with open(temporary, "wb") as file:
