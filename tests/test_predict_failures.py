@@ -184,7 +184,11 @@ def start_long_run(tmp_path):
     program = [sys.executable, Path(__file__).with_name("fake_model.py")]
     command = [*program, "predict", folder, "-o", tmp_path / "out", "--save", "maps,masks,video"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        # A shell's background job, as a test run may be one, hands down that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while len(list((tmp_path / "out").glob("masks/0*.png"))) < 20:
         assert process.poll() is None and time.monotonic() < deadline, process.communicate()
