@@ -34,7 +34,7 @@ def convert(module: nn.Module) -> nn.Module:
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"convert: module must be a torch.nn.Module, got {type(module).__name__}")
-    return _convert(module, type(module).__name__, {})
+    return _convert(module, "", {})
 
 
 def _convert(module: nn.Module, path: str, done: dict[nn.Module, nn.Module]) -> nn.Module:
@@ -44,7 +44,7 @@ def _convert(module: nn.Module, path: str, done: dict[nn.Module, nn.Module]) -> 
         if replacement is None:
             for name, child in module._modules.items():  # named_children() would pass over a cell's second place
                 if child is not None:
-                    module._modules[name] = _convert(child, f"{path}.{name}", done)
+                    module._modules[name] = _convert(child, _join(path, name), done)
     return done[module]
 
 
@@ -96,8 +96,12 @@ def _is_plain(module: nn.Module, path: str) -> bool:
     return reason is None
 
 
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
 def _warn(path: str, reason: str) -> None:
-    warnings.warn(f"pdb_ext.convert leaves {path} as it is: {reason}.", stacklevel=2)
+    warnings.warn(f"pdb_ext.convert leaves {path or 'the module'} as it is: {reason}.", stacklevel=2)
 
 
 # --- ndrplz/ConvLSTM_pytorch: one convolution of cat(x, h), rows i, f, o, g -------------------------------------------
@@ -130,7 +134,7 @@ def _ndrplz_stack(module: nn.Module, path: str) -> FusedNdrplzConvLSTM | None:
     options = [getattr(module, name, None) for name in ("batch_first", "return_all_layers")]
     if not cells or not all(isinstance(option, bool) for option in options):
         return None
-    layers = [_ndrplz_layer(cell, f"{path}.cell_list.{index}") for index, cell in enumerate(cells)]
+    layers = [_ndrplz_layer(cell, _join(path, f"cell_list.{index}")) for index, cell in enumerate(cells)]
     if None in layers:
         return None
     fused = FusedNdrplzConvLSTM(layers, *options)
@@ -208,7 +212,7 @@ def _automan_stack(module: nn.Module, path: str) -> FusedAutomanConvLSTM | None:
     step, effective_step = getattr(module, "step", None), getattr(module, "effective_step", None)
     if not isinstance(step, int) or step < 1 or effective_step is None:
         return None
-    layers = [_automan_layer(cell, f"{path}.{name}") for name, cell in cells]
+    layers = [_automan_layer(cell, _join(path, name)) for name, cell in cells]
     return None if None in layers else FusedAutomanConvLSTM(layers, step, list(effective_step))
 
 

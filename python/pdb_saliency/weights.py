@@ -24,7 +24,7 @@ from .released import load_caffemodel
 def load_model(weights: str | Path | None = None) -> SaliencyModel:
     """A model on the CPU in eval mode.
 
-    weights: a name (see `weight_names`), a .safetensors or .pth file that `save_model` wrote, an authors' .caffemodel,
+    weights: a name (`pdb-saliency info` lists them), a .safetensors or .pth file that `save_model` wrote, an authors' .caffemodel,
     or None for the default model, "imagenet". `model.untrained` says in words which weights are random (None: none).
 
     Raises WeightsError with one line: a missing, damaged or foreign file, or an unknown name.
