@@ -83,9 +83,13 @@ def _set(parameter: nn.Parameter, value: Tensor, requires_grad: bool) -> None:
     parameter.requires_grad_(requires_grad)
 
 
+def _has_hooks(module: nn.Module) -> bool:
+    return any(name.endswith("_hooks") and value for name, value in vars(module).items())
+
+
 def _is_plain(module: nn.Module, path: str) -> bool:
     """Whether nothing hangs on the cell that a replacement would lose; warns if something does."""
-    hooks = [name for part in module.modules() for name, value in vars(part).items() if name.endswith("_hooks") and value]
+    hooks = any(_has_hooks(part) for part in module.modules())
     weights = {parameter.requires_grad for parameter in module.parameters()}
     known = {"weight", "bias", *_AUTOMAN_PEEPHOLES}
     foreign = [name for name, _ in [*module.named_parameters(), *module.named_buffers()] if name.split(".")[-1] not in known]
@@ -94,6 +98,14 @@ def _is_plain(module: nn.Module, path: str) -> bool:
     if reason is not None:
         _warn(path, reason)
     return reason is None
+
+
+def _stack_has_hooks(module: nn.Module, path: str) -> bool:
+    """Of the stack itself; its cells are looked at one by one."""
+    if _has_hooks(module):
+        _warn(path, "it has hooks")
+        return True
+    return False
 
 
 def _join(path: str, name: str) -> str:
@@ -135,7 +147,7 @@ def _ndrplz_stack(module: nn.Module, path: str) -> FusedNdrplzConvLSTM | None:
     if not cells or not all(isinstance(option, bool) for option in options):
         return None
     layers = [_ndrplz_layer(cell, _join(path, f"cell_list.{index}")) for index, cell in enumerate(cells)]
-    if None in layers:
+    if None in layers or _stack_has_hooks(module, path):
         return None
     fused = FusedNdrplzConvLSTM(layers, *options)
     x = _random(layers[0], 2, 2, layers[0].in_channels, 5, 4)
@@ -213,7 +225,9 @@ def _automan_stack(module: nn.Module, path: str) -> FusedAutomanConvLSTM | None:
     if not isinstance(step, int) or step < 1 or effective_step is None:
         return None
     layers = [_automan_layer(cell, _join(path, name)) for name, cell in cells]
-    return None if None in layers else FusedAutomanConvLSTM(layers, step, list(effective_step))
+    if None in layers or _stack_has_hooks(module, path):
+        return None
+    return FusedAutomanConvLSTM(layers, step, list(effective_step))
 
 
 # --- the check -------------------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def net(layers, *, v1=False, **form) -> bytes:
 
 
 def released_layers(width=2, pdc=3, reduced=5, hidden=4, features=(3, 4), seed=0) -> list[tuple[str, list[np.ndarray]]]:
-    """Every layer with weights of the released network in file order: released-model.md, sections (a), (b) and (d)."""
+    """Every layer with weights of the released network, in file order."""
     random = np.random.default_rng(seed)
 
     def normal(*shape):

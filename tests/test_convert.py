@@ -246,6 +246,16 @@ def test_lookalikes_are_left_alone_with_a_warning(make):
         assert pdb_ext.convert(nn.Sequential(cell))[0] is cell
 
 
+@pytest.mark.parametrize(
+    "stack", [NdrplzConvLSTM(3, [4], (3, 3)), AutomanConvLSTM(3, [4], 3, step=1, effective_step=[0])], ids=["ndrplz", "automan"]
+)
+def test_a_hooked_stack_stays_and_its_cells_are_converted(stack):
+    stack.register_forward_hook(lambda *_: None)
+    with pytest.warns(UserWarning, match="leaves the module as it is: it has hooks"):
+        assert pdb_ext.convert(stack) is stack
+    assert any(isinstance(part, pdb_ext.ConvLSTM) for part in stack.modules()) and stack._forward_hooks
+
+
 def test_stack_of_lookalikes_is_left_alone():
     stack = StackOfOthers(3, [4], (3, 3))
     with pytest.warns(UserWarning, match=r"leaves cell_list\.0 as it is"):
