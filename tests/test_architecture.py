@@ -65,7 +65,7 @@ def test_reference_depends_on_nothing_of_ours_but_the_check():
 
 
 def test_pdb_saliency_uses_the_public_layer_library():
-    for path in (ROOT / "python" / "pdb_saliency").glob("*.py"):
+    for path in (ROOT / "python" / "pdb_saliency").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []

@@ -286,3 +286,32 @@ def test_descriptions_tell_models_apart():
         texts = [SaliencyModel(config).description for config in configs]
     assert len(set(texts)) == len(texts)
     assert texts[-1] == "ResNet-50, PDC 2/4/8/16, PDB-ConvLSTM, released variant, 473x473"
+
+
+@pytest.mark.parametrize("backbone", ["resnet50", "efficientnet_lite0"])
+def test_the_decoder_predicts_at_stride_4(backbone):
+    model = tiny(backbone=backbone, decoder="skip")
+    features, skip = model.encode(clip(1, 2)[0])
+    assert features.shape == (2, 4, 5, 6) and skip.shape[2:] == (9, 11)
+    assert model.head(features, skip).shape == (2, 1, 9, 11)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TEMPORAL_MODULES if kind != "none"])
+def test_with_a_decoder_training_starts_from_the_spatial_part_alone(kind):
+    """The residual starts at zero; the temporal module learns all the same, as soon as the residual has moved."""
+    alone = trained_like(tiny(decoder="skip", temporal="none"))
+    model = tiny(decoder="skip", temporal=kind, seed=1)
+    model.load_state_dict(alone.state_dict(), strict=False)
+    x = clip()
+    torch.testing.assert_close(model(x), alone(x))
+    nn.init.normal_(model.residual.weight)
+    model(x).square().mean().backward()
+    assert all(parameter.grad.any() for name, parameter in model.temporal.named_parameters())
+
+
+@pytest.mark.parametrize("options", [{}, {"decoder": "skip"}, {"variant": "released"}])
+def test_encode_and_decode_are_the_model(options):
+    model = trained_like(tiny(**options))
+    x = clip(2, 3)
+    encoded = model.encode(x.flatten(0, 1))
+    torch.testing.assert_close(model.decode(encoded, (2, 3), (33, 41)), model(x))

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from .commands.arguments import add_model_options, add_output, kinds_list, path, probability
 from .errors import SaliencyError
 from .options import KINDS, THRESHOLD
 from .streams import prepare_streams, tell, write
@@ -156,58 +157,19 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     predict.set_defaults(command=_predict)
-    predict.add_argument("input", metavar="INPUT", type=_path, help="a video file, a folder of frames, or a quoted glob")
-    _add_output(predict, required=True, help="folder for the results; made if absent")
+    predict.add_argument("input", metavar="INPUT", type=path, help="a video file, a folder of frames, or a quoted glob")
+    add_output(predict, required=True, help="folder for the results; made if absent")
     kinds = ", ".join(KINDS)
-    predict.add_argument("--save", type=_kinds, default=["maps"], metavar="KINDS", help=f"comma list of {kinds} (default: maps)")
+    predict.add_argument("--save", type=kinds_list, default=["maps"], metavar="KINDS", help=f"comma list of {kinds} (default: maps)")
     threshold_help = "of the masks, 0 to 1 (default: %(default)s, the paper's)"
-    predict.add_argument("--threshold", type=_probability, default=THRESHOLD, metavar="T", help=threshold_help)
-    _add_model_options(predict)
+    predict.add_argument("--threshold", type=probability, default=THRESHOLD, metavar="T", help=threshold_help)
+    add_model_options(predict)
 
     demo = commands.add_parser("demo", help="a first run, without any data", description=_DEMO_HELP, formatter_class=raw)
     demo.set_defaults(command=_demo)
-    _add_output(demo, default=Path("pdb-saliency-demo"), help="folder for the results (default: %(default)s)")
-    _add_model_options(demo)
+    add_output(demo, default=Path("pdb-saliency-demo"), help="folder for the results (default: %(default)s)")
+    add_model_options(demo)
 
     info = commands.add_parser("info", help="the build and the devices", description="Print the build and the devices.")
     info.set_defaults(command=_info)
     return parser
-
-
-def _add_output(parser: argparse.ArgumentParser, **options: Any) -> None:
-    parser.add_argument("-o", "--output", metavar="OUT", type=lambda text: Path(_path(text)), **options)
-
-
-def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--weights",
-        metavar="W",
-        help="a name (`pdb-saliency info` lists them), or a .safetensors, .pth or .caffemodel file "
-        "(default: the light model that comes with the package)",
-    )
-    device_help = "auto, cpu, cuda, cuda:1, ... (default: auto, which is CUDA where there is a GPU)"
-    parser.add_argument("--device", default="auto", metavar="D", help=device_help)
-
-
-def _path(text: str) -> str:
-    if not text:  # What an unset shell variable gives; Path("") would be the current folder.
-        raise argparse.ArgumentTypeError("expected a path, got nothing")
-    return text
-
-
-def _kinds(text: str) -> list[str]:
-    kinds = text.split(",")
-    for kind in kinds:
-        if kind not in KINDS:
-            raise argparse.ArgumentTypeError(f"expected a comma list of {', '.join(KINDS)}, got {text!r}")
-    return kinds
-
-
-def _probability(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:  # Also false for NaN.
-        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
-    return value

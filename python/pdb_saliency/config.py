@@ -12,6 +12,7 @@ from .temporal import TEMPORAL_MODULES
 VARIANTS = ("paper", "released")
 BACKBONES = {"resnet50": "ResNet-50", "efficientnet_lite0": "EfficientNet-Lite0"}
 PDC_MODES = ("pdc", "aspp")
+DECODERS = ("none", "skip")
 # Far above any useful size; it keeps a damaged configuration from asking for absurd amounts of memory.
 MAX_SIZE = 1 << 14
 MAX_PIXELS = 1 << 24
@@ -31,6 +32,9 @@ class ModelConfig:
     temporal: "none", "fc_lstm", "convlstm", "b_convlstm", "db_convlstm" or "pdb_convlstm" (Table 5).
     hidden_channels: of each LSTM.
     temporal_dilations: of the branches of "pdb_convlstm".
+    decoder: "none", the paper's 1x1 head on the temporal features; or "skip", which the paper does not have: the temporal
+        features are added to the spatial ones, by a 1x1 convolution that starts at zero, and a `SkipDecoder` predicts at
+        stride 4. A model thus begins its second stage of training as good as its spatial part is alone.
     input_size: (height, width) that `InputSpec` resizes frames to. The released variant takes only this size, because
         its peepholes have one weight for each feature pixel. Sizes of the form 8k + 1 put the first and the last
         feature exactly on the first and the last pixel.
@@ -46,13 +50,17 @@ class ModelConfig:
     temporal: str = "pdb_convlstm"
     hidden_channels: int = 32
     temporal_dilations: tuple[int, ...] = (1, 2)
+    decoder: str = "none"
     input_size: tuple[int, int] = (473, 473)
 
     def __post_init__(self):
         choices = {"variant": VARIANTS, "backbone": BACKBONES, "pdc": PDC_MODES, "temporal": TEMPORAL_MODULES}
+        choices["decoder"] = DECODERS
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.variant == "released" and self.decoder != "none":
+            raise ValueError(f"the released variant has no decoder, got decoder={self.decoder!r}")
         for name in ("width", "pdc_channels", "reduced_channels", "hidden_channels"):
             _check_sizes(name, (getattr(self, name),))
         for name in ("pdc_dilations", "temporal_dilations", "input_size"):
@@ -95,5 +103,7 @@ def _check_sizes(name: str, sizes: tuple[int, ...]) -> None:
 PAPER = ModelConfig()
 RELEASED = ModelConfig(variant="released")
 # For CPUs. The PDC branches are a quarter as wide as the features, as in the paper; 321 = 8 * 40 + 1 is the paper's
-# square input at 46 % of its pixels.
-LITE = ModelConfig(backbone="efficientnet_lite0", pdc_channels=80, input_size=(321, 321))
+# square input at 46 % of its pixels, and the PDC's dilations shrink with it.
+LITE = ModelConfig(
+    backbone="efficientnet_lite0", pdc_dilations=(1, 2, 4, 8), pdc_channels=80, decoder="skip", input_size=(321, 321)
+)

@@ -82,6 +82,7 @@ class EfficientNetLite0(nn.Module):
     """
 
     out_channels = 320
+    skip_channels = 24
 
     def __init__(self, output_stride: int = 8):
         super().__init__()
@@ -102,7 +103,12 @@ class EfficientNetLite0(nn.Module):
                 in_channels = channels
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.blocks(self.stem(x))
+        return self.with_skip(x)[0]
+
+    def with_skip(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The features, and those of the last block with stride 4, (N, 24, ceil(H / 4), ceil(W / 4))."""
+        skip = self.blocks[:3](self.stem(x))
+        return self.blocks[3:](skip), skip
 
     @staticmethod
     def feature_size(size: int) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .config import BACKBONES, PAPER, ModelConfig
+from .decoder import SkipDecoder
 from .efficientnet import EfficientNetLite0
 from .layers import ConvBatchNorm, freeze_batch_norm, initialise, initialise_released
 from .pdc import PyramidDilatedConvolution
@@ -26,7 +27,7 @@ class SaliencyModel(nn.Module):
 
     `spatial` (backbone, PDC, 1x1 reduction) maps frames (N, 3, H, W) to features (N, reduced_channels, h, w). A model
     with temporal="none" predicts from these alone; its `spatial` weights fit every other temporal module, which is
-    the paper's two-step training.
+    the paper's two-step training. `encode` is all that depends on `spatial`, `decode` is the rest.
 
     Options override single fields of `config`: SaliencyModel(variant="released"), SaliencyModel(LITE, temporal="none").
 
@@ -54,20 +55,46 @@ class SaliencyModel(nn.Module):
             merge="sum" if released else "tanh",
             peephole=(3, 1, *map(backbone.feature_size, config.input_size)) if released else None,
         )
-        self.head = nn.Conv2d(channels, 2 if released else 1, kernel_size=1)
+        if config.decoder == "skip":
+            self.residual = None if config.temporal == "none" else nn.Conv2d(channels, config.reduced_channels, 1)
+            self.head = SkipDecoder(config.reduced_channels, backbone.skip_channels)
+            initialise(self.head)
+            if self.residual is not None:
+                nn.init.zeros_(self.residual.weight)
+                nn.init.zeros_(self.residual.bias)
+        else:
+            self.head = nn.Conv2d(channels, 2 if released else 1, kernel_size=1)
         if released:
             initialise_released(self.temporal)
             freeze_batch_norm(self)
 
     def forward(self, clip: Tensor) -> Tensor:
         self._check_clip(clip)
-        frames = clip.flatten(0, 1)
-        features = self.spatial(frames).unflatten(0, clip.shape[:2])
-        features, _ = self.temporal(features)
-        # The released head has two channels and the last one is saliency; the other went unused in Caffe, too.
-        logits = self.head(features.flatten(0, 1))[:, -1:]
-        upsample = upsample_logits if self.config.variant == "released" else upsample_saliency
-        return upsample(logits, clip.shape[-2:]).unflatten(0, clip.shape[:2])
+        return self.decode(self.encode(clip.flatten(0, 1)), clip.shape[:2], clip.shape[-2:])
+
+    def encode(self, frames: Tensor) -> tuple[Tensor, ...]:
+        """The features of frames (M, 3, H, W): (M, reduced_channels, h, w); with a decoder its skip connection, too.
+
+        No other part of the model sees the frames, so where `spatial` is frozen these can be stored.
+        """
+        if self.config.decoder == "none":
+            return (self.spatial(frames),)
+        features, skip = self.spatial.backbone.with_skip(frames)
+        return self.spatial.reduce(self.spatial.pdc(features)), skip
+
+    def decode(self, encoded: tuple[Tensor, ...], batch: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """Logits (N, T, 1, *size) from what `encode` made of the N * T frames of clips. batch: (N, T)."""
+        features, *skips = encoded
+        output = self.temporal(features.unflatten(0, batch))[0].flatten(0, 1)
+        if skips:
+            if self.residual is not None:
+                output = features + self.residual(output)
+            logits = upsample_logits(self.head(output, *skips), size)
+        else:
+            # The released head has two channels and the last one is saliency; the other went unused in Caffe, too.
+            upsample = upsample_logits if self.config.variant == "released" else upsample_saliency
+            logits = upsample(self.head(output)[:, -1:], size)
+        return logits.unflatten(0, batch)
 
     def train(self, mode: bool = True) -> SaliencyModel:
         """As nn.Module.train; the batch normalisation of the released variant stays frozen."""
@@ -81,6 +108,7 @@ class SaliencyModel(nn.Module):
         config = self.config
         rates = "/".join(map(str, config.pdc_dilations))
         parts = [BACKBONES[config.backbone], f"{config.pdc.upper()} {rates}", TEMPORAL_MODULES[config.temporal]]
+        parts += ["skip decoder"] if config.decoder == "skip" else []
         return ", ".join([*parts, f"{config.variant} variant", "x".join(map(str, config.input_size))])
 
     def _check_clip(self, clip: Tensor) -> None:

@@ -48,10 +48,15 @@ class DilatedResNet50(nn.Module):
         self.conv4 = _stage(8 * width, 4 * width, blocks=6, dilation=2)
         self.conv5 = _stage(16 * width, 8 * width, blocks=3, dilation=4)
         self.out_channels = 32 * width
+        self.skip_channels = 4 * width
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.pool(self.conv1_3(self.conv1_2(self.conv1_1(x))))
-        return self.conv5(self.conv4(self.conv3(self.conv2(x))))
+        return self.with_skip(x)[0]
+
+    def with_skip(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The features, and those of conv2, (N, 4 * width, H', W') with H' about H / 4."""
+        skip = self.conv2(self.pool(self.conv1_3(self.conv1_2(self.conv1_1(x)))))
+        return self.conv5(self.conv4(self.conv3(skip))), skip
 
     @staticmethod
     def feature_size(size: int) -> int:

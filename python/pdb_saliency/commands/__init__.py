@@ -1,0 +1,1 @@
+"""The arguments and the work of single commands; `cli` puts them together."""

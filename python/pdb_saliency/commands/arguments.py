@@ -1,0 +1,48 @@
+"""Arguments that several commands share, and their types. Imports nothing heavy, so that --help answers at once."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..options import KINDS
+
+
+def add_output(parser: argparse.ArgumentParser, **options: Any) -> None:
+    parser.add_argument("-o", "--output", metavar="OUT", type=lambda text: Path(path(text)), **options)
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--weights",
+        metavar="W",
+        help="a name (`pdb-saliency info` lists them), or a .safetensors, .pth or .caffemodel file "
+        "(default: the light model that comes with the package)",
+    )
+    device_help = "auto, cpu, cuda, cuda:1, ... (default: auto, which is CUDA where there is a GPU)"
+    parser.add_argument("--device", default="auto", metavar="D", help=device_help)
+
+
+def path(text: str) -> str:
+    if not text:  # What an unset shell variable gives; Path("") would be the current folder.
+        raise argparse.ArgumentTypeError("expected a path, got nothing")
+    return text
+
+
+def kinds_list(text: str) -> list[str]:
+    kinds = text.split(",")
+    for kind in kinds:
+        if kind not in KINDS:
+            raise argparse.ArgumentTypeError(f"expected a comma list of {', '.join(KINDS)}, got {text!r}")
+    return kinds
+
+
+def probability(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:  # Also false for NaN.
+        raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
+    return value

@@ -1,0 +1,37 @@
+"""What data sets are made of: files, not yet opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Still:
+    """A picture and the mask of its salient objects. name: unique in its data set."""
+
+    name: str
+    image: Path
+    mask: Path
+
+
+@dataclass(frozen=True)
+class Video:
+    """The frames of one sequence, in order of time.
+
+    masks: for each frame the files whose union is the foreground (one for each object in some data sets); empty where the
+        frame is not annotated.
+    """
+
+    name: str
+    frames: tuple[Path, ...]
+    masks: tuple[tuple[Path, ...], ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A set of stills, of videos, or of both."""
+
+    name: str
+    stills: tuple[Still, ...] = ()
+    videos: tuple[Video, ...] = ()

@@ -1,0 +1,1 @@
+"""Scores of saliency maps and masks, and the paper's tables."""
