@@ -158,3 +158,30 @@ def test_missing_or_foreign_weights_leave_the_model_alone(monkeypatch, tmp_path)
             load_imagenet_weights(model)
         assert "\n" not in str(caught.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [(3, 1), (5, 1), (3, 2), (5, 4)])
+@pytest.mark.parametrize("size", [(9, 11), (1, 3)])
+def test_depthwise_gradients(kernel, dilation, size):
+    """Our own backward of depthwise layers against PyTorch's."""
+    layer = SameConv2d(4, 4, kernel, dilation=dilation, groups=4, bias=False).double()
+    x = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(2, 4, *size, dtype=torch.float64)
+    ours = torch.autograd.grad(layer(x), (x, layer.weight), grad)
+    expected = F.conv2d(x, layer.weight, None, 1, dilation * (kernel // 2), dilation, 4)
+    for mine, theirs in zip(ours, torch.autograd.grad(expected, (x, layer.weight), grad)):
+        torch.testing.assert_close(mine, theirs)
+    layer.weight.requires_grad_(False)
+    torch.testing.assert_close(torch.autograd.grad(layer(x), x, grad)[0], ours[0])
+
+
+def test_depthwise_gradients_under_autocast():
+    """bfloat16 keeps 8 bits: the gradients agree with float32's to a few of its roundings (2**-8) on average."""
+    layer = SameConv2d(4, 4, 3, groups=4, bias=False)
+    x = torch.randn(2, 4, 9, 11, requires_grad=True)
+    expected = torch.autograd.grad(layer(x).square().sum(), (x, layer.weight))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = layer(x * 1)
+    assert output.dtype == torch.bfloat16
+    for half, exact in zip(torch.autograd.grad(output.float().square().sum(), (x, layer.weight)), expected):
+        assert (half - exact).norm() < 4 * 2**-8 * exact.norm()

@@ -38,12 +38,44 @@ class SameConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         (kernel, _), (stride, _), (dilation, _) = self.kernel_size, self.stride, self.dilation
         if stride == 1:
-            return F.conv2d(x, self.weight, None, 1, dilation * (kernel // 2), dilation, self.groups)
+            if self.groups == x.shape[1] and torch.is_grad_enabled() and x.requires_grad and x.device.type == "cpu":
+                return _DepthwiseConv2d.apply(x, self.weight, dilation)
+            return _same_conv2d(x, self.weight, dilation, self.groups)
         pads = []
         for size in (x.shape[3], x.shape[2]):
             total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             pads += [total // 2, total - total // 2]
         return F.conv2d(F.pad(x, pads), self.weight, None, stride, 0, dilation, self.groups)
+
+
+def _same_conv2d(x: Tensor, weight: Tensor, dilation: int, groups: int) -> Tensor:
+    return F.conv2d(x, weight, None, 1, dilation * (weight.shape[-1] // 2), dilation, groups)
+
+
+class _DepthwiseConv2d(torch.autograd.Function):
+    """As `_same_conv2d` with a channel a group; the data gradient is a forward convolution with the mirrored kernel.
+
+    On CPUs PyTorch's own is up to 20 times slower for dilated depthwise layers, which made it a fifth of a training step.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        return _same_conv2d(x, weight, dilation, x.shape[1])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        x, grad = x.to(weight.dtype), grad.to(weight.dtype)  # They come in a half type from under autocast.
+        dilation, channels = ctx.dilation, x.shape[1]
+        grad_x = _same_conv2d(grad, weight.flip(2, 3), dilation, channels) if ctx.needs_input_grad[0] else None
+        grad_weight = None
+        if ctx.needs_input_grad[1]:
+            padding = dilation * (weight.shape[-1] // 2)
+            grad_weight = torch.nn.grad.conv2d_weight(x, weight.shape, grad, 1, padding, dilation, channels)
+        return grad_x, grad_weight, None
 
 
 class _Layer(nn.Sequential):
