@@ -32,7 +32,6 @@ class WeightGradient {
   void add(const Frames<const T>& x, int64_t t, const Frames<const T>& h_previous, int64_t h_t, const Buffer<T>& dgates) const {
     const Layer& layer = plan_.layer;
     if (total_) {
-      std::fill_n(step_.data(), size_, T(0));
       plan_.to_frames(x, t, layer.in_channels, 0, frames_);
       if (h_previous.data) plan_.to_frames(h_previous, h_t, layer.channels, layer.in_channels, frames_);
     }
@@ -42,11 +41,9 @@ class WeightGradient {
       const Buffer<T> scratch(plan_.winograd ? winograd_gradient_scratch(plan_.inputs(), blocks_a_unit_) : 0);
       for (int64_t unit = begin; unit < end; ++unit) {
         if (unit >= weight_units_) add_bias(unit - weight_units_, dgates);
-        else if (plan_.winograd) add_winograd(unit, channels, dgates, scratch.data());
-        else add_direct(unit, channels, dgates);
+        else add_weights(unit, channels, dgates, scratch.data());
       }
     });
-    for (int64_t i = 0; i < size_; ++i) total_.data()[i] += step_.data()[i];
   }
 
   // weight_x (4C, Cin, k, k), weight_h (4C, C, k, k), bias (4C); each may be null.
@@ -59,9 +56,11 @@ class WeightGradient {
     const FilterStrides strides{row, area};
     if (!plan_.winograd)
       unpack_weight(total_.data(), strides, plan_.gates(), plan_.inputs(), plan_.window.taps(), block, joined.data());
-    for (int64_t i = 0; plan_.winograd && i < blocks_; ++i)
-      unpack_winograd_block(total_.data() + i * 16 * plan_.inputs() * block, strides, i * block, plan_.gates(),
-                            plan_.inputs(), block, joined.data());
+    plan_.parallel(plan_.winograd ? blocks_ : 0, block * plan_.inputs() * 16, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        unpack_winograd_block(total_.data() + i * 16 * plan_.inputs() * block, strides, i * block, plan_.gates(),
+                              plan_.inputs(), block, joined.data());
+    });
     for (int64_t r = 0; r < plan_.gates(); ++r) {
       if (weight_x) std::copy_n(joined.data() + r * row, x, weight_x + r * x);
       if (weight_h) std::copy_n(joined.data() + r * row + x, row - x, weight_h + r * (row - x));
@@ -69,6 +68,26 @@ class WeightGradient {
   }
 
  private:
+  void add_weights(int64_t unit, int64_t channels, const Buffer<T>& dgates, T* scratch) const {
+    for_each_range(unit, [&](int64_t begin, int64_t size) { std::fill_n(step_.data() + begin, size, T(0)); });
+    if (plan_.winograd) add_winograd(unit, channels, dgates, scratch);
+    else add_direct(unit, channels, dgates);
+    for_each_range(unit, [&](int64_t begin, int64_t size) {
+      const T* from = step_.data() + begin;
+      T* to = total_.data() + begin;
+      for (int64_t i = 0; i < size; ++i) to[i] += from[i];
+    });
+  }
+
+  // Calls body(begin, size) for the ranges of values that a unit owns.
+  template <class Body>
+  void for_each_range(int64_t unit, Body body) const {
+    const int64_t tap = plan_.inputs() * plan_.kernel.row_block;
+    if (!plan_.winograd) return body(unit * tap, tap);
+    const int64_t first = unit / 4 * blocks_a_unit_;
+    for (int64_t i = first; i < std::min(first + blocks_a_unit_, blocks_); ++i) body((16 * i + unit % 4 * 4) * tap, 4 * tap);
+  }
+
   // Unit: one tap of the window and one row block.
   void add_direct(int64_t unit, int64_t channels, const Buffer<T>& dgates) const {
     constexpr int64_t kChunkPixels = 256;  // stays in the second-level cache

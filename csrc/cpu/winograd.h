@@ -69,10 +69,13 @@ void pack_winograd_block(const T* weight, FilterStrides strides, bool mirrored, 
 template <class T>
 void unpack_winograd_block(const T* packed, FilterStrides strides, int64_t first_row, int64_t rows, int64_t channels,
                            int64_t row_block, T* weight) {
-  for (int64_t r = 0; r < std::min(row_block, rows - first_row); ++r)
-    for (int64_t c = 0; c < channels; ++c)
-      winograd_filter_gradient(packed + c * row_block + r, channels * row_block,
-                               weight + (first_row + r) * strides.row + c * strides.channel);
+  T lines[16 * kMaxRowBlock];  // of one channel: in `packed` they are so far apart that they may share a cache set
+  for (int64_t c = 0; c < channels; ++c) {
+    for (int64_t position = 0; position < 16; ++position)
+      std::copy_n(packed + (position * channels + c) * row_block, row_block, lines + position * row_block);
+    for (int64_t r = 0; r < std::min(row_block, rows - first_row); ++r)
+      winograd_filter_gradient(lines + r, row_block, weight + (first_row + r) * strides.row + c * strides.channel);
+  }
 }
 
 }  // namespace pdb::cpu
