@@ -47,6 +47,11 @@ def check_inputs(
         _fail("output_peephole", "be 'previous' or 'current'", repr(output_peephole))
 
 
+def check_steps(checkpoint_every: int) -> None:
+    if isinstance(checkpoint_every, bool) or not isinstance(checkpoint_every, int) or checkpoint_every < 1:
+        _fail("checkpoint_every", "be None or an integer of at least 1", repr(checkpoint_every))
+
+
 def is_autocast_enabled(device: str) -> bool:
     """As torch.is_autocast_enabled, for device types without autocast too."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -11,7 +11,12 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from .converted import FusedAutomanCell, FusedAutomanConvLSTM, FusedNdrplzCell, FusedNdrplzConvLSTM
+from .converted import (
+    FusedAutomanCell,
+    FusedAutomanConvLSTM,
+    FusedNdrplzCell,
+    FusedNdrplzConvLSTM,
+)
 from .modules import ConvLSTM
 
 _AUTOMAN_GATES = "ifoc"  # its letters in our order i, f, o, g

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .checks import check_steps
 from .ops import convlstm
 
 State = tuple[Tensor, Tensor]
@@ -26,6 +27,7 @@ class ConvLSTM(nn.Module):
         output_peephole: whether the output gate reads c_{t-1} ("previous") or c_t ("current").
         reverse: run backward in time; outputs stay in frame order.
         batch_first: x and output are (N, T, C, H, W) instead of (T, N, C, H, W). States are (N, C, H, W) either way.
+        checkpoint_every: less memory in training for more computation, see :func:`pdb_ext.convlstm`.
 
     Shapes:
         x (T, N, Cin, H, W) or, batch first, (N, T, Cin, H, W); state (h_0, c_0), each (N, C, H, W), zeros if absent.
@@ -44,6 +46,7 @@ class ConvLSTM(nn.Module):
         output_peephole: str = "previous",
         reverse: bool = False,
         batch_first: bool = False,
+        checkpoint_every: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -52,6 +55,8 @@ class ConvLSTM(nn.Module):
         _check_kernel_size(kernel_size)
         _check_choice("output_peephole", output_peephole, ("previous", "current"))
         _check_peephole(peephole, hidden_channels)
+        if checkpoint_every is not None:
+            check_steps(checkpoint_every)
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.kernel_size = kernel_size
@@ -59,6 +64,7 @@ class ConvLSTM(nn.Module):
         self.output_peephole = output_peephole
         self.reverse = reverse
         self.batch_first = batch_first
+        self.checkpoint_every = checkpoint_every
         kernel = (kernel_size, kernel_size)
         factory = {"device": device, "dtype": dtype}
         rows = 4 * hidden_channels
@@ -92,6 +98,7 @@ class ConvLSTM(nn.Module):
             dilation=self.dilation,
             reverse=self.reverse,
             output_peephole=self.output_peephole,
+            checkpoint_every=self.checkpoint_every,
         )
         return output.transpose(0, 1) if self.batch_first else output, state
 
@@ -137,6 +144,7 @@ class DBConvLSTM(nn.Module):
         peephole: tuple[int, ...] | None = None,
         output_peephole: str = "previous",
         batch_first: bool = True,
+        checkpoint_every: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -148,6 +156,7 @@ class DBConvLSTM(nn.Module):
         self.batch_first = batch_first
         factory = {"device": device, "dtype": dtype}
         options = {"dilation": dilation, "bias": bias, "peephole": peephole, "output_peephole": output_peephole}
+        options["checkpoint_every"] = checkpoint_every
         self.forward_layer = ConvLSTM(in_channels, hidden_channels, kernel_size, **options, **factory)
         self.backward_layer = ConvLSTM(hidden_channels, hidden_channels, kernel_size, reverse=True, **options, **factory)
         if merge == "tanh":
@@ -202,6 +211,7 @@ class PDBConvLSTM(nn.Module):
         *,
         bias: bool = True,
         output_peephole: str = "previous",
+        checkpoint_every: int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -213,7 +223,7 @@ class PDBConvLSTM(nn.Module):
         self.dilations = tuple(dilations)
         self.batch_first = batch_first
         options = {"merge": merge, "peephole": peephole, "batch_first": batch_first, "bias": bias}
-        options |= {"output_peephole": output_peephole, "device": device, "dtype": dtype}
+        options |= {"output_peephole": output_peephole, "checkpoint_every": checkpoint_every, "device": device, "dtype": dtype}
         self.branches = nn.ModuleList(
             DBConvLSTM(in_channels, hidden_channels, kernel_size, dilation=dilation, **options)
             for dilation in self.dilations

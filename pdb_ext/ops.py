@@ -9,7 +9,8 @@ from torch.autograd.forward_ad import unpack_dual
 
 from . import reference
 from ._library import NATIVE_DEVICES, native, record, why_not_native
-from .checks import check_inputs, is_autocast_enabled
+from .checkpointing import CheckpointedConvLSTM
+from .checks import check_inputs, check_steps, is_autocast_enabled
 
 
 def convlstm(
@@ -23,6 +24,7 @@ def convlstm(
     dilation: int = 1,
     reverse: bool = False,
     output_peephole: str = "previous",
+    checkpoint_every: int | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """One ConvLSTM layer over a whole sequence, with dilated convolutions (`*`) and "same" zero padding::
 
@@ -46,6 +48,9 @@ def convlstm(
         reverse: run t = T-1 ... 0. Outputs stay in frame order, and (h_n, c_n) is then the state at frame 0.
         output_peephole: whether the output gate reads c_{t-1} ("previous", as in the authors' released model)
             or c_t ("current", as in Shi et al. 2015).
+        checkpoint_every: save memory in training: store the state every so many steps only, and compute the steps between
+            once more in the backward pass. About sqrt(T) stores least. None stores what backward needs of every step, five
+            times the output. The results are the same up to rounding. The reference knows no such thing.
 
     Returns:
         output (T, N, C, H, W), every h_t in frame order; and (h_n, c_n), each (N, C, H, W), the last state.
@@ -60,6 +65,8 @@ def convlstm(
     under `torch.no_grad()`.
     """
     check_inputs(x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole)
+    if checkpoint_every is not None:
+        check_steps(checkpoint_every)
     h_0, c_0 = state if state is not None else (None, None)
     tensors = _autocast(x, weight_x, weight_h, bias, peephole, h_0, c_0)
     is_native = x.device.type in NATIVE_DEVICES
@@ -74,7 +81,7 @@ def convlstm(
     dtype = tensors[0].dtype
     if x.device.type == "cpu" and dtype in (torch.float16, torch.bfloat16):
         tensors = _cast(tensors, torch.float32)
-    output, c_n = _call(*tensors, dilation, reverse, output_peephole == "current")
+    output, c_n = _call(tensors, (dilation, reverse, output_peephole == "current"), checkpoint_every)
     output, c_n = output.to(dtype), c_n.to(dtype)
     h_n = output[0] if reverse else output[-1]
     return output, (h_n.clone(), c_n)  # a view would keep all of output alive
@@ -113,12 +120,17 @@ def _warn_once(device: str) -> None:
     )
 
 
-def _call(x, weight_x, weight_h, bias, peephole, h_0, c_0, dilation, reverse, peephole_current):
+def _call(
+    tensors: tuple[Tensor | None, ...], options: tuple[int, bool, bool], checkpoint_every: int | None
+) -> tuple[Tensor, Tensor]:
+    x, weight_x, weight_h, bias, peephole, h_0, c_0 = tensors
     if peephole is not None:
         peephole = peephole.expand(3, weight_h.shape[1], *x.shape[3:])
-    inputs = (x, weight_x, weight_h, bias, peephole, h_0, c_0)
-    save = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in inputs)
-    output, c_n, _ = torch.ops.pdb_ext.convlstm(*inputs, dilation, reverse, peephole_current, save)
+    tensors = (x, weight_x, weight_h, bias, peephole, h_0, c_0)
+    save = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    if save and checkpoint_every is not None and checkpoint_every < x.shape[0]:
+        return CheckpointedConvLSTM.apply(*tensors, checkpoint_every, options)
+    output, c_n, _ = torch.ops.pdb_ext.convlstm(*tensors, *options, save)
     return output, c_n
 
 

@@ -1,0 +1,66 @@
+"""Training that stores the state of few steps and computes the steps between once more (Chen et al. 2016)."""
+
+import torch
+from torch import Tensor
+
+
+class CheckpointedConvLSTM(torch.autograd.Function):
+    """The native op in segments of `every` steps; between forward and backward only x, the output and c between them live.
+
+    Tensor arguments as those of torch.ops.pdb_ext.convlstm, options (dilation, reverse, peephole_current); returns
+    (output, c_n). `torch.utils.checkpoint` would do the same with more memory: its forward pass makes the reserve, too.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight_x, weight_h, bias, peephole, h_0, c_0, every: int, options: tuple):
+        output = x.new_empty(*x.shape[:2], weight_h.shape[1], *x.shape[3:])
+        h, c = h_0, c_0
+        cells = []
+        for frames in _segments(len(x), every, reverse=options[1]):
+            cells.append(c)
+            tensors = (x[frames], weight_x, weight_h, bias, peephole, h, c)
+            output[frames], c, _ = torch.ops.pdb_ext.convlstm(*tensors, *options, False)
+            h = output[frames.start if options[1] else frames.stop - 1]
+        ctx.every, ctx.options = every, options
+        ctx.save_for_backward(x, weight_x, weight_h, bias, peephole, h_0, output, *cells)
+        return output, c
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_output, grad_c):
+        x, weight_x, weight_h, bias, peephole, h_0, output, *cells = ctx.saved_tensors
+        reverse, needs = ctx.options[1], ctx.needs_input_grad[:7]
+        grad_x = torch.empty_like(x) if needs[0] else None
+        # Sums over the segments, in more than half precision.
+        sums: list[Tensor | None] = [None] * 4
+        grad_h = None
+        segments = _segments(len(x), ctx.every, reverse)
+        for index, frames in reversed(list(enumerate(segments))):
+            first = index == 0
+            before = frames.stop if reverse else frames.start - 1
+            inputs = (x[frames], weight_x, weight_h, bias, peephole, h_0 if first else output[before], cells[index])
+            h, _, reserve = torch.ops.pdb_ext.convlstm(*inputs, *ctx.options, True)
+            grad_segment = grad_output[frames]
+            if grad_h is not None:
+                grad_segment = grad_segment.clone()
+                grad_segment[0 if reverse else -1] += grad_h
+            wanted = [*needs[:5], needs[5] or not first, needs[6] or not first]
+            saved = (*inputs[:3], *inputs[4:], h, reserve)
+            grads = torch.ops.pdb_ext.convlstm_backward(grad_segment, grad_c, *saved, *ctx.options, wanted)
+            if grad_x is not None:
+                grad_x[frames] = grads[0]
+            sums = [_add(total, grad) for total, grad in zip(sums, grads[1:5])]
+            grad_h, grad_c = grads[5:]
+        parts = (grad_x, *(total.to(x.dtype) for total in sums), grad_h, grad_c)
+        return (*(grad if needed else None for grad, needed in zip(parts, needs)), None, None)
+
+
+def _segments(T: int, every: int, reverse: bool) -> list[slice]:
+    """Frames of each segment, in the order in which they run."""
+    segments = [slice(begin, min(begin + every, T)) for begin in range(0, T, every)]
+    return segments[::-1] if reverse else segments
+
+
+def _add(total: Tensor | None, grad: Tensor) -> Tensor:
+    grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
+    return grad if total is None else total + grad

@@ -1,0 +1,60 @@
+"""Peak memory of one training step of a layer on the CPU: `python python/benchmarks/memory.py [--steps T]`.
+
+Each implementation runs in a process of its own: x (T, 1, 32, 60, 60) float32, forward, and backward to x and all weights.
+Printed is the growth of the process's peak resident memory, x and the gradients included.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+
+CHANNELS, SIDE = 32, 60
+
+
+def step(name: str, T: int) -> float:
+    """Growth of the peak resident memory, in MiB."""
+    import torch
+    from peers import hoisted, naive
+
+    import pdb_ext
+
+    def checkpointed(x, weight_x, weight_h, bias, dilation, reverse):
+        return pdb_ext.convlstm(x, weight_x, weight_h, bias, checkpoint_every=round(T**0.5))[0]
+
+    def ours(x, weight_x, weight_h, bias, dilation, reverse):
+        return pdb_ext.convlstm(x, weight_x, weight_h, bias)[0]
+
+    layer = {"naive eager": naive, "hoisted": hoisted, "pdb_ext": ours, "pdb_ext, checkpoint_every": checkpointed}[name]
+    weights = [torch.randn(4 * CHANNELS, CHANNELS, 3, 3) * 0.04 for _ in range(2)] + [torch.zeros(4 * CHANNELS)]
+    weights = [weight.requires_grad_() for weight in weights]
+
+    def train(length: int) -> None:
+        x = torch.randn(length, 1, CHANNELS, SIDE, SIDE, requires_grad=True)
+        output = layer(x, *weights, 1, False)
+        torch.autograd.grad(output, [x, *weights], output.detach())
+
+    train(2)  # What the libraries allocate once.
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    train(T)
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=80, help="T (default: %(default)s)")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(step(arguments.one, arguments.steps))
+        return
+    baseline = None
+    for name in ("naive eager", "hoisted", "pdb_ext", "pdb_ext, checkpoint_every"):
+        command = [sys.executable, __file__, "--one", name, "--steps", str(arguments.steps)]
+        used = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        baseline = baseline or used
+        print(f"T={arguments.steps}  {name:<26} {used:7.0f} MiB  {used / baseline:.2f} of naive eager")
+
+
+if __name__ == "__main__":
+    main()

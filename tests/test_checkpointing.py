@@ -1,0 +1,115 @@
+"""Training with less memory: the same results, from fewer stored numbers."""
+
+import weakref
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import pdb_ext
+from pdb_ext import PDBConvLSTM, convlstm
+
+OPTIONS = [
+    {},
+    {"reverse": True, "dilation": 2},
+    {"output_peephole": "current"},
+]
+
+
+def problem(T=7, dtype=torch.float64):
+    shapes = {"x": (T, 2, 3, 5, 6), "weight_x": (16, 3, 3, 3), "weight_h": (16, 4, 3, 3), "bias": (16,)}
+    shapes |= {"peephole": (3, 4, 1, 1), "h_0": (2, 4, 5, 6), "c_0": (2, 4, 5, 6)}
+    return {name: (0.3 * torch.randn(shape, dtype=dtype)).requires_grad_() for name, shape in shapes.items()}
+
+
+def run(tensors, **options):
+    """Outputs, and the gradients of a loss that reads every one of them."""
+    named = dict(tensors)
+    state = (named.pop("h_0"), named.pop("c_0"))
+    output, (h_n, c_n) = convlstm(**named, state=state, **options)
+    weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+    loss = (output * weights).sum() + (h_n * c_n).sum()
+    return [output, h_n, c_n, *torch.autograd.grad(loss, list(tensors.values()))]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("every", [1, 2, 3, 6, 7, 100])
+def test_the_results_are_the_same(options, every):
+    tensors = problem()
+    for got, expected in zip(run(tensors, checkpoint_every=every, **options), run(tensors, **options)):
+        torch.testing.assert_close(got, expected)
+
+
+def test_gradcheck():
+    x, weight_x, weight_h, bias, peephole, h_0, c_0 = problem(T=4).values()
+
+    def layer(*tensors):
+        output, (_, c_n) = convlstm(*tensors[:5], tuple(tensors[5:]), checkpoint_every=3)
+        return output, c_n
+
+    assert torch.autograd.gradcheck(layer, (x, weight_x, weight_h, bias, peephole, h_0, c_0), fast_mode=True)
+
+
+class Reserves(TorchDispatchMode):
+    """Watches what the op stores for backward."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.pdb_ext.convlstm.default:
+            self.seen.append(weakref.ref(result[2].untyped_storage()))
+        return result
+
+    def alive(self):
+        return sum(reference() is not None and reference().nbytes() > 0 for reference in self.seen)
+
+
+@pytest.mark.parametrize(("every", "alive"), [(None, 1), (3, 0)])
+def test_between_forward_and_backward_no_gates_are_stored(every, alive):
+    tensors = problem()
+    with Reserves() as reserves:
+        output, _ = convlstm(*(tensors[name] for name in ("x", "weight_x", "weight_h", "bias")), checkpoint_every=every)
+        assert reserves.seen and reserves.alive() == alive
+        output.sum().backward()
+
+
+@pytest.mark.parametrize("merge", ["tanh", "sum"])
+def test_layers_hand_it_on(merge):
+    options = {"merge": merge, "peephole": (3, 4, 1, 1), "dtype": torch.float64}
+    saving, plain = PDBConvLSTM(3, 4, checkpoint_every=2, **options), PDBConvLSTM(3, 4, **options)
+    plain.load_state_dict(saving.state_dict())
+    assert all(m.checkpoint_every == 2 for m in saving.modules() if isinstance(m, pdb_ext.ConvLSTM))
+    x = torch.randn(2, 5, 3, 6, 5, dtype=torch.float64)
+    gradients = []
+    for layer in (saving, plain):
+        output, _ = layer(x)
+        gradients.append([output, *torch.autograd.grad(output.square().sum(), list(layer.parameters()))])
+    for got, expected in zip(*gradients):
+        torch.testing.assert_close(got, expected)
+
+
+def test_under_compile_and_autocast():
+    tensors = problem(dtype=torch.float32)
+    named = {name: tensor for name, tensor in tensors.items() if name not in ("h_0", "c_0")}
+    compiled = torch.compile(convlstm, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(**named, checkpoint_every=3)[0], convlstm(**named)[0])
+    with torch.autocast("cpu", torch.bfloat16):
+        output = convlstm(**named, checkpoint_every=3)[0]
+        expected = convlstm(**named)[0]
+    assert output.dtype == torch.bfloat16
+    # c is rounded to bfloat16 at the two seams; h reads it through functions of slope at most 1.
+    torch.testing.assert_close(output, expected, atol=4 * 2**-8, rtol=0)
+    output.float().sum().backward()
+    assert all(torch.isfinite(tensor.grad).all() for tensor in named.values())
+
+
+@pytest.mark.parametrize("every", [0, -1, 2.0, True, "2"])
+def test_a_wrong_value_is_named(every):
+    x = torch.zeros(3, 1, 2, 4, 4)
+    with pytest.raises(ValueError, match=r"checkpoint_every must be None or an integer of at least 1, got"):
+        convlstm(x, torch.zeros(8, 2, 3, 3), torch.zeros(8, 2, 3, 3), checkpoint_every=every)
+    with pytest.raises(ValueError, match="checkpoint_every must"):
+        pdb_ext.ConvLSTM(2, 2, checkpoint_every=every)
