@@ -1,4 +1,4 @@
-"""The command line: `pdb-saliency predict | demo | info`.
+"""The command line, `pdb-saliency COMMAND`.
 
 Nothing heavy is imported before a command runs, so that --help answers at once.
 Exit codes: 0 done, 1 something the user can put right (one line on stderr), 2 wrong usage, 130 interrupted by Ctrl-C.
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
+from .commands import data, evaluate, reproduce, train
 from .commands.arguments import add_model_options, add_output, kinds_list, path, probability
 from .errors import SaliencyError
 from .options import KINDS, THRESHOLD
@@ -24,7 +25,9 @@ _EXAMPLES = """\
 examples:
   pdb-saliency demo
   pdb-saliency predict clip.mp4 -o out --save maps,video
-  pdb-saliency predict --help
+  pdb-saliency train --stage spatial --preset modern --model lite --train stills/ -o run
+  pdb-saliency evaluate maps/ masks/
+  pdb-saliency COMMAND --help
 
 exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted by Ctrl-C
 """
@@ -169,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo)
     add_output(demo, default=Path("pdb-saliency-demo"), help="folder for the results (default: %(default)s)")
     add_model_options(demo)
+
+    for command in (data, train, evaluate, reproduce):
+        command.add_parser(commands)
 
     info = commands.add_parser("info", help="the build and the devices", description="Print the build and the devices.")
     info.set_defaults(command=_info)

@@ -49,8 +49,8 @@ class InputSpec:
             # Plane by plane: numpy is slow at writing interleaved channels apart.
             planes = cv2.split(resized)
             for plane, out, mean_value, std_value in zip(planes if self.bgr else planes[::-1], target, mean, std):
-                np.subtract(plane, mean_value, out=out)
-                np.divide(out, std_value, out=out)
+                np.subtract(plane, mean_value, out=out, dtype=np.float32)
+                np.divide(out, std_value, out=out, dtype=np.float32)
         return torch.from_numpy(clip)
 
 
