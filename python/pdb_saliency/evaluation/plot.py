@@ -1,0 +1,65 @@
+"""Precision-recall plots, as Figure 4 of the paper."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import OutputError, SaliencyError
+from .files import write_file
+
+PLOT_SUFFIXES = (".png", ".pdf")
+_STYLES = ("-", "--", "-.", ":")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """precision, recall: (256,), of the map cut at levels 0 to 255. max_f, max_f_cut: the best F-measure and its cut."""
+
+    label: str
+    precision: Sequence[float]
+    recall: Sequence[float]
+    max_f: float
+    max_f_cut: float
+
+
+def check_plot(path: Path) -> None:
+    """Raises what would stop `plot_curves` later: another suffix than .png or .pdf, or no matplotlib."""
+    if path.suffix.lower() not in PLOT_SUFFIXES:
+        raise OutputError(f"{path}: a plot must end in {' or '.join(PLOT_SUFFIXES)}")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise SaliencyError("plots need matplotlib: pip install 'pdb-ext[train]'") from error
+
+
+def plot_curves(curves: Mapping[str, Sequence[Curve]], paths: Sequence[Path]) -> None:
+    """One panel for each data set; a dot on each curve where the F-measure is highest.
+
+    curves: data set -> methods. paths: .png or .pdf files. Raises OutputError.
+    """
+    from matplotlib.figure import Figure  # Not pyplot, which looks for a screen.
+
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = Figure(figsize=(5.2 * columns, 4.6 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    labels = list(dict.fromkeys(curve.label for members in curves.values() for curve in members))
+    for panel, (dataset, members) in zip(panels, curves.items()):
+        for curve in sorted(members, key=lambda curve: -curve.max_f):
+            number = labels.index(curve.label)
+            style = {"color": f"C{number % 10}", "linestyle": _STYLES[number // 10 % len(_STYLES)]}
+            panel.plot(curve.recall, curve.precision, label=f"{curve.label} (max F {curve.max_f:.3f})", **style)
+            best = round(curve.max_f_cut * 255)
+            panel.plot(curve.recall[best], curve.precision[best], "o", color=style["color"], markersize=5)
+        panel.set(title=dataset, xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
+        panel.grid(alpha=0.3)
+        panel.legend(loc="lower left", fontsize="small")
+    for panel in panels[len(curves) :]:
+        panel.set_visible(False)
+    for path in paths:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=path.suffix.lower()[1:], dpi=150)
+        write_file(path, buffer.getvalue())

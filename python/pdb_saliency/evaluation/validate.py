@@ -1,0 +1,84 @@
+"""Scores of a model while it trains: runs it on annotated videos, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..clips import CLIP_LENGTH
+from ..data.items import Video
+from ..data.read import read_frame, read_mask
+from ..errors import InputError
+from ..frame import Frame
+from ..options import THRESHOLD
+from ..predict import saliency_maps
+from .davis import scored_frames
+from .metrics import SaliencyScores
+
+
+def validate(
+    model: nn.Module,
+    videos: Sequence[Video],
+    device: torch.device,
+    *,
+    threshold: float = THRESHOLD,
+    clips_every: int = 1,
+) -> dict[str, float]:
+    """Scores of `model` on the annotated frames of `videos`, which it sees as `predict` would show them: in clips of five.
+
+    model: a SaliencyModel on `device`; it is put into eval mode and back. clips_every: take every n-th clip only.
+
+    Returns frames (how many were scored), mae, max_f, s, e_max (see `SaliencyScores`; means over all frames), and j_mean:
+    the intersection over union at `threshold`, first and last annotated frame of a video left out, mean over videos.
+    Raises InputError for a file that cannot be read or where no frame is annotated; SaliencyError when the model fails.
+    """
+    if clips_every < 1:
+        raise ValueError(f"clips_every must be at least 1, got {clips_every}")
+    was_training = model.training
+    model.eval()
+    try:
+        scores = SaliencyScores(threshold)
+        overlaps = [_score_video(model, video, device, scores, clips_every) for video in videos]
+    finally:
+        model.train(was_training)
+    if not scores.frames:
+        raise InputError(
+            f"validation needs annotated frames, and none of the {len(videos)} videos has one that is looked at"
+        )
+    result = scores.result()
+    per_video = [np.mean(overlap) for overlap in overlaps if overlap]
+    result["j_mean"] = float(np.mean(per_video)) if per_video else float("nan")
+    return {name: result[name] for name in ("frames", "mae", "max_f", "s", "e_max", "j_mean")}
+
+
+def _score_video(
+    model: nn.Module, video: Video, device: torch.device, scores: SaliencyScores, clips_every: int
+) -> list[float]:
+    """J of the frames that count for it."""
+    annotated = [index for index, paths in enumerate(video.masks) if paths]
+    counted = set(annotated[scored_frames(len(annotated))])
+    looked_at = annotated_clips(video, clips_every)
+    frames = (Frame(str(index), read_frame(video.frames[index])) for index in looked_at)
+    overlaps = []
+    for index, (frame, saliency) in zip(looked_at, saliency_maps(frames, model, device)):
+        if video.masks[index]:
+            mask = read_mask(video.masks[index], frame.image.shape[:2])
+            frame_scores = scores.add(saliency, mask)
+            if index in counted:
+                overlaps.append(frame_scores.j)
+    return overlaps
+
+
+def annotated_clips(video: Video, every: int = 1) -> list[int]:
+    """Indices of the frames to look at, to see every n-th of the clips with an annotated frame as `predict` would.
+
+    All of these clips are full but the video's last one, which is filled up from the clip before it: that one comes along.
+    """
+    starts = range(0, len(video.frames), CLIP_LENGTH)
+    chosen = set([start for start in starts if any(video.masks[start : start + CLIP_LENGTH])][::every])
+    if starts and starts[-1] in chosen and len(video.frames) % CLIP_LENGTH:
+        chosen.add(max(starts[-1] - CLIP_LENGTH, 0))
+    return [index for start in sorted(chosen) for index in range(start, min(start + CLIP_LENGTH, len(video.frames)))]
