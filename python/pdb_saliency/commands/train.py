@@ -1,0 +1,209 @@
+"""`pdb-saliency train`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError, SaliencyError
+from ..streams import tell, write
+from .train_options import EXAMPLES, HELP, add_options
+
+if TYPE_CHECKING:
+    from ..data.items import Dataset, Video
+    from ..data.stream import SampleStream
+    from ..model import SaliencyModel
+    from ..training.presets import TrainConfig
+    from ..training.sources import Mix
+
+# Options with the name of an entry of TrainConfig, which they replace.
+_ENTRIES = ("steps", "batch", "length", "lr", "backbone_lr", "weight_decay", "warmup", "iou_weight", "ema", "batch_norm")
+_ENTRIES += ("augmentation", "seed", "cache", "precision", "accumulate", "freeze")
+_PREVIEWED = 12
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "train",
+        help="train a model",
+        description=HELP,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=train)
+    add_options(parser)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    from ..training.launch import check_packages, launch
+
+    check_packages()
+    config = _preset(arguments)
+    fabric = launch(arguments.device, arguments.devices, config.precision)
+    main = fabric.global_rank == 0
+    remark = (lambda text: tell("note", text)) if main else (lambda text: None)
+    sets, videos = _from_main(fabric, lambda: (_training_sets(arguments), _videos(arguments)))
+    mix = _mix(arguments, sets)
+    model = _model(arguments, config.seed, remark)
+    config = _complete(config, arguments, model, mix)
+    samples = _samples(config, model, mix)
+    if arguments.preview:
+        if main:
+            _preview(samples, arguments.preview)
+        return
+    for line in mix.words if main else ():
+        tell("data", line)
+    metrics = _run(arguments, fabric, config, model, samples, videos)
+    if main:
+        _report(metrics, arguments.output)
+
+
+def _preset(arguments: argparse.Namespace) -> TrainConfig:
+    from ..training.presets import PRESETS
+
+    given = {name: getattr(arguments, name) for name in _ENTRIES if getattr(arguments, name) is not None}
+    if "freeze" in given:
+        given["freeze"] = tuple(given["freeze"])
+    try:
+        config = dataclasses.replace(PRESETS[arguments.preset](arguments.stage), **given)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    if arguments.warmup is None and config.warmup > config.steps // 10:
+        config = dataclasses.replace(config, warmup=config.steps // 10)
+    return config
+
+
+def _from_main(fabric: Any, work: Callable[[], tuple]) -> Any:
+    """What `work` returns in the first process, for all; where it fails there, the others end without a word."""
+    result, error = None, None
+    if fabric.global_rank == 0:
+        try:
+            result = work()
+        except SaliencyError as raised:
+            error = raised
+    failed, result = fabric.broadcast((error is not None, result))
+    if error:
+        raise error
+    if failed:
+        raise SystemExit(1)
+    return result
+
+
+def _training_sets(arguments: argparse.Namespace) -> list[tuple[Dataset, float]]:
+    return [(_open(name, arguments), weight) for name, weight in arguments.train]
+
+
+def _videos(arguments: argparse.Namespace) -> list[Video]:
+    videos = []
+    for name in arguments.val:
+        dataset = _open(name, arguments)
+        if not dataset.videos:
+            raise InputError(f"{name}: validation needs videos, and this data set has none")
+        videos += dataset.videos
+    return videos
+
+
+def _open(name: str, arguments: argparse.Namespace) -> Dataset:
+    from ..data.catalog import open_dataset
+    from ..data.check import check_dataset
+
+    return check_dataset(open_dataset(name, arguments.data_root), broken=arguments.broken)
+
+
+def _mix(arguments: argparse.Namespace, sets: list[tuple[Dataset, float]]) -> Mix:
+    from ..training.sources import CLIP_KINDS, mix_clips
+
+    shares, required = arguments.clips, True
+    if shares is None and arguments.stage != "spatial":
+        required = False
+        if arguments.preset == "modern":
+            shares = dict.fromkeys(CLIP_KINDS, 1.0)
+        else:  # The paper's second stage sees video alone.
+            shares = {"video": 1.0} if any(dataset.videos for dataset, _ in sets) else {"copies": 1.0}
+    return mix_clips(sets, shares, arguments.cutouts, required)
+
+
+def _model(arguments: argparse.Namespace, seed: int, remark: Any) -> SaliencyModel:
+    from ..config import LITE, PAPER, RELEASED
+    from ..training.start import starting_model
+
+    named = {"lite": LITE, "paper": PAPER, "released": RELEASED, None: None if arguments.start else PAPER}
+    return starting_model(
+        arguments.stage,
+        named[arguments.model],
+        arguments.temporal,
+        start=arguments.start,
+        backbone_weights=arguments.backbone_weights,
+        seed=seed,
+        remark=remark,
+    )
+
+
+def _complete(config: TrainConfig, arguments: argparse.Namespace, model: SaliencyModel, mix: Mix) -> TrainConfig:
+    """With what is known once model and data are there."""
+    from ..training.start import weights_digest
+
+    size = arguments.size or model.config.input_size
+    if model.config.variant == "released" and size != model.config.input_size:
+        raise InputError(f"the released variant trains at its own size, {model.config.input_size}, got {size}")
+    values = {"size": size, "model": model.config.to_dict(), "start": weights_digest(model)[:16], "data": mix.words}
+    try:
+        return dataclasses.replace(config, **values)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _samples(config: TrainConfig, model: SaliencyModel, mix: Mix) -> SampleStream:
+    from ..data.augment import MODERN, PAPER
+    from ..data.stream import SampleStream
+
+    height, width = config.size
+    return SampleStream(
+        mix.sources,
+        mix.weights,
+        dataclasses.replace(model.input_spec, height=height, width=width),
+        length=config.length,
+        seed=config.seed,
+        count=max(config.steps * config.batch, config.cache),
+        augmentation={"paper": PAPER, "modern": MODERN, "none": None}[config.augmentation],
+    )
+
+
+def _preview(samples: SampleStream, file: Path) -> None:
+    from ..data.preview import preview
+
+    preview(samples, min(_PREVIEWED, len(samples)), file)
+    write(f"samples -> {file}")
+
+
+def _run(
+    arguments: argparse.Namespace,
+    fabric: Any,
+    config: TrainConfig,
+    model: SaliencyModel,
+    samples: SampleStream,
+    videos: list[Video],
+) -> dict:
+    from ..training.loop import RunOptions, Trainer
+
+    def validation(candidate: SaliencyModel) -> dict[str, float]:
+        from ..evaluation.validate import validate
+
+        return validate(candidate, videos, fabric.device, clips_every=arguments.val_every)
+
+    workers = arguments.workers if arguments.workers is not None else (8 if fabric.device.type == "cuda" else 1)
+    options = RunOptions(
+        workers, arguments.checkpoint, arguments.validate if videos else 0, arguments.log, pictures=arguments.validate
+    )
+    return Trainer(fabric, config, model, samples, arguments.output, options, validation if videos else None).train()
+
+
+def _report(metrics: dict, run: Path) -> None:
+    scores = metrics["validation"] or {}
+    words = "".join(f", {name} {value:.4f}" for name, value in scores.items() if isinstance(value, float))
+    write(f"{metrics['steps']} steps, loss {metrics['loss']:.4f}{words} -> {run / 'model.safetensors'}")
+    if metrics["best"]:
+        write(f"best max F {metrics['best']['max_f']:.4f} after step {metrics['best_step']} -> {run / 'best.safetensors'}")

@@ -1,0 +1,82 @@
+"""A small training run that tests start, kill and share among processes:
+
+    python tests/train_discs.py RUN [name=value ...] [-- RUN [name=value ...]]
+
+Names are those of TrainConfig, of RunOptions, and: pause (seconds a sample takes), poison (a sample's number whose pixels
+are not numbers), scores (whether there is a validation).
+"""
+
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+import torch
+from pdb_saliency.errors import SaliencyError
+from pdb_saliency.model import SaliencyModel
+from pdb_saliency.streams import tell
+from pdb_saliency.training.launch import launch
+from pdb_saliency.training.loop import RunOptions, Trainer
+from pdb_saliency.training.presets import TrainConfig, modern
+from training_data import TINY, DiscSamples
+
+SMALL = {"steps": 24, "batch": 4, "warmup": 2, "size": (33, 33), "precision": "32-true", "model": TINY.to_dict()}
+
+
+class Slow(DiscSamples):
+    pause, poison = 0.0, -1
+
+    def __getitem__(self, number):
+        time.sleep(self.pause)
+        sample = super().__getitem__(number)
+        if number == self.poison:
+            sample["clip"][:] = torch.nan
+            sample["name"] = "poisoned"
+        return sample
+
+
+def small_config(stage: str = "spatial", **entries) -> TrainConfig:
+    return dataclasses.replace(modern(stage), **(SMALL | {"length": 1 if stage == "spatial" else 3} | entries))
+
+
+def run(folder: Path, config: TrainConfig, options: RunOptions, pause=0.0, poison=-1, scores=False) -> dict:
+    torch.set_num_threads(1)
+    torch.manual_seed(config.seed)
+    model = SaliencyModel(TINY, temporal="none" if config.stage == "spatial" else "pdb_convlstm")
+    samples = Slow(TINY.input_spec, config.length, annotated=(True,) if config.length == 1 else (True, False, True))
+    samples.pause, samples.poison = pause, poison
+    fabric = launch("cpu", 1, config.precision)
+
+    def validation(candidate: SaliencyModel) -> dict:
+        """Higher for larger weights: any function of the model will do."""
+        assert not candidate.training
+        return {"max_f": float(sum(p.abs().sum() for p in candidate.parameters()))}
+
+    return Trainer(fabric, config, model, samples, folder, options, validation if scores else None).train()
+
+
+def main(*arguments: str) -> int:
+    """Exit code of the last run."""
+    if "--" in arguments:
+        cut = arguments.index("--")
+        return main(*arguments[:cut]) or main(*arguments[cut + 1 :])
+    folder, *settings = arguments
+    values = {}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        values[name] = value if value[:1].isalpha() else float(value) if "." in value or "e" in value else int(value)
+    mine = {name: values.pop(name) for name in ("pause", "poison", "scores") if name in values}
+    entries = {field.name for field in dataclasses.fields(RunOptions)}
+    options = RunOptions(**({"pictures": 0, "scalars": 1} | {name: values.pop(name) for name in entries & set(values)}))
+    try:
+        run(Path(folder), small_config(**values), options, **mine)
+    except SaliencyError as error:
+        tell("error", error)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
