@@ -175,7 +175,7 @@ def test_the_light_model_on_a_real_sequence_and_its_video(tmp_path, monkeypatch,
     sequence = shared_path("data/davis_dev/JPEGImages/blackswan")
     names = sorted(path.stem for path in sequence.iterdir())[:2]
     assert cli.main(["predict", str(sequence / "0000[01].jpg"), "-o", str(tmp_path / "out"), "--save", "maps,masks"]) == 0
-    assert "the temporal part" in capsys.readouterr().err
+    assert capsys.readouterr().err == ""  # Nothing of the model is untrained.
     for kind in ("maps", "masks"):
         pictures = [cv2.imread(str(tmp_path / "out" / kind / f"{name}.png"), cv2.IMREAD_UNCHANGED) for name in names]
         assert [picture.shape for picture in pictures] == [(480, 854)] * 2

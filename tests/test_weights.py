@@ -118,8 +118,8 @@ def test_damaged_files_are_refused_or_complete(tmp_path, model, suffix):
         path.write_bytes(bytes(damaged))
         try:
             state = load_model(path).state_dict()
-        except WeightsError:
-            assert_refused(path)
+        except WeightsError as error:  # Not loaded again: what torch reads of a damaged .pth file can differ each time.
+            assert str(path) in str(error) and "\n" not in str(error)
             continue
         assert set(state) == names and all(torch.isfinite(tensor).all() for tensor in state.values())
 
