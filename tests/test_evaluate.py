@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -182,18 +183,31 @@ def test_real_frames_score_as_they_should(tmp_path):
 
 
 def test_ctrl_c_is_told_in_one_line(tmp_path):
-    lengths = {f"s{number}": 8 for number in range(24)}
-    write_sequences(tmp_path / "masks", lambda number: mask_of(number % 5), lengths)
-    write_sequences(tmp_path / "maps", map_of, lengths)
-    pipe = tmp_path / "maps/s0/00000.png"
-    pipe.unlink()
-    os.mkfifo(pipe)
+    """Pictures so large that two minutes of work are left when the signal comes."""
+    cv2.imwrite(str(tmp_path / "large.png"), mask_of(0, 2500, 2500))
+    for folder in (tmp_path / kind / f"s{number}" for kind in ("masks", "maps") for number in range(24)):
+        folder.mkdir(parents=True)
+        for number in range(8):
+            (folder / f"{number:05d}.png").symlink_to(tmp_path / "large.png")
     code = "import sys; from pdb_saliency.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "evaluate", str(tmp_path / "maps"), str(tmp_path / "masks"), "--workers", "2"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     process = subprocess.Popen(command, env=os.environ | _path(), **options)
-    writing = os.open(pipe, os.O_WRONLY)  # Waits until a process scores this map.
+    while _busy_processes(process.pid) < 2 and process.poll() is None:
+        time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    os.close(writing)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130 and out == "" and "Traceback" not in err and err.count("\n") == 1, err
+
+
+def _busy_processes(session):
+    """Processes of the session that have used a second of processor time, besides its leader."""
+    busy = 0
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        busy += int(fields[3]) == session and int(stat.parent.name) != session and seconds > 1
+    return busy

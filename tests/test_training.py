@@ -272,6 +272,12 @@ def test_overfits_a_few_real_clips(tmp_path):
     assert scores["untrained"] < 0.3
     assert scores["spatial"] > 0.5
     assert scores["temporal"] > scores["spatial"] - 0.02
+    # The temporal part started at zero; now the maps depend on it.
+    clip = stream[0]["clip"].unsqueeze(0)
+    with torch.no_grad():
+        whole = trained(clip)
+        trained.residual.weight.zero_(), trained.residual.bias.zero_()
+        assert (whole.sigmoid() - trained(clip).sigmoid()).abs().max() > 0.01
     assert sum(losses["spatial"][-10:]) < 0.35 * sum(losses["spatial"][:10])
 
 

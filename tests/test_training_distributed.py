@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -71,7 +72,8 @@ def test_samples_of_a_loss_that_is_not_finite_are_named_by_every_process(distrib
     """Sample 6 is the second process's, and the loss is everybody's."""
     folder, process = distributed
     assert process.returncode != 0
-    lines = [line for line in process.stderr.splitlines() if "not finite at step 2" in line]
+    # The two processes write at once, so their lines may run into each other.
+    lines = re.findall(r"the loss is nan.*? not finite at step 2.*?nothing was saved after it", process.stderr, re.DOTALL)
     assert lines and all("poisoned" in line and line.count("disc") == 3 for line in lines)
     assert not (folder / "poisoned" / "model.safetensors").exists()
     assert not (folder / "poisoned" / "checkpoints").exists()

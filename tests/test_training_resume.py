@@ -203,3 +203,23 @@ def test_a_full_disk_keeps_the_checkpoint_before(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="step-000000002.ckpt: cannot be written .No space left on device"):
         checkpoints.save(2, {"step": 2})
     assert checkpoints.load(print)["step"] == 1 and not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"model": {}},
+        {"optimizer": {"state": {}, "param_groups": []}},
+        {"random": torch.zeros(3)},
+        {"best": 3},
+        {"config": None},
+    ],
+    ids=lambda damage: next(iter(damage)),
+)
+def test_a_checkpoint_with_other_contents_is_refused_in_one_line(tmp_path, damage):
+    run(tmp_path, small_config(steps=2), OPTIONS)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(2, checkpoints.load(print) | damage)
+    with pytest.raises(SaliencyError, match="last checkpoint") as caught:
+        run(tmp_path, small_config(steps=2), OPTIONS)
+    assert "\n" not in str(caught.value)

@@ -3,8 +3,8 @@
     python python/experiments/table5.py --from runs/spatial -o runs/table5 --val VIDEOS --train SET ... [train options]
 
 Each row is `pdb-saliency train --stage temporal` for each seed: clips, order and initial weights come from the seed, and the
-rows share the clips of a seed. Reported is the last model of a run, never the best of its validations. The baseline is the
-spatial part of --from alone. An interrupted experiment goes on where it was. OUT/table5.md and OUT/table5.json hold the result.
+rows share the clips of a seed. Reported is the last model of a run, never the best of its validations. The first row is the
+spatial part of --from alone; the second, the control, trains the head on the same clips while the temporal part stays at zero. An interrupted experiment goes on where it was. OUT/table5.md and OUT/table5.json hold the result.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from pdb_saliency.data.catalog import open_dataset
 from pdb_saliency.evaluation.validate import validate
 from pdb_saliency.weights import load_model
 
+CONTROL = "head"
 ROWS = {
+    CONTROL: "head alone, on the same clips",
     "fc_lstm": "FC-LSTM",
     "convlstm": "ConvLSTM",
     "b_convlstm": "B-ConvLSTM",
@@ -40,22 +42,32 @@ def train(kind: str, seed: int, start: str, out: Path, options: list[str]) -> di
         run.mkdir(exist_ok=True)
         if not (run / "cache").exists():
             (run / "cache").symlink_to(shared.resolve())
-        command = ["train", "--stage", "temporal", "--from", start, "--temporal", kind, "--seed", str(seed), "-o", str(run)]
+        command = ["train", "--stage", "temporal", "--from", start, "--seed", str(seed), "-o", str(run)]
+        # The residual starts at zero, and so stays there.
+        frozen = ["--temporal", "convlstm", "--freeze", "residual.*", "--freeze", "temporal.*"]
+        command += frozen if kind == CONTROL else ["--temporal", kind]
         if pdb_saliency([*command, *options]):
             raise SystemExit(f"{run}: the run failed")
     return json.loads((run / "metrics.json").read_text())["validation"]
 
 
 def table(results: dict[str, list[dict]]) -> str:
-    lines = ["| | " + " | ".join(METRICS.values()) + " |", "|---" * (len(METRICS) + 1) + "|"]
+    """Mean and standard deviation over the seeds; in J also the difference from the control with the same seed."""
+    lines = ["| | " + " | ".join(METRICS.values()) + " | J against the control |", "|---" * (len(METRICS) + 2) + "|"]
+    control = [scores["j_mean"] for scores in results.get(ROWS[CONTROL], [])]
     for row, runs in results.items():
         cells = []
         for metric in METRICS:
-            values = [scores[metric] for scores in runs]
-            spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.4f}{spread}")
+            cells.append(_mean([scores[metric] for scores in runs]))
+        paired = row in ROWS.values() and row != ROWS[CONTROL]
+        cells.append(_mean([scores["j_mean"] - base for scores, base in zip(runs, control)], "+") if paired else "")
         lines.append(f"| {row} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def _mean(values: list[float], sign: str = "") -> str:
+    spread = f" ± {statistics.stdev(values):.4f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):{sign}.4f}{spread}"
 
 
 def main() -> None:

@@ -6,8 +6,9 @@ import re
 
 import cv2
 import numpy as np
-import pdb_ext
 import torch
+
+import pdb_ext
 
 from .weights import weight_names
 

@@ -137,10 +137,12 @@ def upsample_saliency(logits: Tensor, size: tuple[int, int]) -> Tensor:
 
     (N, C, h, w) -> (N, C, *size), such that sigmoid(result) = upsample(sigmoid(logits)). The result is
     log(p) - log(1 - p); interpolation weights sum to one, so 1 - p is the upsampled sigmoid(-logits), which does not
-    cancel. Computed in at least float32, where it saturates at about +-87.
+    cancel. Computed in at least float32, where it saturates at +-80; gradients do not, so that a network that is sure of
+    something wrong can still learn.
     """
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    smallest = torch.finfo(wide.dtype).tiny
-    salient = upsample_logits(torch.sigmoid(wide), size).clamp_min(smallest)
-    background = upsample_logits(torch.sigmoid(-wide), size).clamp_min(smallest)
+    limit = 80.0 if wide.dtype == torch.float32 else 640.0  # exp(-limit) is a normal number.
+    wide = wide + (wide.clamp(-limit, limit) - wide).detach()
+    salient = upsample_logits(torch.sigmoid(wide), size)
+    background = upsample_logits(torch.sigmoid(-wide), size)
     return (salient.log() - background.log()).to(logits.dtype)

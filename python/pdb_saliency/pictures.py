@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -44,6 +45,8 @@ def read_picture(path: Path) -> np.ndarray:
     Raises InputError when the file cannot be read or does not decode.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # A pipe would be waited for.
+            raise InputError(f"{path}: expected a picture file, got something that is no file")
         data = path.read_bytes()  # Not cv2.imread, which reports "no permission" and "no picture" alike.
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error

@@ -125,6 +125,8 @@ def _measure(arguments: argparse.Namespace, datasets: dict) -> tuple:
         if not found:
             tell("note", f"passed over: {label}: the paper has no table for such a model")
         measured += found
+    if checkpoints and not measured:
+        raise InputError(f"{arguments.checkpoints}: none of {len(checkpoints)} checkpoints could be measured")
     if arguments.maps:
         measured += bench.measure_maps(arguments.maps)
     for note in (note for measurement in measured for note in measurement.scores.notes):

@@ -38,12 +38,14 @@ def add_parser(commands: Any) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
+    from ..training.batches import Share
     from ..training.launch import check_packages, launch
 
     check_packages()
     config = _preset(arguments)
     fabric = launch(arguments.device, arguments.devices, config.precision)
     main = fabric.global_rank == 0
+    _from_main(fabric, lambda: Share(0, fabric.world_size, config.batch))
     remark = (lambda text: tell("note", text)) if main else (lambda text: None)
     sets, videos = _from_main(fabric, lambda: (_training_sets(arguments), _videos(arguments)))
     mix = _mix(arguments, sets)

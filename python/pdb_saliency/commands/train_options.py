@@ -43,6 +43,10 @@ folder. SET=WEIGHT counts each of its pictures WEIGHT times. Clips are made in
 four ways, whose shares --clips gives: copies (a still, repeated), camera (a
 still under a moving camera), cutouts (masked objects moving over another
 still), video.
+
+--size is that of training. The model keeps its own input size, which validation and `predict` use. Several processes, and
+--accumulate, take the statistics of batch normalisation from their parts of a batch, where that is trained; with
+--batch-norm frozen they give the losses of one process.
 """
 
 EXAMPLES = """\
@@ -59,7 +63,7 @@ examples:
       --val videos/ -o runs/lite-temporal
   pdb-saliency train --stage temporal --preset modern --from runs/lite \\
       --train stills/ --preview samples.png -o runs/lite-temporal
-  torchrun --nproc-per-node 8 -m pdb_saliency train --stage spatial ...
+  torchrun --nproc-per-node 8 -m pdb_saliency train --stage spatial --batch 40 ...
 """
 
 

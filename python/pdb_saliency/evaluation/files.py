@@ -9,14 +9,21 @@ from ..errors import OutputError
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write `content`, making the folder where it is absent. Raises OutputError."""
-    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.part")
+    """Write `content`, making the folder where it is absent. Raises OutputError.
+
+    A link stays a link, and what is no file (/dev/null, a pipe) is written to, not replaced.
+    """
     try:
+        path = path.resolve()
+        temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
         try:
             temporary.write_bytes(content)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a loop, before Python 3.13.
+        raise OutputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -12,38 +13,65 @@ from tqdm import tqdm
 from ..crf import refine
 from ..data.items import Dataset, Video
 from ..data.read import read_frame
-from ..errors import OutputError
+from ..errors import InputError, OutputError
 from ..frame import Frame
 from ..pictures import read_picture
 from ..postprocess import to_map
 from ..predict import saliency_maps
 from ..writer import write_picture
+from .files import write_file
 from .validate import annotated_clips
 
 
 def write_maps(model: nn.Module, dataset: Dataset, device: torch.device, folder: Path) -> None:
-    """folder/SEQUENCE/FRAME.png for every annotated frame. A sequence whose maps are all there is passed over.
+    """folder/SEQUENCE/FRAME.png for every annotated frame. A sequence whose maps are all there, were made of the same frames
+    and can be read is passed over.
 
     model: a SaliencyModel in eval mode, on `device`. Raises InputError, OutputError, SaliencyError.
     """
     for video in _progress(dataset, "predicting"):
         wanted = _targets(video, folder)
-        if all(path.is_file() for path in wanted.values()):
+        seen = folder / video.name / ".frames"
+        if _fingerprint(video) == _text(seen) and all(map(_is_readable, wanted.values())):
             continue
+        seen.unlink(missing_ok=True)
         looked_at = annotated_clips(video)
         frames = (Frame(video.frames[index].stem, read_frame(video.frames[index])) for index in looked_at)
         for index, (_, saliency) in zip(looked_at, saliency_maps(frames, model, device)):
             if index in wanted:
                 write_picture(wanted[index], to_map(saliency))
+        write_file(seen, _fingerprint(video).encode())
 
 
 def refine_maps(dataset: Dataset, maps: Path, folder: Path) -> None:
-    """The maps that `write_maps` wrote to `maps`, after the CRF, to `folder`. Frames that are there are passed over."""
+    """The maps that `write_maps` wrote to `maps`, after the CRF, to `folder`. Those that are newer than theirs are kept."""
     for video in _progress(dataset, "CRF"):
         for index, target in _targets(video, folder).items():
-            if not target.is_file():
-                saliency = read_picture(maps / video.name / target.name)[:, :, 0].astype(np.float32) / 255
+            source = maps / video.name / target.name
+            if not (_is_readable(target) and target.stat().st_mtime_ns >= source.stat().st_mtime_ns):
+                saliency = read_picture(source)[:, :, 0].astype(np.float32) / 255
                 write_picture(target, to_map(refine(read_frame(video.frames[index]), saliency)))
+
+
+def _fingerprint(video: Video) -> str:
+    """Of the frames' files, without reading them."""
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in video.frames]
+    return hashlib.sha256(repr(stats).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+def _is_readable(path: Path) -> bool:
+    try:
+        read_picture(path)
+    except InputError:
+        return False
+    return True
 
 
 def _progress(dataset: Dataset, what: str) -> tqdm:

@@ -61,10 +61,11 @@ def _score_video(
     annotated = [index for index, paths in enumerate(video.masks) if paths]
     counted = set(annotated[scored_frames(len(annotated))])
     looked_at = annotated_clips(video, clips_every)
+    scored = chosen_frames(video, clips_every)
     frames = (Frame(str(index), read_frame(video.frames[index])) for index in looked_at)
     overlaps = []
     for index, (frame, saliency) in zip(looked_at, saliency_maps(frames, model, device)):
-        if video.masks[index]:
+        if video.masks[index] and index in scored:
             mask = read_mask(video.masks[index], frame.image.shape[:2])
             frame_scores = scores.add(saliency, mask)
             if index in counted:
@@ -77,8 +78,15 @@ def annotated_clips(video: Video, every: int = 1) -> list[int]:
 
     All of these clips are full but the video's last one, which is filled up from the clip before it: that one comes along.
     """
-    starts = range(0, len(video.frames), CLIP_LENGTH)
-    chosen = set([start for start in starts if any(video.masks[start : start + CLIP_LENGTH])][::every])
-    if starts and starts[-1] in chosen and len(video.frames) % CLIP_LENGTH:
-        chosen.add(max(starts[-1] - CLIP_LENGTH, 0))
-    return [index for start in sorted(chosen) for index in range(start, min(start + CLIP_LENGTH, len(video.frames)))]
+    chosen, last = chosen_frames(video, every), len(video.frames) - 1
+    if last in chosen and len(video.frames) % CLIP_LENGTH:
+        start = last - last % CLIP_LENGTH
+        chosen |= set(range(max(start - CLIP_LENGTH, 0), start))
+    return sorted(chosen)
+
+
+def chosen_frames(video: Video, every: int = 1) -> set[int]:
+    """Indices of the frames in every n-th of the clips with an annotated frame."""
+    count = len(video.frames)
+    starts = [start for start in range(0, count, CLIP_LENGTH) if any(video.masks[start : start + CLIP_LENGTH])]
+    return {index for start in starts[::every] for index in range(start, min(start + CLIP_LENGTH, count))}

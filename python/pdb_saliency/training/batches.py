@@ -11,6 +11,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..errors import InputError
 
+_GRACE = 30  # Seconds.
+
 
 @dataclass(frozen=True)
 class Share:
@@ -23,7 +25,7 @@ class Share:
     def __post_init__(self):
         if self.batch % self.world:
             raise InputError(
-                f"a batch of {self.batch} samples cannot be shared by {self.world} processes: expected a multiple"
+                f"a batch of {self.batch} samples cannot be shared by {self.world} processes: expected --batch with a multiple"
             )
 
     def numbers(self, step: int) -> range:
@@ -65,4 +67,5 @@ def _prepare_worker(_: int) -> None:
     torch.set_num_threads(1)
     # Ctrl-C reaches the whole process group; the main process ends its workers after it has saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # So may SIGTERM, from a batch system: that ends a worker, too, but only when the main process has had time to save.
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))

@@ -165,7 +165,7 @@ def _entry(record: np.dtype, batch: dict, features: tuple[Tensor, ...]) -> np.nd
         entry[f"feature{index}"] = half.cpu().numpy()
     entry["mask"] = batch["mask"][0].numpy()
     entry["valid"] = batch["valid"][0].numpy()
-    entry["name"] = batch["name"][0].encode()[:_NAME_BYTES]
+    entry["name"] = batch["name"][0].encode("utf-8", "replace")[:_NAME_BYTES]
     return entry
 
 

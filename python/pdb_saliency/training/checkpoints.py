@@ -79,7 +79,11 @@ class Checkpoints:
         head, _, content = path.read_bytes().partition(b"\n")
         if head != _MAGIC + hashlib.sha256(content).hexdigest().encode():
             raise ValueError("its checksum is wrong")
-        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        step = state.get("step") if isinstance(state, dict) else None
+        if not isinstance(step, int) or step < 0:
+            raise ValueError("it has no step")
+        return state
 
 
 def remove_unfinished(folder: Path) -> None:

@@ -78,12 +78,13 @@ class RunLog:
         if not self._path.exists():
             return
         kept = []
-        for line in self._path.read_text().splitlines():
+        for line in self._path.read_text(errors="replace").splitlines():
             try:
                 entry = json.loads(line)
             except ValueError:  # Half a line, from a kill.
                 continue
-            if isinstance(entry, dict) and start and entry.get("step", 0) <= start:
+            step = entry.get("step") if isinstance(entry, dict) else None
+            if start and isinstance(step, int) and step <= start:
                 kept.append(line + "\n")
         replace_file(self._path, "".join(kept).encode())
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from ..data.stream import worker_error
 from ..errors import InputError, OutputError, SaliencyError
 from ..model import SaliencyModel
 from ..streams import tell
@@ -24,6 +25,7 @@ from .logs import RunLog, sample_sheet
 from .losses import loss_sums
 from .optimiser import build_optimizer, moving_average, set_rate, set_training_mode
 from .presets import TrainConfig
+from .resume import load_for_all, random_state, restore_random
 from .step import Network, mean_scalars, split
 from .stopping import StopRequest
 
@@ -88,6 +90,13 @@ class Trainer:
             with StopRequest() as stop:
                 scores = self._train(samples, stop)
             return self._finish(scores or self.best.get("last", {}))
+        except RuntimeError as error:  # It can come up anywhere: torch raises it in the handler of SIGCHLD.
+            if "DataLoader worker" not in str(error):
+                raise
+            raise SaliencyError(
+                "a process that makes samples was killed (was memory short? fewer --workers need less); "
+                f"the last checkpoint is of step {max(self.checkpoints.steps(), default=0)}"
+            ) from error
         finally:
             if self.log:
                 self.log.close()
@@ -110,21 +119,15 @@ class Trainer:
     # -- beginning and end -------------------------------------------------------------------------------------------
 
     def _set_up(self) -> None:
-        state = self.checkpoints.load(lambda text: self._tell("note", text))
+        state = load_for_all(self.fabric, self.checkpoints, lambda text: self._tell("note", text))
         self._check(state)
-        if state:
-            self.model.load_state_dict(state["model"])
         set_training_mode(self.model, self.config)
         self.model.to(self.fabric.device)
         self.average = moving_average(self.model, self.config.ema)
         optimizer = build_optimizer(self.model, self.config)
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if state:
-            optimizer.load_state_dict(state["optimizer"])
-            if self.average:
-                self.average.load_state_dict(state["average"])
-            self.done, self.best, self.loss = state["step"], state["best"], state["loss"]
-            self._restore_random(state)
+            self._restore(state, optimizer)
         self.network, self.optimizer = self.fabric.setup(Network(self.model), optimizer)
         if self._main:
             for folder in (self.run, self.checkpoints.folder):
@@ -134,9 +137,26 @@ class Trainer:
             if state:
                 self._tell("note", f"going on after step {self.done} of {self.config.steps}")
 
+    def _restore(self, state: dict, optimizer: torch.optim.Optimizer) -> None:
+        try:
+            self.model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            if self.average:
+                self.average.load_state_dict(state["average"])
+            self.done, self.best, self.loss = state["step"], dict(state["best"]), float(state["loss"])
+            restore_random(state)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise SaliencyError(
+                f"{self.checkpoints.folder}: the last checkpoint does not fit this program, or was changed "
+                f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); remove {self.run} to start again"
+            ) from error
+
     def _check(self, state: dict | None) -> None:
         """All processes have read the folder before the first of them writes."""
-        difference = self.config.difference(state["config"]) if state else None
+        stored = state.get("config") if state else None
+        if state and not isinstance(stored, dict):
+            raise InputError(f"{self.checkpoints.folder}: the last checkpoint has no configuration; remove {self.run}")
+        difference = self.config.difference(stored) if state else None
         if difference:
             raise InputError(
                 f"{self.run} holds a run with another configuration: {difference}; "
@@ -178,8 +198,8 @@ class Trainer:
                 batch = next(batches)
             except StopIteration:
                 return
-            except SaliencyError as error:  # From a worker it comes with the worker's traceback in its text.
-                raise type(error)(str(error).strip().splitlines()[-1].partition("Error: ")[2] or str(error)) from error
+            except InputError as error:
+                raise worker_error(error) from None
             names = batch.pop("name")
             yield self.fabric.to_device(batch) | {"name": names}
 
@@ -282,16 +302,9 @@ class Trainer:
                 "optimizer": self.optimizer.state_dict(),
                 "best": self.best,
                 "loss": self.loss,
-                "random": torch.get_rng_state(),
-                "random_cuda": torch.cuda.get_rng_state_all() if self.fabric.device.type == "cuda" else [],
-            }
+            } | random_state()
             self.checkpoints.save(self.done, state)
         self.fabric.barrier()
-
-    def _restore_random(self, state: dict) -> None:
-        torch.set_rng_state(state["random"])
-        if self.fabric.device.type == "cuda" and len(state["random_cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["random_cuda"])
 
     # -- small things ------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from ..errors import InputError
 from ..layers import freeze_batch_norm
 from ..model import SaliencyModel
 from .presets import TrainConfig
@@ -23,9 +24,16 @@ def set_training_mode(model: SaliencyModel, config: TrainConfig) -> None:
         freeze_batch_norm(model)
     if config.stage == "temporal":
         model.spatial.eval().requires_grad_(False)
-    for name, parameter in model.named_parameters():
-        if any(fnmatchcase(name, pattern) for pattern in config.freeze):
+    for pattern in config.freeze:
+        named = [parameter for name, parameter in model.named_parameters() if fnmatchcase(name, pattern)]
+        if not named:
+            raise InputError(f"--freeze {pattern} fits no parameter of the model, which has {_some_names(model)}, ...")
+        for parameter in named:
             parameter.requires_grad_(False)
+
+
+def _some_names(model: SaliencyModel) -> str:
+    return ", ".join([name for name, _ in model.named_parameters()][::40][:4])
 
 
 def build_optimizer(model: SaliencyModel, config: TrainConfig) -> torch.optim.Optimizer:
@@ -41,6 +49,8 @@ def build_optimizer(model: SaliencyModel, config: TrainConfig) -> torch.optim.Op
             scale = config.backbone_lr if id(parameter) in backbone else 1.0
             decayed = config.optimizer == "sgd" or parameter.dim() > 1
             groups.setdefault((scale, config.weight_decay if decayed else 0.0), []).append(parameter)
+    if not groups:
+        raise InputError("every parameter is frozen: there is nothing to train")
     parameters = [{"params": group, "scale": scale, "weight_decay": decay} for (scale, decay), group in groups.items()]
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=config.lr, momentum=config.momentum)

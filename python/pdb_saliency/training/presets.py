@@ -138,7 +138,7 @@ def paper(stage: str) -> TrainConfig:
         batch=5 if stage == "spatial" else 1,
         length=1 if stage == "spatial" else 5,
         optimizer="sgd",
-        lr=1e-6 * CAFFE_PIXELS,
+        lr=1e-6 * CAFFE_PIXELS * (0.1 if stage == "joint" else 1),  # The paper has no stage joint: a tenth is our choice.
         momentum=0.9,
         weight_decay=0.0005 / CAFFE_PIXELS,
         batch_norm="new_layers",

@@ -43,6 +43,8 @@ def mix_clips(
         pictures for; else leave them out.
     Raises InputError.
     """
+    if cutout_folder and (shares is None or not shares.get("cutouts")):
+        raise InputError(f"--cutouts {cutout_folder} is for clips of kind cutouts, and --clips has none of them")
     kinds = ("copies", "video") if shares is None else tuple(kind for kind in CLIP_KINDS if shares.get(kind))
     cutouts = _cutouts(sets, cutout_folder) if "cutouts" in kinds and any(dataset.stills for dataset, _ in sets) else []
     mix = Mix([], [], ())
@@ -89,4 +91,4 @@ def _digest(dataset: Dataset) -> str:
     """Of the names: the same set in another folder is the same, with another file it is not."""
     names = [still.name for still in dataset.stills]
     names += [f"{video.name}/{path.name}" for video in dataset.videos for path in video.frames]
-    return hashlib.sha256("\n".join(names).encode()).hexdigest()[:8]
+    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:8]

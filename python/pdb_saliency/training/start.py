@@ -42,10 +42,17 @@ def starting_model(
     `untrained` of the result says what will be random after training (None: nothing).
     Raises InputError, WeightsError.
     """
+    if stage == "spatial" and temporal is not None:
+        raise InputError(f"stage spatial has no temporal module, got --temporal {temporal}")
     if start is None:
         if stage != "spatial":
             raise InputError(
                 f"stage {stage} goes on from a trained model: expected --from with a model file or a run's folder"
+            )
+        if config is not None and config.variant == "released":
+            raise InputError(
+                "the released variant has frozen batch normalisation and cannot be trained from random weights: "
+                "expected --from with the authors' .caffemodel"
             )
         return _new_model(dataclasses.replace(config or ModelConfig(), temporal="none"), backbone_weights, seed, remark)
     if backbone_weights:
