@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 import pytest
 from conftest import shared_path
-from pdb_saliency.evaluation.davis import boundary, boundary_measure, region_similarity, scored_frames, statistics
+from pdb_saliency.evaluation.davis import boundary, boundary_measure, scored_frames, statistics
+from pdb_saliency.evaluation.metrics import SaliencyScores
 
 
 def plain_boundary(mask):
@@ -39,6 +40,11 @@ def blob(random, height, width, share):
 
 
 # Region
+
+
+def region_similarity(prediction, mask):
+    """J as `evaluate` computes it."""
+    return SaliencyScores(0.42).add((prediction != 0).astype(np.float32), mask).j
 
 
 def test_region_similarity():

@@ -1,4 +1,7 @@
-"""The measures of the DAVIS-2016 benchmark (Perazzi et al., CVPR 2016) and its toolkit: region J and boundary F."""
+"""The measures of the DAVIS-2016 benchmark (Perazzi et al., CVPR 2016) and its toolkit: boundary F, and the statistics of F and J.
+
+J, the intersection over union, comes from the histograms of `metrics`.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,6 @@ import numpy as np
 BOUNDARY_TOLERANCE = 0.008  # Of the picture's diagonal.
 RECALL_LIMIT = 0.5
 _BINS = 4
-
-
-def region_similarity(prediction: np.ndarray, mask: np.ndarray) -> float:
-    """J: intersection over union, 1 where both are empty. prediction, mask: (H, W), non-zero on the object."""
-    prediction, mask = prediction != 0, mask != 0
-    union = np.count_nonzero(prediction | mask)
-    return np.count_nonzero(prediction & mask) / union if union else 1.0
 
 
 def boundary_measure(prediction: np.ndarray, mask: np.ndarray, tolerance: float = BOUNDARY_TOLERANCE) -> float:

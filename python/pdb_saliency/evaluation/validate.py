@@ -32,7 +32,7 @@ def validate(
     model: a SaliencyModel on `device`; it is put into eval mode and back. clips_every: take every n-th clip only.
 
     Returns frames (how many were scored), mae, max_f, s, e_max (see `SaliencyScores`; means over all frames), and j_mean:
-    the intersection over union at `threshold`, first and last annotated frame of a video left out, mean over videos.
+    the intersection over union at `threshold`, first and last annotated frame of a video left out, mean over videos (absent where no frame counts for it).
     Raises InputError for a file that cannot be read or where no frame is annotated; SaliencyError when the model fails.
     """
     if clips_every < 1:
@@ -50,8 +50,8 @@ def validate(
         )
     result = scores.result()
     per_video = [np.mean(overlap) for overlap in overlaps if overlap]
-    result["j_mean"] = float(np.mean(per_video)) if per_video else float("nan")
-    return {name: result[name] for name in ("frames", "mae", "max_f", "s", "e_max", "j_mean")}
+    scores = {name: result[name] for name in ("frames", "mae", "max_f", "s", "e_max")}
+    return scores | ({"j_mean": float(np.mean(per_video))} if per_video else {})
 
 
 def _score_video(
