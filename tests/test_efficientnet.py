@@ -11,7 +11,13 @@ from conftest import shared_path
 from torch.nn import functional as F
 
 from pdb_saliency import InputSpec, WeightsError, efficientnet
-from pdb_saliency.efficientnet import EfficientNetLite0, EfficientNetLite0Classifier, SameConv2d, load_imagenet_weights
+from pdb_saliency.efficientnet import (
+    EfficientNetLite0,
+    EfficientNetLite0Classifier,
+    SameConv2d,
+    _same_conv2d,
+    load_imagenet_weights,
+)
 
 needs_weights = pytest.mark.skipif(
     importlib.util.find_spec(efficientnet.WEIGHTS_PACKAGE) is None,
@@ -185,3 +191,10 @@ def test_depthwise_gradients_under_autocast():
     assert output.dtype == torch.bfloat16
     for half, exact in zip(torch.autograd.grad(output.float().square().sum(), (x, layer.weight)), expected):
         assert (half - exact).norm() < 4 * 2**-8 * exact.norm()
+
+
+@pytest.mark.parametrize("kernel,dilation", [(5, 4), (5, 3), (3, 7), (3, 2)])
+def test_padding_ahead_of_a_wide_depthwise_layer_changes_nothing(kernel, dilation):
+    x, weight = torch.randn(2, 6, 19, 23, dtype=torch.float64), torch.randn(6, 1, kernel, kernel, dtype=torch.float64)
+    expected = F.conv2d(x, weight, padding=dilation * (kernel // 2), dilation=dilation, groups=6)
+    torch.testing.assert_close(_same_conv2d(x, weight, dilation, 6), expected)

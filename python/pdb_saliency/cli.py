@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
+from .allocator import keep_freed_memory
 from .commands import data, evaluate, reproduce, train
 from .commands.arguments import add_model_options, add_output, kinds_list, path, probability
 from .errors import SaliencyError
@@ -87,6 +88,7 @@ def _run(argv: list[str] | None) -> int:
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return 2
+    keep_freed_memory()
     arguments.command(arguments)
     return 0
 

@@ -32,6 +32,11 @@ _STAGES = (
 )
 
 
+# oneDNN computes depthwise layers with more columns of padding than this by plain loops: 5x5 at dilation 4 takes 4 to 8
+# times as long as with the same zeros written beside the picture first.
+_FAST_PADDING = 6
+
+
 class SameConv2d(nn.Conv2d):
     """Conv2d without bias, padded as TensorFlow's "SAME": output size ceil(size / stride), odd padding goes last."""
 
@@ -49,7 +54,11 @@ class SameConv2d(nn.Conv2d):
 
 
 def _same_conv2d(x: Tensor, weight: Tensor, dilation: int, groups: int) -> Tensor:
-    return F.conv2d(x, weight, None, 1, dilation * (weight.shape[-1] // 2), dilation, groups)
+    padding = dilation * (weight.shape[-1] // 2)
+    if x.device.type == "cpu" and groups > 1 and padding > _FAST_PADDING:
+        x = F.pad(x, (padding, padding, 0, 0))
+        return F.conv2d(x, weight, None, 1, (padding, 0), dilation, groups)
+    return F.conv2d(x, weight, None, 1, padding, dilation, groups)
 
 
 class _DepthwiseConv2d(torch.autograd.Function):
