@@ -13,6 +13,7 @@ VARIANTS = ("paper", "released")
 BACKBONES = {"resnet50": "ResNet-50", "efficientnet_lite0": "EfficientNet-Lite0"}
 PDC_MODES = ("pdc", "aspp")
 DECODERS = ("none", "skip")
+MOTIONS = ("none", "residual")
 # Far above any useful size; it keeps a damaged configuration from asking for absurd amounts of memory.
 MAX_SIZE = 1 << 14
 MAX_PIXELS = 1 << 24
@@ -35,6 +36,8 @@ class ModelConfig:
     decoder: "none", the paper's 1x1 head on the temporal features; or "skip", which the paper does not have: the temporal
         features are added to the spatial ones, by a 1x1 convolution that starts at zero, and a `SkipDecoder` predicts at
         stride 4. A model thus begins its second stage of training as good as its spatial part is alone.
+    motion: "residual" joins the features that the temporal module sees with a `ResidualMotion` of the skip connection, so
+        that it can tell what moves from what the camera passes. The paper has "none". Needs decoder "skip".
     input_size: (height, width) that `InputSpec` resizes frames to. The released variant takes only this size, because
         its peepholes have one weight for each feature pixel. Sizes of the form 8k + 1 put the first and the last
         feature exactly on the first and the last pixel.
@@ -51,16 +54,19 @@ class ModelConfig:
     hidden_channels: int = 32
     temporal_dilations: tuple[int, ...] = (1, 2)
     decoder: str = "none"
+    motion: str = "none"
     input_size: tuple[int, int] = (473, 473)
 
     def __post_init__(self):
         choices = {"variant": VARIANTS, "backbone": BACKBONES, "pdc": PDC_MODES, "temporal": TEMPORAL_MODULES}
-        choices["decoder"] = DECODERS
+        choices |= {"decoder": DECODERS, "motion": MOTIONS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         if self.variant == "released" and self.decoder != "none":
             raise ValueError(f"the released variant has no decoder, got decoder={self.decoder!r}")
+        if self.motion != "none" and self.decoder != "skip":
+            raise ValueError(f"motion {self.motion!r} is found in the skip connection, which decoder {self.decoder!r} has not")
         for name in ("width", "pdc_channels", "reduced_channels", "hidden_channels"):
             _check_sizes(name, (getattr(self, name),))
         for name in ("pdc_dilations", "temporal_dilations", "input_size"):
@@ -88,6 +94,8 @@ class ModelConfig:
     def from_dict(cls, values: dict) -> ModelConfig:
         """The inverse of `to_dict`, also after a round through JSON. Raises ValueError that names a wrong entry."""
         names = {field.name for field in dataclasses.fields(cls)}
+        if isinstance(values, dict):
+            values = {"motion": "none"} | values  # Models saved before there was such an entry.
         if not isinstance(values, dict) or set(values) != names:
             found = ", ".join(sorted(map(str, values))) if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"a model configuration must have the entries {', '.join(sorted(names))}, got {found}")
@@ -105,5 +113,6 @@ RELEASED = ModelConfig(variant="released")
 # For CPUs. The PDC branches are a quarter as wide as the features, as in the paper; 321 = 8 * 40 + 1 is the paper's
 # square input at 46 % of its pixels, and the PDC's dilations shrink with it.
 LITE = ModelConfig(
-    backbone="efficientnet_lite0", pdc_dilations=(1, 2, 4, 8), pdc_channels=80, decoder="skip", input_size=(321, 321)
-)
+    backbone="efficientnet_lite0", pdc_dilations=(1, 2, 4, 8), pdc_channels=80, decoder="skip", motion="residual",
+    input_size=(321, 321),
+)  # fmt: skip

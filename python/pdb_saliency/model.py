@@ -13,6 +13,7 @@ from .config import BACKBONES, PAPER, ModelConfig
 from .decoder import SkipDecoder
 from .efficientnet import EfficientNetLite0
 from .layers import ConvBatchNorm, freeze_batch_norm, initialise, initialise_released
+from .motion import ResidualMotion
 from .pdc import PyramidDilatedConvolution
 from .resnet import DilatedResNet50
 from .temporal import TEMPORAL_MODULES, build_temporal
@@ -47,9 +48,10 @@ class SaliencyModel(nn.Module):
         reduce = ConvBatchNorm(pdc.out_channels, config.reduced_channels)
         self.spatial = nn.Sequential(OrderedDict(backbone=backbone, pdc=pdc, reduce=reduce))
         initialise(self.spatial)
+        self.motion = ResidualMotion() if config.motion == "residual" and config.temporal != "none" else None
         self.temporal, channels = build_temporal(
             config.temporal,
-            config.reduced_channels,
+            config.reduced_channels + (ResidualMotion.CHANNELS if self.motion else 0),
             config.hidden_channels,
             dilations=config.temporal_dilations,
             merge="sum" if released else "tanh",
@@ -82,10 +84,18 @@ class SaliencyModel(nn.Module):
         features, skip = self.spatial.backbone.with_skip(frames)
         return self.spatial.reduce(self.spatial.pdc(features)), skip
 
+    def with_motion(self, encoded: tuple[Tensor, ...], batch: tuple[int, int]) -> tuple[Tensor, ...]:
+        """What `encode` made of the N * T frames of clips, and their `ResidualMotion` where the model sees it. batch: (N, T)."""
+        if self.motion is None or len(encoded) == 3:
+            return encoded
+        features, skip = encoded
+        return features, skip, self.motion(skip.detach(), batch)
+
     def decode(self, encoded: tuple[Tensor, ...], batch: tuple[int, int], size: tuple[int, int]) -> Tensor:
-        """Logits (N, T, 1, *size) from what `encode` made of the N * T frames of clips. batch: (N, T)."""
-        features, *skips = encoded
-        output = self.temporal(features.unflatten(0, batch))[0].flatten(0, 1)
+        """Logits (N, T, 1, *size) from what `encode` (or `with_motion`) made of the N * T frames of clips. batch: (N, T)."""
+        features, *skips = self.with_motion(encoded, batch)
+        seen = torch.cat([features, skips.pop()], dim=1) if self.motion is not None else features
+        output = self.temporal(seen.unflatten(0, batch))[0].flatten(0, 1)
         if skips:
             if self.residual is not None:
                 output = features + self.residual(output)
@@ -108,6 +118,7 @@ class SaliencyModel(nn.Module):
         config = self.config
         rates = "/".join(map(str, config.pdc_dilations))
         parts = [BACKBONES[config.backbone], f"{config.pdc.upper()} {rates}", TEMPORAL_MODULES[config.temporal]]
+        parts += ["motion"] if self.motion is not None else []
         parts += ["skip decoder"] if config.decoder == "skip" else []
         return ", ".join([*parts, f"{config.variant} variant", "x".join(map(str, config.input_size))])
 

@@ -137,6 +137,7 @@ def _model(arguments: argparse.Namespace, seed: int, remark: Any) -> SaliencyMod
         arguments.stage,
         named[arguments.model],
         arguments.temporal,
+        arguments.motion,
         start=arguments.start,
         backbone_weights=arguments.backbone_weights,
         seed=seed,

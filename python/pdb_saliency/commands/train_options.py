@@ -12,6 +12,7 @@ from .data import add_data_options, weighted_set
 
 STAGES = ("spatial", "temporal", "joint")
 CLIP_KINDS = ("copies", "camera", "cutouts", "video")
+MOTIONS = ("none", "residual")
 TEMPORAL_KINDS = ("fc_lstm", "convlstm", "b_convlstm", "db_convlstm", "pdb_convlstm")
 
 HELP = """\
@@ -84,6 +85,8 @@ def _add_model(group: Any) -> None:
     group.add_argument(
         "--temporal", choices=TEMPORAL_KINDS, help="temporal module (default: that of --from, or pdb_convlstm)"
     )
+    help_text = "what the temporal module sees besides the features (default: that of --model or --from)"
+    group.add_argument("--motion", choices=MOTIONS, help=help_text)
     group.add_argument("--from", dest="start", metavar="MODEL", type=path, help="model file or run to go on from")
     help_text = "ImageNet weights for ResNet-50: a .pth with torchvision's names and a stem of three 3x3 convolutions"
     group.add_argument("--backbone-weights", metavar="FILE", type=_path, help=help_text)

@@ -77,8 +77,8 @@ def build_cache(
 ) -> FeatureCache:
     """Fill the cache in `folder`, or take the one that is there if it has the same `digest`.
 
-    encode: model.encode on the right device and in the right precision. Every process fills its part of the same files,
-    so with several machines the folder must be one that all of them see; barrier: waits for all of them.
+    encode: model.encode and model.with_motion on the right device and in the right precision. Every process fills its part
+    of the same files, so with several machines the folder must be one that all of them see; barrier: waits for all of them.
     Raises OutputError when the disk is full or would be; SaliencyError for features beyond float16's range.
     """
     first = samples[0]

@@ -206,7 +206,7 @@ class Trainer:
     def _cached(self) -> Dataset:
         def encode(clip: Tensor) -> tuple[Tensor, ...]:
             with torch.no_grad(), self.fabric.autocast():
-                return self.model.encode(clip.to(self.fabric.device))
+                return self.model.with_motion(self.model.encode(clip.to(self.fabric.device)), (1, len(clip)))
 
         return build_cache(
             self.model, self.samples, self.config, self.run / "cache", encode=encode, barrier=self.fabric.barrier,

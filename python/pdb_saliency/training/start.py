@@ -25,6 +25,7 @@ def starting_model(
     stage: str,
     config: ModelConfig | None,
     temporal: str | None,
+    motion: str | None = None,
     *,
     start: str | None,
     backbone_weights: Path | None,
@@ -34,7 +35,7 @@ def starting_model(
     """The model to train, on the CPU.
 
     config: the network, None for that of `start`. temporal: its temporal module; None for "none" in stage spatial, else for
-        that of `start`, and "pdb_convlstm" where it has none.
+        that of `start`, and "pdb_convlstm" where it has none. motion: what that sees besides; None for config's.
     start: a model file, a run's folder, or a name that `load_model` knows. Its spatial weights are taken; those of the
         decoder, too; everything where the temporal modules are the same. Stages temporal and joint need it.
     backbone_weights: an ImageNet ResNet-50, see `load_resnet_weights`. remark: told what stays random.
@@ -44,6 +45,8 @@ def starting_model(
     """
     if stage == "spatial" and temporal is not None:
         raise InputError(f"stage spatial has no temporal module, got --temporal {temporal}")
+    if stage == "spatial" and motion is not None:
+        raise InputError(f"stage spatial has no temporal module for motion to be shown to, got --motion {motion}")
     if start is None:
         if stage != "spatial":
             raise InputError(
@@ -59,6 +62,8 @@ def starting_model(
         raise InputError("--backbone-weights begins a new model, and --from brings weights of its own: give one of them")
     earlier = load_model(_model_file(start))
     config = config or earlier.config
+    if motion is not None:
+        config = _with_motion(config, motion)
     for name in _SHARED:
         if getattr(config, name) != getattr(earlier.config, name):
             here, there = getattr(config, name), getattr(earlier.config, name)
@@ -105,6 +110,13 @@ def _seeded(config: ModelConfig, seed: int) -> SaliencyModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return SaliencyModel(config)
+
+
+def _with_motion(config: ModelConfig, motion: str) -> ModelConfig:
+    try:
+        return dataclasses.replace(config, motion=motion)
+    except ValueError as error:
+        raise InputError(f"--motion {motion}: {error}") from error
 
 
 def _model_file(start: str) -> str:
