@@ -15,9 +15,10 @@ from pdb_saliency.data.clip import TrainingClip
 from pdb_saliency.data.items import Video
 from pdb_saliency.data.read import read_frame, read_mask
 from pdb_saliency.data.sources import StillCopies, VideoClips
-from pdb_saliency.data.stream import SampleStream, worker_error
+from pdb_saliency.data.stream import SampleStream
 from pdb_saliency.errors import InputError
 from pdb_saliency.preprocess import InputSpec
+from pdb_saliency.training.batches import load_batches
 from torch.utils.data import DataLoader
 
 SPEC = InputSpec(40, 56, bgr=False, mean=(120.0, 110.0, 100.0), std=(60.0, 55.0, 50.0))
@@ -144,8 +145,8 @@ def test_a_file_that_became_unreadable_is_named(tmp_path, workers):
     samples[0]
     stills[0].mask.write_bytes(b"")
     with pytest.raises(InputError) as raised:
-        list(DataLoader(samples, batch_size=None, num_workers=workers))
-    message = str(worker_error(raised.value))
+        list(load_batches(samples, [[number] for number in range(len(samples))], workers))
+    message = str(raised.value)
     assert message.startswith(str(stills[0].mask)) and "\n" not in message
 
 
