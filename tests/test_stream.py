@@ -150,6 +150,39 @@ def test_a_file_that_became_unreadable_is_named(tmp_path, workers):
     assert message.startswith(str(stills[0].mask)) and "\n" not in message
 
 
+def _objects(*levels):
+    mask = np.zeros((20, 40), np.uint8)
+    for index, level in enumerate(levels):
+        mask[5:15, 4 + 12 * index : 12 + 12 * index] = level
+    return mask
+
+
+def _soft():
+    return cv2.GaussianBlur(_objects(255), (0, 0), 2)
+
+
+MASKS = {
+    "white": (_objects(255), 80),
+    "ones": (_objects(1), 80),
+    "numbers": (_objects(1, 2, 3), 240),
+    "dark and bright numbers": (_objects(255, 100, 30), 240),
+    "white and gray edges": (_soft(), int((_soft() > 127).sum())),
+    "16 bits, ones": (_objects(1).astype(np.uint16), 80),
+    "16 bits, numbers": (_objects(1, 2, 255).astype(np.uint16), 240),
+    "16 bits, white": (_objects(255).astype(np.uint16) * 257, 80),
+    "16 bits, soft": (_soft().astype(np.uint16) * 257, int((_soft() > 127).sum())),
+    "opaque": (cv2.merge([*[_objects(255)] * 3, np.full((20, 40), 255, np.uint8)]), 80),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_foreground_of_every_kind_of_mask(tmp_path, name):
+    image, expected = MASKS[name]
+    cv2.imwrite(str(tmp_path / "mask.png"), image)
+    mask = read_mask([tmp_path / "mask.png"])
+    assert np.count_nonzero(mask) == expected and mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 255}
+
+
 def test_a_still_becomes_copies(tmp_path):
     folders.ecssd(tmp_path)
     stills = open_dataset("ecssd", tmp_path).stills
