@@ -58,6 +58,9 @@ def train(arguments: argparse.Namespace) -> None:
         return
     for line in mix.words if main else ():
         tell("data", line)
+    if config.size != model.config.input_size:
+        trained, own = ("x".join(map(str, pair)) for pair in (config.size, model.config.input_size))
+        remark(f"training at {trained}; validation and `predict` use the model's input size, {own} (--input-size)")
     metrics = _run(arguments, fabric, config, model, samples, videos)
     if main:
         _report(metrics, arguments.output)
@@ -125,6 +128,7 @@ def _model(arguments: argparse.Namespace, seed: int, remark: Any) -> SaliencyMod
         backbone_weights=arguments.backbone_weights,
         seed=seed,
         remark=remark,
+        input_size=arguments.input_size,
     )
 
 
