@@ -78,6 +78,26 @@ def test_preview_trains_nothing(stills, tmp_path):
     assert not run.exists()
 
 
+def test_the_seed_decides_what_is_seen(stills, tmp_path):
+    """Two runs show the same clips, of all kinds that stills make; another seed shows others."""
+    sheets = []
+    for number, seed in enumerate((5, 5, 6)):
+        arguments = ["--stage", "joint", "--from", "imagenet", "--train", stills, "--length", 3, "--seed", seed]
+        arguments += ["--clips", "copies=1,camera=1,cutouts=1", "--preview", tmp_path / f"{number}.png"]
+        assert train(*TINY, *arguments, "-o", tmp_path / "run") == 0
+        sheets.append(cv2.imread(str(tmp_path / f"{number}.png")))
+    assert np.array_equal(sheets[0], sheets[1]) and not np.array_equal(sheets[0], sheets[2])
+
+
+def test_training_at_another_size_is_told(stills, tmp_path, capsys):
+    arguments = ["--stage", "spatial", "--model", "lite", *TINY, "--train", stills, "--steps", "1"]
+    assert train(*arguments, "-o", tmp_path / "a") == 0
+    assert "training at 33x33; validation and `predict` use the model's input size, 321x321" in capsys.readouterr().err
+    assert train(*arguments, "--input-size", "33", "-o", tmp_path / "b") == 0
+    assert "training at" not in capsys.readouterr().err
+    assert load_model(tmp_path / "b/model.safetensors").config.input_size == (33, 33)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
