@@ -121,6 +121,8 @@ def test_options_and_presets_agree():
 
 
 def sets(tmp_path):
+    for name in (*range(10), "a", "b", "c"):
+        (tmp_path / (f"{name}.png" if isinstance(name, int) else name)).write_bytes(b"picture")
     stills = tuple(Still(str(number), tmp_path / f"{number}.png", tmp_path / f"{number}.png") for number in range(10))
     video = Video("v", (tmp_path / "a", tmp_path / "b", tmp_path / "c"), ((tmp_path / "a",), (), (tmp_path / "c",)))
     return Dataset("stills", stills=stills), Dataset("video", videos=(video,))
@@ -135,6 +137,20 @@ def test_shares_of_a_mix(tmp_path):
     assert sources.mix_clips([(stills, 1)], {"copies": 1, "video": 1}, required=False).weights == [1]
     with pytest.raises(InputError, match="need videos"):
         sources.mix_clips([(stills, 1)], {"copies": 1, "video": 1})
+
+
+def test_a_mix_of_other_files_is_another_one(tmp_path):
+    """Or a run would go on, and a cache be used, with masks that were corrected in between."""
+    (stills, video), words = sets(tmp_path), []
+    for change in (None, "3.png", "c"):
+        if change:
+            (tmp_path / change).write_bytes(b"a larger picture")
+        words.append(sources.mix_clips([(stills, 1), (video, 1)], None).words)
+    assert words[0][0] != words[1][0] and words[0][1] == words[1][1]
+    assert words[1][0] == words[2][0] and words[1][1] != words[2][1]
+    (tmp_path / "elsewhere").mkdir()
+    again, same = sets(tmp_path / "elsewhere")
+    assert sources.mix_clips([(again, 1), (same, 1)], None).words == words[0]
 
 
 @pytest.mark.parametrize("logit", [-120.0, -90.0, -20.0, 20.0, 90.0, 120.0])
