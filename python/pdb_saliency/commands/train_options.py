@@ -67,7 +67,7 @@ examples:
       --val videos/ -o runs/lite-temporal
   pdb-saliency train --stage temporal --preset modern --from runs/lite \\
       --train stills/ --preview samples.png -o runs/lite-temporal
-  torchrun --nproc-per-node 8 -m pdb_saliency train --stage spatial --batch 40 ...
+  torchrun --nproc-per-node 8 -m pdb_saliency train --batch 40 --stage spatial ...
 """
 
 
