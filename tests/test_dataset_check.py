@@ -223,7 +223,7 @@ def test_the_command_lists_what_is_there_and_what_is_not(tmp_path, capsys):
 def test_the_command_goes_through_all_sets_before_it_refuses(tmp_path, capsys):
     folders.duts(tmp_path)
     (tmp_path / "DUTS/DUTS-TR/DUTS-TR-Mask/0.png").unlink()
-    with pytest.raises(InputError, match="1 of 2 data sets refused: duts:train"):
+    with pytest.raises(InputError, match="1 data set refused: duts:train"):
         run("--data-root", tmp_path)
     captured = capsys.readouterr()
     assert (
@@ -232,6 +232,32 @@ def test_the_command_goes_through_all_sets_before_it_refuses(tmp_path, capsys):
     run("--data-root", tmp_path, "duts:train", "--broken", "skip")
     captured = capsys.readouterr()
     assert captured.out == "duts:train               3 stills\n" and "DUTS-TR-Mask/0.png" in captured.err
+
+
+def test_a_list_that_cannot_be_read_does_not_hide_the_other_sets(tmp_path, capsys):
+    folders.davis_2016(tmp_path)
+    folders.visal(tmp_path)
+    folders.stills(tmp_path / "twice/images", tmp_path / "twice/masks")
+    save(tmp_path / "twice/images/1.png", picture())
+    (tmp_path / "DAVIS/ImageSets/480p/train.txt").write_text("bear cows bus\n")
+    with pytest.raises(InputError, match="2 data sets refused: davis-2016:train, twice"):
+        run("--data-root", tmp_path)
+    out, err = capsys.readouterr()
+    assert "train.txt: expected a picture and a mask in each line, got 'bear cows bus'" in err
+    assert "1.jpg and 1.png are both called 1" in err
+    lines = out.splitlines()
+    assert "davis-2016:train         cannot be listed; refused" in lines
+    assert "davis-2016:val           1 video of 12 frames, 12 annotated" in lines
+    assert "visal                    2 videos of 24 frames, 6 annotated" in lines
+    assert not any("davis-2016 " in line for line in lines)
+
+
+def test_a_folder_named_like_a_picture_is_a_broken_picture(stills, capsys):
+    (stills / "images/2.jpg").unlink()
+    (stills / "images/2.jpg").mkdir()
+    with pytest.raises(InputError, match="1 broken pair"):
+        check_dataset(open_dataset(str(stills)))
+    assert "images/2.jpg: expected a picture file" in capsys.readouterr().err
 
 
 def test_the_command_needs_to_know_where(tmp_path):

@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from pdb_saliency.errors import OutputError, SaliencyError
+from pdb_saliency.errors import InputError, OutputError, SaliencyError
 from pdb_saliency.model import SaliencyModel
-from pdb_saliency.training.cache import FeatureCache, build_cache
+from pdb_saliency.training.cache import FeatureCache, _record, build_cache, fill_share
+from pdb_saliency.training.launch import launch
 from train_discs import small_config
 from training_data import TINY, DiscSamples
 
@@ -31,9 +32,8 @@ def model():
     return SaliencyModel(TINY).eval().requires_grad_(False)
 
 
-def build(model, samples, folder, config=CONFIG, encode=None, **options) -> FeatureCache:
-    encode = encode or model.encode
-    return build_cache(model, samples, config, folder, encode=encode, barrier=lambda: None, **options)
+def build(model, samples, folder, config=CONFIG) -> FeatureCache:
+    return build_cache(launch("cpu"), model, samples, config, folder)
 
 
 def test_holds_what_the_model_encodes(tmp_path, model):
@@ -47,16 +47,18 @@ def test_holds_what_the_model_encodes(tmp_path, model):
         assert stored["name"] == sample["name"] and stored["mask"].dtype == torch.float32
 
 
-def test_is_built_once_and_goes_on_where_it_was(tmp_path, model):
-    samples = Counting()
+def test_is_built_once_and_goes_on_where_it_was(tmp_path, model, monkeypatch):
+    samples, encode = Counting(), model.encode
 
     def failing(clip):
         if len(samples.made) > 4:  # Sample 0 for its size, then 0, 1 and 2.
             raise KeyboardInterrupt
-        return model.encode(clip)
+        return encode(clip)
 
+    monkeypatch.setattr(model, "encode", failing)
     with pytest.raises(KeyboardInterrupt):
-        build(model, samples, tmp_path, encode=failing)
+        build(model, samples, tmp_path)
+    monkeypatch.undo()
     samples.made.clear()
     build(model, samples, tmp_path)
     assert samples.made == [0, 3, 4]
@@ -98,14 +100,34 @@ def test_a_cut_file_is_built_again(tmp_path, model):
 
 
 def test_processes_share_the_work(tmp_path, model):
-    """Rank 0 prepares before the others look, which the barrier sees to; then each has its own numbers."""
-    made = {}
+    build(model, Counting(), tmp_path)
+    whole = (tmp_path / "samples.bin").read_bytes()
+    sample = Counting()[0]
+    record = _record(sample, model.encode(sample["clip"]))
+    (tmp_path / "done.bin").write_bytes(bytes(5))
+    (tmp_path / "samples.bin").write_bytes(bytes(len(whole)))
+    made = []
     for rank in (0, 1):
         samples = Counting()
-        build(model, samples, tmp_path, rank=rank, world=2)
-        made[rank] = samples.made[1:]
-    assert made == {0: [0, 2, 4], 1: [1, 3]}
-    assert np.fromfile(tmp_path / "done.bin", np.uint8).all()
+        fill_share(tmp_path, record, samples, range(rank, 5, 2), model.encode, workers=0)
+        made.append(samples.made)
+    assert made == [[0, 2, 4], [1, 3]] and (tmp_path / "samples.bin").read_bytes() == whole
+    with pytest.raises(OutputError, match="all machines see"):
+        fill_share(tmp_path / "elsewhere", record, Counting(), range(5), model.encode, workers=0)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_disappears_is_one_line(tmp_path, model, workers):
+    class Broken(Counting):
+        def __getitem__(self, number):
+            if number == 3:
+                raise InputError("frames/7.jpg: cannot be read (gone)")
+            return super().__getitem__(number)
+
+    with pytest.raises(InputError) as error:
+        build_cache(launch("cpu"), model, Broken(), CONFIG, tmp_path, workers)
+    assert str(error.value) == "frames/7.jpg: cannot be read (gone)"
+    assert np.fromfile(tmp_path / "done.bin", np.uint8).tolist() == [1, 1, 1, 0, 0]
 
 
 def test_too_little_room_is_told_before_the_work(tmp_path, model, monkeypatch):
@@ -114,6 +136,8 @@ def test_too_little_room_is_told_before_the_work(tmp_path, model, monkeypatch):
         build(model, Counting(), tmp_path)
 
 
-def test_features_beyond_float16_are_refused(tmp_path, model):
+def test_features_beyond_float16_are_refused(tmp_path, model, monkeypatch):
+    encode = model.encode
+    monkeypatch.setattr(model, "encode", lambda clip: tuple(1e6 * feature for feature in encode(clip)))
     with pytest.raises(SaliencyError, match="disc .* do not fit into float16"):
-        build(model, Counting(), tmp_path, encode=lambda clip: tuple(1e6 * f for f in model.encode(clip)))
+        build(model, Counting(), tmp_path)

@@ -15,9 +15,10 @@ from pdb_saliency.data.clip import TrainingClip
 from pdb_saliency.data.items import Video
 from pdb_saliency.data.read import read_frame, read_mask
 from pdb_saliency.data.sources import StillCopies, VideoClips
-from pdb_saliency.data.stream import SampleStream, worker_error
+from pdb_saliency.data.stream import SampleStream
 from pdb_saliency.errors import InputError
 from pdb_saliency.preprocess import InputSpec
+from pdb_saliency.training.batches import load_batches
 from torch.utils.data import DataLoader
 
 SPEC = InputSpec(40, 56, bgr=False, mean=(120.0, 110.0, 100.0), std=(60.0, 55.0, 50.0))
@@ -144,9 +145,42 @@ def test_a_file_that_became_unreadable_is_named(tmp_path, workers):
     samples[0]
     stills[0].mask.write_bytes(b"")
     with pytest.raises(InputError) as raised:
-        list(DataLoader(samples, batch_size=None, num_workers=workers))
-    message = str(worker_error(raised.value))
+        list(load_batches(samples, [[number] for number in range(len(samples))], workers))
+    message = str(raised.value)
     assert message.startswith(str(stills[0].mask)) and "\n" not in message
+
+
+def _objects(*levels):
+    mask = np.zeros((20, 40), np.uint8)
+    for index, level in enumerate(levels):
+        mask[5:15, 4 + 12 * index : 12 + 12 * index] = level
+    return mask
+
+
+def _soft():
+    return cv2.GaussianBlur(_objects(255), (0, 0), 2)
+
+
+MASKS = {
+    "white": (_objects(255), 80),
+    "ones": (_objects(1), 80),
+    "numbers": (_objects(1, 2, 3), 240),
+    "dark and bright numbers": (_objects(255, 100, 30), 240),
+    "white and gray edges": (_soft(), int((_soft() > 127).sum())),
+    "16 bits, ones": (_objects(1).astype(np.uint16), 80),
+    "16 bits, numbers": (_objects(1, 2, 255).astype(np.uint16), 240),
+    "16 bits, white": (_objects(255).astype(np.uint16) * 257, 80),
+    "16 bits, soft": (_soft().astype(np.uint16) * 257, int((_soft() > 127).sum())),
+    "opaque": (cv2.merge([*[_objects(255)] * 3, np.full((20, 40), 255, np.uint8)]), 80),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_foreground_of_every_kind_of_mask(tmp_path, name):
+    image, expected = MASKS[name]
+    cv2.imwrite(str(tmp_path / "mask.png"), image)
+    mask = read_mask([tmp_path / "mask.png"])
+    assert np.count_nonzero(mask) == expected and mask.dtype == np.uint8 and set(np.unique(mask)) <= {0, 255}
 
 
 def test_a_still_becomes_copies(tmp_path):

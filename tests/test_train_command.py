@@ -78,6 +78,26 @@ def test_preview_trains_nothing(stills, tmp_path):
     assert not run.exists()
 
 
+def test_the_seed_decides_what_is_seen(stills, tmp_path):
+    """Two runs show the same clips, of all kinds that stills make; another seed shows others."""
+    sheets = []
+    for number, seed in enumerate((5, 5, 6)):
+        arguments = ["--stage", "joint", "--from", "imagenet", "--train", stills, "--length", 3, "--seed", seed]
+        arguments += ["--clips", "copies=1,camera=1,cutouts=1", "--preview", tmp_path / f"{number}.png"]
+        assert train(*TINY, *arguments, "-o", tmp_path / "run") == 0
+        sheets.append(cv2.imread(str(tmp_path / f"{number}.png")))
+    assert np.array_equal(sheets[0], sheets[1]) and not np.array_equal(sheets[0], sheets[2])
+
+
+def test_training_at_another_size_is_told(stills, tmp_path, capsys):
+    arguments = ["--stage", "spatial", "--model", "lite", *TINY, "--train", stills, "--steps", "1"]
+    assert train(*arguments, "-o", tmp_path / "a") == 0
+    assert "training at 33x33; validation and `predict` use the model's input size, 321x321" in capsys.readouterr().err
+    assert train(*arguments, "--input-size", "33", "-o", tmp_path / "b") == 0
+    assert "training at" not in capsys.readouterr().err
+    assert load_model(tmp_path / "b/model.safetensors").config.input_size == (33, 33)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -101,6 +121,8 @@ def test_options_and_presets_agree():
 
 
 def sets(tmp_path):
+    for name in (*range(10), "a", "b", "c"):
+        (tmp_path / (f"{name}.png" if isinstance(name, int) else name)).write_bytes(b"picture")
     stills = tuple(Still(str(number), tmp_path / f"{number}.png", tmp_path / f"{number}.png") for number in range(10))
     video = Video("v", (tmp_path / "a", tmp_path / "b", tmp_path / "c"), ((tmp_path / "a",), (), (tmp_path / "c",)))
     return Dataset("stills", stills=stills), Dataset("video", videos=(video,))
@@ -115,6 +137,20 @@ def test_shares_of_a_mix(tmp_path):
     assert sources.mix_clips([(stills, 1)], {"copies": 1, "video": 1}, required=False).weights == [1]
     with pytest.raises(InputError, match="need videos"):
         sources.mix_clips([(stills, 1)], {"copies": 1, "video": 1})
+
+
+def test_a_mix_of_other_files_is_another_one(tmp_path):
+    """Or a run would go on, and a cache be used, with masks that were corrected in between."""
+    (stills, video), words = sets(tmp_path), []
+    for change in (None, "3.png", "c"):
+        if change:
+            (tmp_path / change).write_bytes(b"a larger picture")
+        words.append(sources.mix_clips([(stills, 1), (video, 1)], None).words)
+    assert words[0][0] != words[1][0] and words[0][1] == words[1][1]
+    assert words[1][0] == words[2][0] and words[1][1] != words[2][1]
+    (tmp_path / "elsewhere").mkdir()
+    again, same = sets(tmp_path / "elsewhere")
+    assert sources.mix_clips([(again, 1), (same, 1)], None).words == words[0]
 
 
 @pytest.mark.parametrize("logit", [-120.0, -90.0, -20.0, 20.0, 90.0, 120.0])

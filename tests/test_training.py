@@ -1,6 +1,7 @@
 """What each stage trains and by which rule; and that it learns."""
 
 import dataclasses
+import io
 import json
 import math
 
@@ -179,6 +180,29 @@ def test_missing_packages_are_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "tensorboard", None)
     with pytest.raises(SaliencyError, match=r"the package tensorboard: pip install 'pdb-ext\[train\]'"):
         check_packages()
+
+
+def test_mixed_precision(tmp_path):
+    """Convolutions in bfloat16, weights and their averages in float32; the loss follows that in float32."""
+    seen = set()
+    config = small_config(steps=8, precision="bf16-mixed", batch_norm="new_layers")
+    model, losses = SaliencyModel(TINY, temporal="none"), {}
+    model.spatial.reduce.conv.register_forward_hook(lambda layer, inputs, output: seen.add((output.dtype, layer.weight.dtype)))
+    torch.manual_seed(0)
+    plain = SaliencyModel(TINY, temporal="none")
+    model.load_state_dict(plain.state_dict())
+    for precision, network in (("32-true", plain), ("bf16-mixed", model)):
+        config = dataclasses.replace(config, precision=precision)
+        samples, folder = DiscSamples(TINY.input_spec), tmp_path / precision
+        Trainer(launch("cpu", 1, precision), config, network, samples, folder, RunOptions(scalars=1, pictures=8)).train()
+        lines = (folder / "log.jsonl").read_text().splitlines()
+        losses[precision] = torch.tensor([json.loads(line)["train/loss"] for line in lines])
+        assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} <= {torch.float32, torch.int64}
+    assert seen == {(torch.bfloat16, torch.float32)}
+    assert not torch.equal(*losses.values())
+    torch.testing.assert_close(*losses.values(), rtol=0.05, atol=0)
+    state = torch.load(io.BytesIO((tmp_path / "bf16-mixed/checkpoints/step-000000008.ckpt").read_bytes().partition(b"\n")[2]))
+    assert state["average"]["module.head.weight"].dtype == torch.float32
 
 
 # -- records -----------------------------------------------------------------------------------------------------------

@@ -101,6 +101,35 @@ def test_killed_at_random_moments(tmp_path, uninterrupted):
     assert_same(folder, uninterrupted)
 
 
+def test_killed_while_features_are_stored(tmp_path):
+    """Twice; what is stored is not made again, and the run is that of one which was left alone."""
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    training = Training(whole, "cache=12")
+    assert training.wait() == 0, training.errors
+
+    def stored():
+        done = folder / "cache/done.bin"
+        return sum(done.read_bytes()) if done.exists() else 0
+
+    for count in (2, 7):
+        training = Training(folder, "cache=12", "pause=0.05")
+        training.until(lambda count=count: stored() >= count)
+        training.send(signal.SIGKILL)
+        assert training.wait() == -signal.SIGKILL
+        assert count <= stored() < 12 and not (folder / "checkpoints").exists()
+    training = Training(folder, "cache=12")
+    assert training.wait() == 0, training.errors
+    assert_same(folder, whole)
+    assert (folder / "cache/samples.bin").read_bytes() == (whole / "cache/samples.bin").read_bytes()
+
+
+def test_only_its_own_unfinished_files_are_removed(tmp_path):
+    for name in (".film.part", ".model.safetensors.77.part", ".log.jsonl.part", ".best.safetensors.part", ".step-1.ckpt.part"):
+        (tmp_path / name).write_bytes(b"half")
+    run(tmp_path, small_config(steps=1), OPTIONS)
+    assert {path.name for path in tmp_path.glob(".*")} == {".film.part", ".step-1.ckpt.part"}
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_between_two_steps(tmp_path, uninterrupted, number):
     folder = tmp_path / "run"

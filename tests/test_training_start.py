@@ -44,6 +44,19 @@ def test_a_stage_goes_on_from_the_one_before(tmp_path, config):
     assert all(torch.equal(a, b) for a, b in zip(third.state_dict().values(), second.state_dict().values()))
 
 
+def test_a_model_may_predict_at_another_size(tmp_path):
+    small = starting_model("spatial", LITE_TINY, None, start=None, backbone_weights=None, seed=0, remark=print, input_size=(97, 129))
+    assert small.config == dataclasses.replace(LITE_TINY, temporal="none", input_size=(97, 129))
+    assert (small.input_spec.height, small.input_spec.width) == (97, 129)
+    save_model(small, tmp_path / "model.safetensors")
+    assert begin("temporal", None, start=str(tmp_path)).config.input_size == (97, 129)
+    released = SaliencyModel(variant="released", width=2, pdc_channels=2, input_size=(33, 33))
+    save_model(released, tmp_path / "released.safetensors")
+    options = {"start": str(tmp_path / "released.safetensors"), "backbone_weights": None, "seed": 0, "remark": print}
+    with pytest.raises(InputError, match="its own input size, 33x33"):
+        starting_model("joint", None, None, **options, input_size=(41, 41))
+
+
 def test_what_cannot_be_gone_on_from(tmp_path):
     save_model(SaliencyModel(TINY, temporal="none"), tmp_path / "a.safetensors")
     with pytest.raises(InputError, match="expected --from"):

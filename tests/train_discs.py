@@ -3,7 +3,7 @@
     python tests/train_discs.py RUN [name=value ...] [-- RUN [name=value ...]]
 
 Names are those of TrainConfig, of RunOptions, and: pause (seconds a sample takes), poison (a sample's number whose pixels
-are not numbers), scores (whether there is a validation).
+are not numbers), broken (a sample's number that cannot be read), scores (whether there is a validation).
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import torch
-from pdb_saliency.errors import SaliencyError
+from pdb_saliency.errors import InputError, SaliencyError
 from pdb_saliency.model import SaliencyModel
 from pdb_saliency.streams import tell
 from pdb_saliency.training.launch import launch
@@ -24,10 +24,12 @@ SMALL = {"steps": 24, "batch": 4, "warmup": 2, "size": (33, 33), "precision": "3
 
 
 class Slow(DiscSamples):
-    pause, poison = 0.0, -1
+    pause, poison, broken = 0.0, -1, -1
 
     def __getitem__(self, number):
         time.sleep(self.pause)
+        if number == self.broken:
+            raise InputError("frames/7.jpg: cannot be read (gone)")
         sample = super().__getitem__(number)
         if number == self.poison:
             sample["clip"][:] = torch.nan
@@ -39,33 +41,33 @@ def small_config(stage: str = "spatial", **entries) -> TrainConfig:
     return dataclasses.replace(modern(stage), **(SMALL | {"length": 1 if stage == "spatial" else 3} | entries))
 
 
-def run(folder: Path, config: TrainConfig, options: RunOptions, pause=0.0, poison=-1, scores=False) -> dict:
+def run(folder: Path, config: TrainConfig, options: RunOptions, scores=False, **samples_options) -> dict:
     torch.set_num_threads(1)
     torch.manual_seed(config.seed)
     model = SaliencyModel(TINY, temporal="none" if config.stage == "spatial" else "pdb_convlstm")
     samples = Slow(TINY.input_spec, config.length, annotated=(True,) if config.length == 1 else (True, False, True))
-    samples.pause, samples.poison = pause, poison
+    vars(samples).update(samples_options)
     fabric = launch("cpu", 1, config.precision)
 
     def validation(candidate: SaliencyModel) -> dict:
         """Higher for larger weights: any function of the model will do."""
         assert not candidate.training
-        return {"max_f": float(sum(p.abs().sum() for p in candidate.parameters()))}
+        return {"max_f": float(sum(p.detach().abs().sum() for p in candidate.parameters()))}
 
     return Trainer(fabric, config, model, samples, folder, options, validation if scores else None).train()
 
 
 def main(*arguments: str) -> int:
-    """Exit code of the last run."""
+    """The largest exit code of the runs."""
     if "--" in arguments:
         cut = arguments.index("--")
-        return main(*arguments[:cut]) or main(*arguments[cut + 1 :])
+        return max(main(*arguments[:cut]), main(*arguments[cut + 1 :]))
     folder, *settings = arguments
     values = {}
     for setting in settings:
         name, _, value = setting.partition("=")
         values[name] = value if value[:1].isalpha() else float(value) if "." in value or "e" in value else int(value)
-    mine = {name: values.pop(name) for name in ("pause", "poison", "scores") if name in values}
+    mine = {name: values.pop(name) for name in ("pause", "poison", "broken", "scores") if name in values}
     entries = {field.name for field in dataclasses.fields(RunOptions)}
     options = RunOptions(**({"pictures": 0, "scalars": 1} | {name: values.pop(name) for name in entries & set(values)}))
     try:
@@ -73,6 +75,8 @@ def main(*arguments: str) -> int:
     except SaliencyError as error:
         tell("error", error)
         return 1
+    except SystemExit as end:  # Of a process that leaves the words to another one.
+        return end.code
     except KeyboardInterrupt:
         return 130
     return 0

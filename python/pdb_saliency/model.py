@@ -66,6 +66,10 @@ class SaliencyModel(nn.Module):
                 nn.init.zeros_(self.residual.bias)
         else:
             self.head = nn.Conv2d(channels, 2 if released else 1, kernel_size=1)
+            if not released:
+                # A saliency of 0.12 everywhere, about the share that objects have. From 0.5 the first steps only lower it, by
+                # whatever lowers it, and AdamW drives the tanh of Eq. 5 into saturation, which it does not leave.
+                nn.init.constant_(self.head.bias, -2.0)
         if released:
             initialise_released(self.temporal)
             freeze_batch_norm(self)

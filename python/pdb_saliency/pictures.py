@@ -44,14 +44,29 @@ def read_picture(path: Path) -> np.ndarray:
 
     Raises InputError when the file cannot be read or does not decode.
     """
+    return _decode(_bytes_of(path), path, cv2.IMREAD_COLOR)
+
+
+def read_levels(path: Path) -> np.ndarray:
+    """As `read_picture`, but of a PNG with 16 bits of grey these: uint16 (H, W)."""
+    data = _bytes_of(path)
+    # Behind the signature and the name of the first chunk: width, height, bits, kind of colour (0: grey).
+    deep = data.startswith(b"\x89PNG") and data[24:26] == b"\x10\x00"
+    return _decode(data, path, cv2.IMREAD_UNCHANGED if deep else cv2.IMREAD_COLOR)
+
+
+def _bytes_of(path: Path) -> bytes:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # A pipe would be waited for.
             raise InputError(f"{path}: expected a picture file, got something that is no file")
-        data = path.read_bytes()  # Not cv2.imread, which reports "no permission" and "no picture" alike.
+        return path.read_bytes()  # Not cv2.imread, which reports "no permission" and "no picture" alike.
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _decode(data: bytes, path: Path, flags: int) -> np.ndarray:
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if _is_complete(data) else None
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if _is_complete(data) else None
     except cv2.error:
         image = None
     if image is None:

@@ -61,6 +61,7 @@ def load_model(weights: str | Path | None = None) -> SaliencyModel:
 def save_model(model: SaliencyModel, path: str | Path) -> None:
     """Write weights and configuration to a .safetensors or .pth file, which appears complete or not at all.
 
+    What a process that is killed meanwhile leaves is a hidden file, .NAME.PROCESS.part; `train` clears those of its runs.
     Raises OutputError for another suffix, or where the file cannot be written.
     """
     path = Path(path)

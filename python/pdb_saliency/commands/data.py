@@ -75,18 +75,22 @@ def show(arguments: argparse.Namespace) -> None:
     from ..errors import InputError
     from ..streams import tell, write
 
-    root = arguments.data_root
+    root, refused = arguments.data_root, []
     if arguments.sets:
         datasets = [open_dataset(name, root) for name in arguments.sets]
     elif root is None:
         raise InputError("which data sets? expected --data-root ROOT, SETs, or both")
     else:
-        found = find_datasets(root)
+        unlisted: dict[str, InputError] = {}
+        found = find_datasets(root, unlisted.__setitem__)
         datasets = list(found.values())
         for name in KNOWN:
-            if not any(title.partition(":")[0] == name for title in found):
+            if not any(title.partition(":")[0] == name for title in [*found, *unlisted]):
                 write(f"{name:24} not found; expected {expected_at(name, root)}")
-    refused = []
+        for title, error in unlisted.items():
+            refused.append(title)
+            tell("error", error)
+            write(f"{title:24} cannot be listed; refused")
     for dataset in datasets:
         try:
             whole = check_dataset(dataset, broken=arguments.broken)
@@ -97,7 +101,7 @@ def show(arguments: argparse.Namespace) -> None:
         else:
             write(f"{dataset.name:24} {describe(whole)}")
     if refused:
-        raise InputError(f"{len(refused)} of {len(datasets)} data sets refused: {', '.join(refused)}")
+        raise InputError(f"{len(refused)} data set{'s' * (len(refused) != 1)} refused: {', '.join(refused)}")
     if not datasets:
         raise InputError(f"no data set found in {root}")
 

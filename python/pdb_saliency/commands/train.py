@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, SaliencyError
+from ..errors import InputError
 from ..streams import tell, write
 from .train_options import EXAMPLES, HELP, add_options
 
@@ -40,14 +39,15 @@ def add_parser(commands: Any) -> None:
 def train(arguments: argparse.Namespace) -> None:
     from ..training.batches import Share
     from ..training.launch import check_packages, launch
+    from ..training.processes import in_first
 
     check_packages()
     config = _preset(arguments)
     fabric = launch(arguments.device, arguments.devices, config.precision)
     main = fabric.global_rank == 0
-    _from_main(fabric, lambda: Share(0, fabric.world_size, config.batch))
+    in_first(fabric, lambda: Share(0, fabric.world_size, config.batch))
     remark = (lambda text: tell("note", text)) if main else (lambda text: None)
-    sets, videos = _from_main(fabric, lambda: (_training_sets(arguments), _videos(arguments)))
+    sets, videos = in_first(fabric, lambda: (_training_sets(arguments), _videos(arguments)))
     mix = _mix(arguments, sets)
     model = _model(arguments, config.seed, remark)
     config = _complete(config, arguments, model, mix)
@@ -58,6 +58,9 @@ def train(arguments: argparse.Namespace) -> None:
         return
     for line in mix.words if main else ():
         tell("data", line)
+    if config.size != model.config.input_size:
+        trained, own = ("x".join(map(str, pair)) for pair in (config.size, model.config.input_size))
+        remark(f"training at {trained}; validation and `predict` use the model's input size, {own} (--input-size)")
     metrics = _run(arguments, fabric, config, model, samples, videos)
     if main:
         _report(metrics, arguments.output)
@@ -76,22 +79,6 @@ def _preset(arguments: argparse.Namespace) -> TrainConfig:
     if arguments.warmup is None and config.warmup > config.steps // 10:
         config = dataclasses.replace(config, warmup=config.steps // 10)
     return config
-
-
-def _from_main(fabric: Any, work: Callable[[], tuple]) -> Any:
-    """What `work` returns in the first process, for all; where it fails there, the others end without a word."""
-    result, error = None, None
-    if fabric.global_rank == 0:
-        try:
-            result = work()
-        except SaliencyError as raised:
-            error = raised
-    failed, result = fabric.broadcast((error is not None, result))
-    if error:
-        raise error
-    if failed:
-        raise SystemExit(1)
-    return result
 
 
 def _training_sets(arguments: argparse.Namespace) -> list[tuple[Dataset, float]]:
@@ -142,6 +129,7 @@ def _model(arguments: argparse.Namespace, seed: int, remark: Any) -> SaliencyMod
         backbone_weights=arguments.backbone_weights,
         seed=seed,
         remark=remark,
+        input_size=arguments.input_size,
     )
 
 
@@ -193,9 +181,13 @@ def _run(
     from ..training.loop import RunOptions, Trainer
 
     def validation(candidate: SaliencyModel) -> dict[str, float]:
-        from ..evaluation.validate import validate
+        from ..evaluation.validate import combine, score_videos
+        from ..training.processes import in_each
 
-        return validate(candidate, videos, fabric.device, clips_every=arguments.val_every)
+        rank, world = fabric.global_rank, fabric.world_size
+        mine = videos[rank::world]  # A long validation by one process would keep all others waiting.
+        parts = in_each(fabric, lambda: score_videos(candidate, mine, fabric.device, clips_every=arguments.val_every))
+        return combine([parts[number % world][number // world] for number in range(len(videos))])
 
     workers = arguments.workers if arguments.workers is not None else (8 if fabric.device.type == "cuda" else 1)
     options = RunOptions(

@@ -45,9 +45,13 @@ four ways, whose shares --clips gives: copies (a still, repeated), camera (a
 still under a moving camera), cutouts (masked objects moving over another
 still), video.
 
---size is that of training. The model keeps its own input size, which validation and `predict` use. Several processes, and
---accumulate, take the statistics of batch normalisation from their parts of a batch, where that is trained; with
---batch-norm frozen they give the losses of one process.
+--size is that of training, and --input-size that of validation and `predict`,
+which is stored in the model. They may differ: a small --size saves time, and a
+network predicts well at somewhat larger sizes than it was trained at.
+
+Several processes (--devices, torchrun) share every batch and give the losses of
+one; --batch must be a multiple of their number. Only --accumulate takes the
+statistics of batch normalisation, where that is trained, from parts of it.
 """
 
 EXAMPLES = """\
@@ -64,7 +68,7 @@ examples:
       --val videos/ -o runs/lite-temporal
   pdb-saliency train --stage temporal --preset modern --from runs/lite \\
       --train stills/ --preview samples.png -o runs/lite-temporal
-  torchrun --nproc-per-node 8 -m pdb_saliency train --stage spatial --batch 40 ...
+  torchrun --nproc-per-node 8 -m pdb_saliency train --batch 40 --stage spatial ...
 """
 
 
@@ -88,6 +92,8 @@ def _add_model(group: Any) -> None:
     help_text = "what the temporal module sees besides the features (default: that of --model or --from)"
     group.add_argument("--motion", choices=MOTIONS, help=help_text)
     group.add_argument("--from", dest="start", metavar="MODEL", type=path, help="model file or run to go on from")
+    help_text = "pixels at which the model predicts (default: its own; released: fixed)"
+    group.add_argument("--input-size", type=size, metavar="N|HxW", help=help_text)
     help_text = "ImageNet weights for ResNet-50: a .pth with torchvision's names and a stem of three 3x3 convolutions"
     group.add_argument("--backbone-weights", metavar="FILE", type=_path, help=help_text)
 
@@ -112,7 +118,7 @@ def _add_hyper_parameters(group: Any) -> None:
     group.add_argument("--steps", type=positive, metavar="N", help="steps of the optimiser")
     group.add_argument("--batch", type=positive, metavar="N", help="samples a step, in all processes together")
     group.add_argument("--length", type=positive, metavar="H", help="frames of a clip")
-    group.add_argument("--size", type=size, metavar="N|HxW", help="pixels (default: the model's own input size)")
+    group.add_argument("--size", type=size, metavar="N|HxW", help="pixels of training (default: the model's input size)")
     group.add_argument("--lr", type=number, metavar="R", help="learning rate, for the mean loss")
     group.add_argument("--backbone-lr", type=number, metavar="F", help="factor on it for the backbone")
     group.add_argument("--weight-decay", type=number, metavar="W", help="weight decay")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from ..errors import InputError
+from ..streams import tell
 from .items import Dataset
 from .layouts import plain, recognise, subfolders
 from .published import KNOWN, Items, KnownSet
@@ -34,10 +36,16 @@ def open_dataset(name_or_path: str, data_root: Path | None = None) -> Dataset:
     return _open_folder(folder, split)
 
 
-def find_datasets(data_root: Path) -> dict[str, Dataset]:
+def _tell(name: str, error: InputError) -> None:
+    tell("note", f"{name}: passed over: {error}")
+
+
+def find_datasets(data_root: Path, remark: Callable[[str, InputError], None] = _tell) -> dict[str, Dataset]:
     """All data sets below `data_root`: the known ones by name, split by split, others by the name of their folder.
 
-    Raises InputError when it is no folder, or a list of frames cannot be read.
+    remark: told the name of each one that is there but cannot be listed, and why (a list of frames that cannot be read, two
+        pictures of one name, a folder that may not be read); tells the user, unless given.
+    Raises InputError when it is no folder.
     """
     if not data_root.is_dir():
         raise InputError(f"data root {data_root}: no such folder")
@@ -45,11 +53,18 @@ def find_datasets(data_root: Path) -> dict[str, Dataset]:
     for name, known in KNOWN.items():
         for split in known.splits or (None,):
             title = f"{name}:{split}" if split else name
-            found[title] = Dataset(title, *_look_below(data_root, known, split))
+            try:
+                found[title] = Dataset(title, *_look_below(data_root, known, split))
+            except InputError as error:
+                remark(title, error)
     found = {title: dataset for title, dataset in found.items() if dataset.stills or dataset.videos}
     seen = {path for dataset in found.values() for path in _pictures(dataset)}
     for folder in subfolders(data_root):
-        dataset = recognise(folder)
+        try:
+            dataset = recognise(folder)
+        except InputError as error:
+            remark(folder.name, error)
+            continue
         if dataset and not seen & _pictures(dataset):
             found[folder.name] = dataset
     return found

@@ -39,7 +39,7 @@ def recognise(folder: Path) -> Dataset | None:
         return Dataset(folder.name, stills) if stills else None
     at_480p = subfolder(images, "480p"), subfolder(masks, "480p")
     images, masks = at_480p if all(at_480p) else (images, masks)
-    if subfolders(images):
+    if subfolders(images) and not (pictures_in(images) and pictures_in(masks)):
         return Dataset(folder.name, videos=videos_in(images, masks))
     stills = stills_in(images, masks)
     return Dataset(folder.name, stills) if stills else None

@@ -9,12 +9,16 @@ import cv2
 import numpy as np
 
 from ..errors import InputError
-from ..pictures import read_picture
+from ..pictures import read_levels, read_picture
 
 # FBMS draws its regions as grey levels; foreground is above a tenth of white, but for two sequences. These are the levels
 # of the conversion that most video segmentation papers since Motion Grouping (ICCV 2021) evaluate with.
 _FBMS_LEVEL = 0.1
 _FBMS_LEVELS = {"marple2": 0.4, "marple7": 0.05}
+
+# A mask that shows objects as grey levels has at most so many; soft edges have more, and no areas of one level.
+_MOST_OBJECTS = 32
+_AREA = np.ones((5, 5), np.uint8)
 
 
 def read_frame(path: Path) -> np.ndarray:
@@ -27,8 +31,9 @@ def read_mask(paths: Sequence[Path], size: tuple[int, int] | None = None) -> np.
 
     Foreground is, in each file:
     - colours (a palette, one colour for an object): what is not black;
-    - grey: what reaches half of white, which is right for masks with soft or JPEG-compressed edges. Where nothing does,
-      the levels are numbers of objects, and foreground is what is not 0;
+    - grey: what reaches half of white, which is right for masks with soft or JPEG-compressed edges. Where the levels are
+      numbers of objects, foreground is what is not 0. They are where nothing reaches half of white, in 16 bits, and where
+      a file that is not JPEG has a few levels, and one below half of white fills areas, as edges do not;
     - .ppm and .pgm, which only FBMS has: what is brighter than a tenth of white; in .ppm, white is background.
 
     size: the (height, width) that the masks must have.
@@ -38,7 +43,7 @@ def read_mask(paths: Sequence[Path], size: tuple[int, int] | None = None) -> np.
         raise ValueError("a frame without annotation has no mask to read")
     union = None
     for path in paths:
-        mask = _foreground(read_picture(path), path)
+        mask = _foreground(read_levels(path), path)
         size = size or mask.shape
         if mask.shape != tuple(size):
             expected, found = (f"{width}x{height}" for height, width in (size, mask.shape))
@@ -48,6 +53,8 @@ def read_mask(paths: Sequence[Path], size: tuple[int, int] | None = None) -> np.
 
 
 def _foreground(image: np.ndarray, path: Path) -> np.ndarray:
+    if image.dtype == np.uint16:  # Black but for numbers of objects: in 8 bits most of them would be black, too.
+        return _numbered(image)
     blue, green, red = cv2.split(image)
     if path.suffix.lower() in (".ppm", ".pgm"):
         grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
@@ -58,4 +65,26 @@ def _foreground(image: np.ndarray, path: Path) -> np.ndarray:
     if colour and path.suffix.lower() not in (".jpg", ".jpeg"):
         return cv2.threshold(cv2.max(cv2.max(blue, green), red), 0, 255, cv2.THRESH_BINARY)[1]
     level = 127 if cv2.minMaxLoc(green)[1] > 127 else 0
-    return cv2.threshold(green, level, 255, cv2.THRESH_BINARY)[1]
+    mask = cv2.threshold(green, level, 255, cv2.THRESH_BINARY)[1]
+    if level and path.suffix.lower() not in (".jpg", ".jpeg"):
+        return _with_dark_objects(green, mask)
+    return mask
+
+
+def _with_dark_objects(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The mask, and objects whose number is a level below half of white."""
+    counts = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel()
+    levels = np.flatnonzero(counts[1:128]) + 1
+    if len(levels) == 0 or np.count_nonzero(counts) > _MOST_OBJECTS:
+        return mask
+    for level in levels:
+        own = cv2.inRange(grey, int(level), int(level))
+        if cv2.erode(own, _AREA, borderValue=0).any():
+            mask = mask | own
+    return mask
+
+
+def _numbered(image: np.ndarray) -> np.ndarray:
+    """Of 16 bits: what reaches half of white if anything does and the levels are many, else what is not 0."""
+    soft = image.max() >= 32768 and len(np.unique(image)) > _MOST_OBJECTS
+    return np.where(image >= (32768 if soft else 1), np.uint8(255), np.uint8(0))

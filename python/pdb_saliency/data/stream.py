@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..errors import InputError
 from ..preprocess import InputSpec
 from .augment import Augmentation, each
 from .clip import ClipSource, TrainingClip
@@ -82,12 +81,6 @@ class SampleStream(Dataset):
             "valid": torch.tensor([mask is not None for mask in clip.masks]),
             "name": clip.name,
         }
-
-
-def worker_error(error: InputError) -> InputError:
-    """The error that a DataLoader's worker raised: torch puts it, with its traceback, into the message of a new one."""
-    line = str(error).rstrip().splitlines()[-1]
-    return InputError(line.removeprefix(f"{InputError.__module__}.{InputError.__name__}: "))
 
 
 def resize(clip: TrainingClip, height: int, width: int) -> TrainingClip:

@@ -94,6 +94,12 @@ class SaliencyScores:
             self._sums[name] = self._sums.get(name, 0) + value
         self.frames += 1
 
+    def merge(self, other: SaliencyScores) -> None:
+        """Add all frames of `other`."""
+        for name, value in other._sums.items():
+            self._sums[name] = self._sums.get(name, 0) + value
+        self.frames += other.frames
+
     def result(self) -> dict:
         """Means over all frames added.
 

@@ -51,7 +51,9 @@ def plot_curves(curves: Mapping[str, Sequence[Curve]], paths: Sequence[Path]) ->
         for curve in sorted(members, key=lambda curve: -curve.max_f):
             number = labels.index(curve.label)
             style = {"color": f"C{number % 10}", "linestyle": _STYLES[number // 10 % len(_STYLES)]}
-            panel.plot(curve.recall, curve.precision, label=f"{curve.label} (max F {curve.max_f:.3f})", **style)
+            # At cuts that no map reaches there is nothing to be precise about, and the curve would fall to the corner.
+            points = [pair for pair in zip(curve.recall, curve.precision) if pair[0] > 0]
+            panel.plot(*zip(*points), label=f"{curve.label} (max F {curve.max_f:.3f})", **style)
             best = round(curve.max_f_cut * 255)
             panel.plot(curve.recall[best], curve.precision[best], "o", color=style["color"], markersize=5)
         panel.set(title=dataset, xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))

@@ -74,6 +74,10 @@ def _numbers(scores: Scores) -> dict:
     return {field.name: getattr(scores, field.name) for field in fields(scores) if field.name not in _CURVES}
 
 
+def _rounded(value: float) -> float:
+    return round(value, 3) + 0.0  # Not "-0.000".
+
+
 def _cells(scores: Scores) -> list[str]:
     values = [getattr(scores, name) for name in _COLUMNS]
-    return ["-" if value is None else str(value) if isinstance(value, int) else f"{value:.3f}" for value in values]
+    return ["-" if value is None else str(value) if isinstance(value, int) else f"{_rounded(value):.3f}" for value in values]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,6 +20,14 @@ from .davis import scored_frames
 from .metrics import SaliencyScores
 
 
+@dataclass
+class VideoScores:
+    """Of one video. frames: the means over its scored frames, in the making. overlaps: J of those that count for it."""
+
+    frames: SaliencyScores
+    overlaps: list[float] = field(default_factory=list)
+
+
 def validate(
     model: nn.Module,
     videos: Sequence[Video],
@@ -32,45 +41,62 @@ def validate(
     model: a SaliencyModel on `device`; it is put into eval mode and back. clips_every: take every n-th clip only.
 
     Returns frames (how many were scored), mae, max_f, s, e_max (see `SaliencyScores`; means over all frames), and j_mean:
-    the intersection over union at `threshold`, first and last annotated frame of a video left out, mean over videos (absent where no frame counts for it).
+    the intersection over union at `threshold`, first and last annotated frame of a video left out, mean over videos (absent
+    where no frame counts for it).
     Raises InputError for a file that cannot be read or where no frame is annotated; SaliencyError when the model fails.
     """
+    return combine(score_videos(model, videos, device, threshold=threshold, clips_every=clips_every))
+
+
+def score_videos(
+    model: nn.Module,
+    videos: Sequence[Video],
+    device: torch.device,
+    *,
+    threshold: float = THRESHOLD,
+    clips_every: int = 1,
+) -> list[VideoScores]:
+    """What `validate` makes its scores of, video by video, so that several processes can share the videos."""
     if clips_every < 1:
         raise ValueError(f"clips_every must be at least 1, got {clips_every}")
     was_training = model.training
     model.eval()
     try:
-        scores = SaliencyScores(threshold)
-        overlaps = [_score_video(model, video, device, scores, clips_every) for video in videos]
+        return [_score_video(model, video, device, threshold, clips_every) for video in videos]
     finally:
         model.train(was_training)
-    if not scores.frames:
+
+
+def combine(videos: Sequence[VideoScores]) -> dict[str, float]:
+    """The scores that `validate` returns. Videos in the same order give the same result, whoever scored them."""
+    total = SaliencyScores()
+    for video in videos:
+        total.merge(video.frames)
+    if not total.frames:
         raise InputError(
             f"validation needs annotated frames, and none of the {len(videos)} videos has one that is looked at"
         )
-    result = scores.result()
-    per_video = [np.mean(overlap) for overlap in overlaps if overlap]
+    result = total.result()
+    per_video = [np.mean(video.overlaps) for video in videos if video.overlaps]
     scores = {name: result[name] for name in ("frames", "mae", "max_f", "s", "e_max")}
     return scores | ({"j_mean": float(np.mean(per_video))} if per_video else {})
 
 
 def _score_video(
-    model: nn.Module, video: Video, device: torch.device, scores: SaliencyScores, clips_every: int
-) -> list[float]:
-    """J of the frames that count for it."""
+    model: nn.Module, video: Video, device: torch.device, threshold: float, clips_every: int
+) -> VideoScores:
     annotated = [index for index, paths in enumerate(video.masks) if paths]
     counted = set(annotated[scored_frames(len(annotated))])
     looked_at = annotated_clips(video, clips_every)
     scored = chosen_frames(video, clips_every)
     frames = (Frame(str(index), read_frame(video.frames[index])) for index in looked_at)
-    overlaps = []
+    scores = VideoScores(SaliencyScores(threshold))
     for index, (frame, saliency) in zip(looked_at, saliency_maps(frames, model, device)):
         if video.masks[index] and index in scored:
-            mask = read_mask(video.masks[index], frame.image.shape[:2])
-            frame_scores = scores.add(saliency, mask)
+            frame_scores = scores.frames.add(saliency, read_mask(video.masks[index], frame.image.shape[:2]))
             if index in counted:
-                overlaps.append(frame_scores.j)
-    return overlaps
+                scores.overlaps.append(frame_scores.j)
+    return scores
 
 
 def annotated_clips(video: Video, every: int = 1) -> list[int]:

@@ -25,7 +25,8 @@ class Share:
     def __post_init__(self):
         if self.batch % self.world:
             raise InputError(
-                f"a batch of {self.batch} samples cannot be shared by {self.world} processes: expected --batch with a multiple"
+                f"a batch of {self.batch} samples cannot be shared by {self.world} processes: "
+                f"expected --batch with a multiple of {self.world}"
             )
 
     def numbers(self, step: int) -> range:
@@ -47,16 +48,25 @@ class StepSampler(Sampler):
         return max(self.steps - self.start, 0)
 
 
-def load_batches(samples: Dataset, numbers: Sampler | list[list[int]], workers: int, pin: bool = False) -> DataLoader:
+def load_batches(
+    samples: Dataset, numbers: Sampler | list[list[int]], workers: int, pin: bool = False
+) -> Iterator[dict]:
     """The batches that `numbers` lists, made by `workers` processes (0: here).
 
     A sample is a function of its number, so the number of workers and where a run was interrupted change nothing.
+    Raises the InputError of a sample.
     """
     # The parent's threads may hold locks while a worker is forked; these workers use neither CUDA nor the thread pool.
-    return DataLoader(
+    loader = DataLoader(
         samples, batch_sampler=numbers, num_workers=workers, pin_memory=pin, worker_init_fn=_prepare_worker,
         prefetch_factor=2 if workers else None,
     )  # fmt: skip
+    try:
+        yield from loader
+    except InputError as error:
+        # torch puts a worker's error, with its traceback, into the message of a new one.
+        line = str(error).rstrip().splitlines()[-1]
+        raise InputError(line.removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")) from None
 
 
 def _prepare_worker(_: int) -> None:

@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,7 +21,11 @@ from ..model import SaliencyModel
 from .batches import load_batches
 from .checkpoints import replace_file
 from .presets import TrainConfig
+from .processes import in_each, in_first
 from .start import weights_digest
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _NAME_BYTES = 200
 _FILES = ("samples.bin", "done.bin")
@@ -64,34 +69,44 @@ def digest(model: SaliencyModel, config: TrainConfig) -> str:
 
 
 def build_cache(
-    model: SaliencyModel,
-    samples: Dataset,
-    config: TrainConfig,
-    folder: Path,
-    *,
-    encode: Callable[[Tensor], tuple[Tensor, ...]],
-    barrier: Callable[[], None],
-    rank: int = 0,
-    world: int = 1,
-    workers: int = 0,
+    fabric: Fabric, model: SaliencyModel, samples: Dataset, config: TrainConfig, folder: Path, workers: int = 0
 ) -> FeatureCache:
     """Fill the cache in `folder`, or take the one that is there if it has the same `digest`.
 
-    encode: model.encode and model.with_motion on the right device and in the right precision. Every process fills its part
-    of the same files, so with several machines the folder must be one that all of them see; barrier: waits for all of them.
-    Raises OutputError when the disk is full or would be; SaliencyError for features beyond float16's range.
+    model: on the fabric's device. Every process fills its part of the same files, so with several machines the folder must
+    be one that all of them see.
+    Raises OutputError when the disk is full or would be; SaliencyError for features beyond float16's range; InputError.
     """
+
+    def encode(clip: Tensor) -> tuple[Tensor, ...]:
+        with torch.no_grad(), fabric.autocast():
+            return model.with_motion(model.encode(clip.to(fabric.device)), (1, len(clip)))
+
     first = samples[0]
     record = _record(first, encode(first["clip"]))
-    if rank == 0:
-        _prepare(folder, digest(model, config), config.cache, record)
-    barrier()
-    done = np.fromfile(folder / _FILES[1], np.uint8)
-    missing = [number for number in range(rank, config.cache, world) if not done[number]]
-    if missing:
-        _fill(folder, record, samples, missing, encode, workers, show=rank == 0)
-    barrier()
+    in_first(fabric, lambda: _prepare(folder, digest(model, config), config.cache, record))
+    share = range(fabric.global_rank, config.cache, fabric.world_size)
+    in_each(fabric, lambda: fill_share(folder, record, samples, share, encode, workers, show=fabric.global_rank == 0))
     return FeatureCache(folder, config.cache, record)
+
+
+def fill_share(
+    folder: Path,
+    record: np.dtype,
+    samples: Dataset,
+    share: Sequence[int],
+    encode: Callable[[Tensor], tuple[Tensor, ...]],
+    workers: int,
+    show: bool = False,
+) -> None:
+    """Make those of the records `share` that are not done yet."""
+    try:
+        done = np.fromfile(folder / _FILES[1], np.uint8)
+    except OSError as error:
+        raise OutputError(f"{folder}: the feature cache must be in a folder that all machines see") from error
+    missing = [number for number in share if not done[number]]
+    if missing:
+        _fill(folder, record, samples, missing, encode, workers, show)
 
 
 def _record(sample: dict, features: tuple[Tensor, ...]) -> np.dtype:

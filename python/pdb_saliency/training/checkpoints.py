@@ -16,6 +16,9 @@ from ..errors import OutputError, SaliencyError
 KEPT = 2
 _MAGIC = b"pdb-saliency checkpoint 1 "
 _NAME = re.compile(r"step-(\d{9})\.ckpt")
+_UNFINISHED = re.compile(
+    r"\.(step-\d{9}\.ckpt|(model|best)\.safetensors|(config|metrics|cache)\.json|log\.jsonl)(\.\d+)?\.part"
+)
 
 
 class Checkpoints:
@@ -87,9 +90,10 @@ class Checkpoints:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what a killed process left of files that it was writing: .NAME.part, .NAME.PROCESS.part."""
+    """Delete what a killed run left of its files that it was writing: .NAME.part, .NAME.PROCESS.part."""
     for path in folder.glob(".*.part"):
-        path.unlink(missing_ok=True)
+        if _UNFINISHED.fullmatch(path.name):  # The folder may be anybody's.
+            path.unlink(missing_ok=True)
 
 
 def replace_file(path: Path, *parts: bytes | memoryview) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,9 @@ from ..errors import SaliencyError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+# PyTorch gives up after ten minutes on GPUs, which the first process may need to check large data sets on a slow disk.
+_LONGEST_WAIT = timedelta(hours=3)
 
 
 def check_packages() -> None:
@@ -32,6 +36,7 @@ def launch(accelerator: str = "auto", devices: int = 1, precision: str = "32-tru
     Raises SaliencyError for a device that is not there.
     """
     from lightning_fabric import Fabric
+    from lightning_fabric.strategies import DDPStrategy
 
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="lightning_fabric")
@@ -46,7 +51,7 @@ def launch(accelerator: str = "auto", devices: int = 1, precision: str = "32-tru
         raise SaliencyError(f"{devices} devices were asked for, and torch sees {torch.cuda.device_count()}")
     if precision == "auto":
         precision = "bf16-mixed" if cuda and torch.cuda.is_bf16_supported() else "32-true"
-    strategy = "ddp" if devices * nodes > 1 else "auto"
+    strategy = DDPStrategy(timeout=_LONGEST_WAIT) if devices * nodes > 1 else "auto"
     fabric = Fabric(
         accelerator="cuda" if cuda else "cpu", devices=devices, num_nodes=nodes, precision=precision, strategy=strategy
     )

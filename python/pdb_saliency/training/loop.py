@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from ..data.stream import worker_error
 from ..errors import InputError, OutputError, SaliencyError
 from ..model import SaliencyModel
 from ..streams import tell
@@ -23,10 +22,12 @@ from .cache import build_cache
 from .checkpoints import Checkpoints, remove_unfinished, replace_file
 from .logs import RunLog, sample_sheet
 from .losses import loss_sums
+from .normalisation import share_statistics
 from .optimiser import build_optimizer, moving_average, set_rate, set_training_mode
 from .presets import TrainConfig
-from .resume import load_for_all, random_state, restore_random
-from .step import Network, mean_scalars, split
+from .processes import in_each, in_first
+from .resume import check_run, random_state, restore
+from .step import Network, mean_scalars, not_finite, split
 from .stopping import StopRequest
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ class Trainer:
     """Trains `model` by `config` on `samples` into the folder `run`; goes on where the folder's last checkpoint is.
 
     samples: [number] -> sample as SampleStream gives it, for number < config.steps * config.batch, a function of the
-        number alone. validation: scores of a model in eval mode, among them `BEST_BY`; None for none.
+        number alone. validation: scores of a model in eval mode, among them `BEST_BY`; None for none. It is called in every
+        process, and must return the same in all of them.
 
     `run` gets config.json, log.jsonl, tensorboard/, checkpoints/, cache/, best.safetensors (the model of the best
     validation by `BEST_BY`), and at the end model.safetensors (the last one) and metrics.json. Where weights are averaged,
@@ -86,7 +88,9 @@ class Trainer:
         try:
             self._set_up()
             # Ahead of StopRequest: an interrupted cache goes on where it was without a checkpoint.
-            samples = self._cached() if self.config.cache else self.samples
+            samples = self.samples
+            if self.config.cache:
+                samples = build_cache(self.fabric, self.model, samples, self.config, self.run / "cache", self.options.workers)
             with StopRequest() as stop:
                 scores = self._train(samples, stop)
             return self._finish(scores or self.best.get("last", {}))
@@ -119,58 +123,39 @@ class Trainer:
     # -- beginning and end -------------------------------------------------------------------------------------------
 
     def _set_up(self) -> None:
-        state = load_for_all(self.fabric, self.checkpoints, lambda text: self._tell("note", text))
-        self._check(state)
+        # The first process reads the folder for all: elsewhere, or after damage, it may look different, and processes at
+        # different steps would wait for each other forever.
+        state = in_first(self.fabric, self._read_run)
         set_training_mode(self.model, self.config)
         self.model.to(self.fabric.device)
         self.average = moving_average(self.model, self.config.ema)
+        if self.share.world > 1:
+            share_statistics(self.model, self.fabric.device)
         optimizer = build_optimizer(self.model, self.config)
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         if state:
-            self._restore(state, optimizer)
-        self.network, self.optimizer = self.fabric.setup(Network(self.model), optimizer)
-        if self._main:
-            for folder in (self.run, self.checkpoints.folder):
-                remove_unfinished(folder)
-            self._write_json("config.json", self.config.to_dict())
-            self.log = RunLog(self.run, self.done, self.config.steps)
-            if state:
-                self._tell("note", f"going on after step {self.done} of {self.config.steps}")
-
-    def _restore(self, state: dict, optimizer: torch.optim.Optimizer) -> None:
-        try:
-            self.model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-            if self.average:
-                self.average.load_state_dict(state["average"])
+            restore(state, self.model, optimizer, self.average, self.run)
             self.done, self.best, self.loss = state["step"], dict(state["best"]), float(state["loss"])
-            restore_random(state)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise SaliencyError(
-                f"{self.checkpoints.folder}: the last checkpoint does not fit this program, or was changed "
-                f"({str(error).splitlines()[0] if str(error) else type(error).__name__}); remove {self.run} to start again"
-            ) from error
+        self.network, self.optimizer = self.fabric.setup(Network(self.model), optimizer)
+        in_first(self.fabric, self._open_records)
+        if state:
+            self._tell("note", f"going on after step {self.done} of {self.config.steps}")
 
-    def _check(self, state: dict | None) -> None:
-        """All processes have read the folder before the first of them writes."""
-        stored = state.get("config") if state else None
-        if state and not isinstance(stored, dict):
-            raise InputError(f"{self.checkpoints.folder}: the last checkpoint has no configuration; remove {self.run}")
-        difference = self.config.difference(stored) if state else None
-        if difference:
-            raise InputError(
-                f"{self.run} holds a run with another configuration: {difference}; "
-                "give the same options to go on with it, or another folder"
-            )
-        if state and state["step"] > self.config.steps:
-            raise InputError(f"{self.run} is already at step {state['step']}, past the {self.config.steps} asked for")
-        if not state and (self.run / "model.safetensors").exists():
-            raise InputError(f"{self.run} holds a model.safetensors but no checkpoints: choose another folder")
+    def _open_records(self) -> None:
+        for folder in (self.run, self.checkpoints.folder):
+            remove_unfinished(folder)
+        self._write_json("config.json", self.config.to_dict())
+        self.log = RunLog(self.run, self.done, self.config.steps)
+
+    def _read_run(self) -> dict | None:
+        """The state to go on from. Raises what `check_run` does; nothing is written before."""
+        state = self.checkpoints.load(lambda text: self._tell("note", text))
+        check_run(self.run, self.config, state)
         try:
             self.run.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.run}: cannot be made ({error.strerror})") from error
-        self.fabric.barrier()
+        return state
 
     def _finish(self, scores: dict) -> dict:
         metrics = {
@@ -182,49 +167,43 @@ class Trainer:
             "best": self.best.get("scores"),
             "best_step": self.best.get("step"),
         }
-        if self._main:
+
+        def write() -> None:
             save_model(self._evaluated(), self.run / "model.safetensors")
             self._write_json("metrics.json", metrics)
-        self.fabric.barrier()
+
+        in_first(self.fabric, write)
         return metrics
 
     # -- one step ----------------------------------------------------------------------------------------------------
 
-    def _batches(self, samples: Dataset) -> Iterator[dict]:
+    def _batches(self, samples: Dataset) -> Iterator[dict | SaliencyError]:
+        """Batches, or the error that ends them, which all processes have to hear of first."""
         sampler = StepSampler(self.share, self.done, self.config.steps)
-        batches = iter(load_batches(samples, sampler, self.options.workers, pin=self.fabric.device.type == "cuda"))
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except InputError as error:
-                raise worker_error(error) from None
-            names = batch.pop("name")
-            yield self.fabric.to_device(batch) | {"name": names}
+        batches = load_batches(samples, sampler, self.options.workers, pin=self.fabric.device.type == "cuda")
+        try:
+            for batch in batches:
+                names = batch.pop("name")
+                yield self.fabric.to_device(batch) | {"name": names}
+        except InputError as error:
+            yield error
 
-    def _cached(self) -> Dataset:
-        def encode(clip: Tensor) -> tuple[Tensor, ...]:
-            with torch.no_grad(), self.fabric.autocast():
-                return self.model.with_motion(self.model.encode(clip.to(self.fabric.device)), (1, len(clip)))
-
-        return build_cache(
-            self.model, self.samples, self.config, self.run / "cache", encode=encode, barrier=self.fabric.barrier,
-            rank=self.share.rank, world=self.share.world, workers=self.options.workers,
-        )  # fmt: skip
-
-    def _count_frames(self, batch: dict, stop: StopRequest) -> int:
-        """Annotated frames of this step in all processes, which also agree here on whether to stop before it."""
-        frames, stops = self._sum(
-            torch.stack([batch["valid"].sum(), torch.tensor(stop.asked).to(batch["valid"].device)])
-        ).tolist()
+    def _count_frames(self, batch: dict | SaliencyError, stop: StopRequest) -> int:
+        """Annotated frames of this step in all processes, which also agree here on whether to go on with it."""
+        failed = isinstance(batch, SaliencyError)
+        mine = [0 if failed else int(batch["valid"].sum()), stop.asked, failed]
+        frames, stops, failures = self._sum(torch.tensor(mine, dtype=torch.int64, device=self.fabric.device)).tolist()
+        if failed:
+            raise batch from None
+        if failures:
+            raise SystemExit(1)  # The process that failed tells why.
         if stops:
             self._save()
             if self._main:
                 self.log.close()
                 self._tell("note", f"checkpoint of step {self.done} written; the same command goes on from there")
             raise KeyboardInterrupt
-        return int(frames)
+        return frames
 
     def _step(self, batch: dict, frames: int) -> None:
         rate = set_rate(self.optimizer, self.config, self.done)
@@ -242,7 +221,9 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm or math.inf)
         scalars = mean_scalars(self._sum(sums), frames, height * width, self.config.iou_weight)
         if not (math.isfinite(scalars["loss"]) and math.isfinite(norm)):
-            self._refuse(scalars["loss"], batch["name"])
+            names = [name for names in in_each(self.fabric, lambda: batch["name"]) for name in names]
+            error = not_finite(scalars["loss"], self.done + 1, names)
+            raise error if self._main else SystemExit(1)
         self.optimizer.step()
         if self.average:
             self.average.update_parameters(self.model)
@@ -250,17 +231,6 @@ class Trainer:
         self.loss = scalars["loss"]
         if self._main:
             self._record(scalars | {"lr": rate, "gradient_norm": float(norm)}, parts[-1], logits)
-
-    def _refuse(self, loss: float, names: list[str]) -> None:
-        everyone = [names]
-        if self.share.world > 1:
-            everyone = [[] for _ in range(self.share.world)]
-            torch.distributed.all_gather_object(everyone, names)
-        listed = ", ".join(name for part in everyone for name in part)
-        what = "the gradient" if math.isfinite(loss) else f"the loss is {loss}, which"
-        raise SaliencyError(
-            f"{what} is not finite at step {self.done + 1}, with the samples {listed}; nothing was saved after it"
-        )
 
     # -- records -----------------------------------------------------------------------------------------------------
 
@@ -278,22 +248,26 @@ class Trainer:
         """Scores of the evaluated weights, kept as best where they are."""
         if self.validation is None:
             return {}
-        scores = {}
-        if self._main:
-            model = self._evaluated()
-            scores = {name: float(value) for name, value in self.validation(model.eval()).items()}
-            self.log.scalars(self.done, "val", scores)
-            self.best["last"] = scores
-            if not self.best.get("scores") or scores[BEST_BY] > self.best["scores"][BEST_BY]:
-                save_model(model, self.run / "best.safetensors")
-                self.best |= {"scores": scores, "step": self.done}
-        self.fabric.barrier()
+        model = self._evaluated()
+        scores = {name: float(value) for name, value in self.validation(model.eval()).items()}
         set_training_mode(self.model, self.config)
+        self.best["last"] = scores
+        best = not self.best.get("scores") or scores[BEST_BY] > self.best["scores"][BEST_BY]
+        if best:
+            self.best |= {"scores": scores, "step": self.done}
+
+        def record() -> None:
+            self.log.scalars(self.done, "val", scores)
+            if best:
+                save_model(model, self.run / "best.safetensors")
+
+        in_first(self.fabric, record)
         return scores
 
     def _save(self) -> None:
         """There is no state of a scheduler and of the data: both are functions of the step."""
-        if self._main:
+
+        def save() -> None:
             state = {
                 "step": self.done,
                 "config": self.config.to_dict(),
@@ -304,7 +278,8 @@ class Trainer:
                 "loss": self.loss,
             } | random_state()
             self.checkpoints.save(self.done, state)
-        self.fabric.barrier()
+
+        in_first(self.fabric, save)
 
     # -- small things ------------------------------------------------------------------------------------------------
 

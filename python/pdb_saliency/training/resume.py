@@ -1,50 +1,65 @@
-"""A run's state, the same in all its processes."""
+"""Going on with a run: whether it is the same one, and the state that its checkpoints hold of random numbers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import torch
+from torch import nn
 
-from ..errors import SaliencyError
-from .checkpoints import Checkpoints
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
+from ..assemble import one_line
+from ..errors import InputError, SaliencyError
+from .presets import TrainConfig
 
 
-def load_for_all(fabric: Fabric, checkpoints: Checkpoints, remark: Callable[[str], None]) -> dict | None:
-    """The last checkpoint, None where there is none. The first process reads it for all: on other machines, or after damage,
-    the folder may look different, and processes at different steps would wait for each other forever.
+def check_run(run: Path, config: TrainConfig, state: dict | None) -> None:
+    """Refuse to go on with a run of another configuration, or to write over somebody's model.
 
-    Raises what `Checkpoints.load` does; the other processes then end with SystemExit.
+    state: of the last checkpoint in the folder `run`, None where there is none. Raises InputError.
     """
-    state, error = None, None
-    if fabric.global_rank == 0:
-        try:
-            state = checkpoints.load(remark)
-        except SaliencyError as raised:
-            error = raised
-    if fabric.world_size > 1:
-        failed, state = fabric.broadcast((error is not None, state))
-        if failed and fabric.global_rank:
-            raise SystemExit(1)
-    if error:
-        raise error
-    return state
+    if state is None:
+        if (run / "model.safetensors").exists():
+            raise InputError(f"{run} holds a model.safetensors but no checkpoints: choose another folder")
+        return
+    stored = state.get("config")
+    if not isinstance(stored, dict):
+        raise InputError(f"{run}: the last checkpoint has no configuration; remove {run}")
+    difference = config.difference(stored)
+    if difference:
+        raise InputError(
+            f"{run} holds a run with another configuration: {difference}; "
+            "give the same options to go on with it, or another folder"
+        )
+    if state["step"] > config.steps:
+        raise InputError(f"{run} is already at step {state['step']}, past the {config.steps} asked for")
 
 
 def random_state() -> dict:
-    """Of torch's generators, for a checkpoint."""
+    """Of torch's generators, for a checkpoint; `restore` is the inverse."""
     return {
         "random": torch.get_rng_state(),
         "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
     }
 
 
-def restore_random(state: dict) -> None:
-    """The inverse; generators of GPUs only where there are as many as there were."""
-    torch.set_rng_state(state["random"])
-    if state["random_cuda"] and len(state["random_cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["random_cuda"])
+def restore(
+    state: dict, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None, run: Path
+) -> None:
+    """Weights, the optimizer's and the random generators' state; of GPUs only where there are as many as there were.
+
+    Raises SaliencyError for a state with other contents.
+    """
+    try:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        if average:
+            average.load_state_dict(state["average"])
+        dict(state["best"]), float(state["loss"])
+        torch.set_rng_state(state["random"])
+        if state["random_cuda"] and len(state["random_cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(state["random_cuda"])
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise SaliencyError(
+            f"{run}: the last checkpoint does not fit this program, or was changed ({one_line(error)}); "
+            f"remove {run} to start again"
+        ) from error

@@ -88,7 +88,19 @@ def _count(dataset: Dataset, kind: str) -> int:
 
 
 def _digest(dataset: Dataset) -> str:
-    """Of the names: the same set in another folder is the same, with another file it is not."""
-    names = [still.name for still in dataset.stills]
-    names += [f"{video.name}/{path.name}" for video in dataset.videos for path in video.frames]
-    return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    """Of names and sizes of all files: the same set in another folder is the same, with another file it is not."""
+    content = hashlib.sha256()
+    files = [(still.name, still.image, (still.mask,)) for still in dataset.stills]
+    for video in dataset.videos:
+        files += [(f"{video.name}/{frame.name}", frame, masks) for frame, masks in zip(video.frames, video.masks)]
+    for name, image, masks in files:
+        sizes = [_size(path) for path in (image, *masks)]
+        content.update(f"{name} {sizes}\n".encode("utf-8", "surrogateescape"))
+    return content.hexdigest()[:8]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error

@@ -31,6 +31,7 @@ def starting_model(
     backbone_weights: Path | None,
     seed: int,
     remark: Callable[[str], None],
+    input_size: tuple[int, int] | None = None,
 ) -> SaliencyModel:
     """The model to train, on the CPU.
 
@@ -39,6 +40,7 @@ def starting_model(
     start: a model file, a run's folder, or a name that `load_model` knows. Its spatial weights are taken; those of the
         decoder, too; everything where the temporal modules are the same. Stages temporal and joint need it.
     backbone_weights: an ImageNet ResNet-50, see `load_resnet_weights`. remark: told what stays random.
+    input_size: (height, width) at which the model predicts, in place of its own.
 
     `untrained` of the result says what will be random after training (None: nothing).
     Raises InputError, WeightsError.
@@ -57,11 +59,12 @@ def starting_model(
                 "the released variant has frozen batch normalisation and cannot be trained from random weights: "
                 "expected --from with the authors' .caffemodel"
             )
-        return _new_model(dataclasses.replace(config or ModelConfig(), temporal="none"), backbone_weights, seed, remark)
+        config = _resized(config or ModelConfig(), input_size)
+        return _new_model(dataclasses.replace(config, temporal="none"), backbone_weights, seed, remark)
     if backbone_weights:
         raise InputError("--backbone-weights begins a new model, and --from brings weights of its own: give one of them")
     earlier = load_model(_model_file(start))
-    config = config or earlier.config
+    config = _resized(config or earlier.config, input_size)
     if motion is not None:
         config = _with_motion(config, motion)
     for name in _SHARED:
@@ -86,6 +89,18 @@ def weights_digest(module: nn.Module) -> str:
         content.update(f"{name} {tuple(tensor.shape)}".encode())
         content.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return content.hexdigest()
+
+
+def _resized(config: ModelConfig, input_size: tuple[int, int] | None) -> ModelConfig:
+    if input_size in (None, config.input_size):
+        return config
+    if config.variant == "released":
+        raise InputError(f"the released variant has its own input size, {_pixels(config.input_size)}: leave --input-size out")
+    return dataclasses.replace(config, input_size=input_size)
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return "x".join(map(str, size))
 
 
 def _new_model(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
+from ..errors import SaliencyError
 from ..model import SaliencyModel
 
 
@@ -40,3 +43,11 @@ def mean_scalars(sums: Tensor, frames: int, pixels: int, iou_weight: float) -> d
     count = max(frames * pixels, 1)
     values = {"cross_entropy": cross_entropy / count, "mae": mae / count, "soft_iou": soft_iou / max(frames, 1)}
     return {"loss": values["cross_entropy"] + values["mae"] + iou_weight * values["soft_iou"]} | values
+
+
+def not_finite(loss: float, step: int, names: list[str]) -> SaliencyError:
+    """The error that ends a run. names: of the samples of step `step`; loss: where it is finite, the gradient is not."""
+    what = "the gradient" if math.isfinite(loss) else f"the loss is {loss}, which"
+    return SaliencyError(
+        f"{what} is not finite at step {step}, with the samples {', '.join(names)}; nothing was saved after it"
+    )
