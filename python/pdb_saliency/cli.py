@@ -15,8 +15,9 @@ from typing import NoReturn, TextIO
 
 from .commands import data, evaluate, reproduce, train
 from .commands.arguments import add_model_options, add_output, kinds_list, path, probability
+from .commands.predict_options import add_engine_options, engine_options
 from .errors import SaliencyError
-from .options import KINDS, THRESHOLD
+from .options import KINDS, THRESHOLD, EngineOptions
 from .streams import prepare_streams, tell, write
 
 _HELP = "Video salient object detection with PDB-ConvLSTM (Song et al., ECCV 2018)."
@@ -92,7 +93,10 @@ def _run(argv: list[str] | None) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    _process(arguments.input, arguments.output, arguments.save, arguments.threshold, arguments.weights, arguments.device)
+    options = engine_options(arguments)
+    _process(
+        arguments.input, arguments.output, arguments.save, arguments.threshold, arguments.weights, arguments.device, options
+    )
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -101,7 +105,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
     clip = arguments.output / "demo-clip.mp4"
     truth = render_clip(MeadowFilm(), clip)
-    _process(str(clip), arguments.output, KINDS, THRESHOLD, arguments.weights, arguments.device)
+    _process(str(clip), arguments.output, KINDS, THRESHOLD, arguments.weights, arguments.device, EngineOptions())
     overlap, error = score(arguments.output / "maps", truth, THRESHOLD)
     write(f"against the ball's true masks: mean IoU {overlap:.3f} at threshold {THRESHOLD}, mean absolute error {error:.3f}")
     write(f"overlay video: {(arguments.output / 'overlay.mp4').resolve()}")
@@ -113,23 +117,33 @@ def _info(arguments: argparse.Namespace) -> None:
     write(describe())
 
 
-def _process(text: str, out: Path, kinds: Sequence[str], threshold: float, weights: str | None, device_name: str) -> None:
+def _process(
+    text: str,
+    out: Path,
+    kinds: Sequence[str],
+    threshold: float,
+    weights: str | None,
+    device_name: str,
+    options: EngineOptions,
+) -> None:
     """The main job, with its words to the user."""
     from .source import open_source
 
     source = open_source(text)
 
     # Only now, so that a mistyped path is told at once.
-    from .predict import move, resolve_device, run
+    from .engine import Engine, resolve_device
+    from .predict import run
     from .weights import load_model
     from .writer import ResultWriter
 
     device = resolve_device(device_name)
-    model = move(load_model(weights), device)
+    model = load_model(weights)
     if model.untrained:
         tell("note", model.untrained)
+    engine = Engine(model, device, options)
     with ResultWriter(out, kinds, threshold, source.fps, source.files) as writer:
-        run(source, model, device, writer)
+        run(source, engine, writer)
     if source.remark:
         tell("note", source.remark)
     write(f"{writer.frames} frame{'s' * (writer.frames != 1)} -> {', '.join(map(str, writer.outputs()))}")
@@ -167,6 +181,7 @@ def _parser() -> argparse.ArgumentParser:
     threshold_help = "of the masks, 0 to 1 (default: %(default)s, the paper's)"
     predict.add_argument("--threshold", type=probability, default=THRESHOLD, metavar="T", help=threshold_help)
     add_model_options(predict)
+    add_engine_options(predict)
 
     demo = commands.add_parser("demo", help="a first run, without any data", description=_DEMO_HELP, formatter_class=raw)
     demo.set_defaults(command=_demo)
