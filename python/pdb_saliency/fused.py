@@ -37,7 +37,7 @@ def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 class FusedConv2d(nn.Module):
-    """activation(conv(x)), or activation(conv(x) + shortcut). activation: ReLU, ReLU6 or None. Channels last."""
+    """activation(conv(x)), channels last. activation: ReLU, ReLU6 or None; with ReLU also activation(conv(x) + shortcut)."""
 
     def __init__(self, conv: nn.Conv2d, activation: nn.Module | None):
         super().__init__()
