@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from .commands import bench, data, evaluate, reproduce, train
+from .commands import bench, data, evaluate, export, reproduce, train
 from .commands.arguments import add_model_options, add_output, kinds_list, path, probability
 from .commands.predict_options import add_engine_options, engine_options
 from .errors import SaliencyError
@@ -188,7 +188,7 @@ def _parser() -> argparse.ArgumentParser:
     add_output(demo, default=Path("pdb-saliency-demo"), help="folder for the results (default: %(default)s)")
     add_model_options(demo)
 
-    for command in (data, train, evaluate, reproduce, bench):
+    for command in (data, train, evaluate, reproduce, bench, export):
         command.add_parser(commands)
 
     info = commands.add_parser("info", help="the build and the devices", description="Print the build and the devices.")
