@@ -53,7 +53,8 @@ def test_help_fits_a_terminal(command, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["predict"], "INPUT"),
+        (["predict"], "-o"),
+        (["predict", "-o", "y"], "INPUT"),
         (["predict", "x"], "-o"),
         (["predict", "", "-o", "y"], "expected a path, got nothing"),
         (["predict", "x", "-o", ""], "expected a path, got nothing"),

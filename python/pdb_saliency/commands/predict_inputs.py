@@ -25,5 +25,5 @@ def jobs_of(arguments: argparse.Namespace) -> list[Job]:
 
         if all(Path(text).suffix.lower() in IMAGE_SUFFIXES for text in arguments.input):
             names = f"{arguments.input[0]}, {arguments.input[1]}"
-            arguments.wrong_usage(f"got pictures ({names}, ...): name their folder, or quote the glob ('frames/*.jpg')")
+            arguments.wrong_usage(f"got pictures ({names}, ...): name their folder; a glob must be quoted: 'frames/*.jpg'")
     return find_jobs(arguments.input, arguments.list, arguments.output)
