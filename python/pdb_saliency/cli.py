@@ -9,16 +9,23 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from .allocator import keep_freed_memory
-from .commands import data, evaluate, reproduce, train
+from .commands import bench, data, evaluate, export, reproduce, train
 from .commands.arguments import add_model_options, add_output, kinds_list, path, probability
+from .commands.predict_inputs import add_inputs, jobs_of
+from .commands.predict_options import add_engine_options, engine_options
 from .errors import SaliencyError
-from .options import KINDS, THRESHOLD
+from .options import KINDS, THRESHOLD, EngineOptions
 from .streams import prepare_streams, tell, write
+from .worklist import Job, Share, device_of_process, work_through
+
+if TYPE_CHECKING:
+    from .engine import Engine
 
 _HELP = "Video salient object detection with PDB-ConvLSTM (Song et al., ECCV 2018)."
 
@@ -47,6 +54,12 @@ its suffix; a video's frames are 00000, 00001, ... Frames are taken in natural
 order: 2.jpg before 10.jpg. Files of an earlier run are overwritten, never
 deleted. When a frame cannot be read, the results of all frames before it are
 written, and the exit code is 1.
+
+Several INPUTs, a folder of videos, or of folders of frames, and the lines of
+--list files are one work list: each video gets a folder below OUT, called by
+its name, and a line when it is done. One that fails does not stop the rest;
+the exit code is then 1. Under torchrun the processes share the list, and each
+takes the GPU of its number.
 """
 
 _PREDICT_EXAMPLES = """\
@@ -54,6 +67,8 @@ examples:
   pdb-saliency predict clip.mp4 -o out
   pdb-saliency predict frames/ -o out --save maps,masks,video
   pdb-saliency predict 'frames/*.jpg' -o out --weights net.caffemodel
+  pdb-saliency predict a.mp4 b.mp4 films/ -o out
+  torchrun --nproc-per-node 4 -m pdb_saliency predict --list films.txt -o out
 """
 
 _DEMO_HELP = """\
@@ -94,7 +109,20 @@ def _run(argv: list[str] | None) -> int:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    _process(arguments.input, arguments.output, arguments.save, arguments.threshold, arguments.weights, arguments.device)
+    options = engine_options(arguments)
+    jobs = jobs_of(arguments)
+    share = Share.from_environment()
+
+    make_engine = partial(_engine, arguments.weights, arguments.device, options)
+
+    def process(make_engine: Callable[[], Engine], job: Job) -> str:
+        return _process(job.source, job.out, arguments.save, arguments.threshold, make_engine)
+
+    if len(jobs) == 1 and share.world == 1:
+        write(process(make_engine, jobs[0]))
+    else:
+        engine = make_engine()  # Before the work: what is wrong with it would fail every video.
+        work_through(jobs, share, partial(process, lambda: engine))
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -103,7 +131,8 @@ def _demo(arguments: argparse.Namespace) -> None:
 
     clip = arguments.output / "demo-clip.mp4"
     truth = render_clip(MeadowFilm(), clip)
-    _process(str(clip), arguments.output, KINDS, THRESHOLD, arguments.weights, arguments.device)
+    make_engine = partial(_engine, arguments.weights, arguments.device, EngineOptions())
+    write(_process(str(clip), arguments.output, KINDS, THRESHOLD, make_engine))
     overlap, error = score(arguments.output / "maps", truth, THRESHOLD)
     write(f"against the ball's true masks: mean IoU {overlap:.3f} at threshold {THRESHOLD}, mean absolute error {error:.3f}")
     write(f"overlay video: {(arguments.output / 'overlay.mp4').resolve()}")
@@ -115,26 +144,33 @@ def _info(arguments: argparse.Namespace) -> None:
     write(describe())
 
 
-def _process(text: str, out: Path, kinds: Sequence[str], threshold: float, weights: str | None, device_name: str) -> None:
-    """The main job, with its words to the user."""
+def _engine(weights: str | None, device_name: str, options: EngineOptions) -> Engine:
+    from .engine import Engine, resolve_device
+    from .weights import load_model
+
+    device = resolve_device(device_of_process(device_name))
+    model = load_model(weights)
+    if model.untrained:
+        tell("note", model.untrained)
+    return Engine(model, device, options)
+
+
+def _process(text: str, out: Path, kinds: Sequence[str], threshold: float, make_engine: Callable[[], Engine]) -> str:
+    """The main job; returns a line about what was written."""
     from .source import open_source
 
     source = open_source(text)
 
     # Only now, so that a mistyped path is told at once.
-    from .predict import move, resolve_device, run
-    from .weights import load_model
+    from .predict import run
     from .writer import ResultWriter
 
-    device = resolve_device(device_name)
-    model = move(load_model(weights), device)
-    if model.untrained:
-        tell("note", model.untrained)
+    engine = make_engine()
     with ResultWriter(out, kinds, threshold, source.fps, source.files) as writer:
-        run(source, model, device, writer)
+        run(source, engine, writer)
     if source.remark:
         tell("note", source.remark)
-    write(f"{writer.frames} frame{'s' * (writer.frames != 1)} -> {', '.join(map(str, writer.outputs()))}")
+    return f"{writer.frames} frame{'s' * (writer.frames != 1)} -> {', '.join(map(str, writer.outputs()))}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -162,20 +198,21 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )
     predict.set_defaults(command=_predict)
-    predict.add_argument("input", metavar="INPUT", type=path, help="a video file, a folder of frames, or a quoted glob")
+    add_inputs(predict)
     add_output(predict, required=True, help="folder for the results; made if absent")
     kinds = ", ".join(KINDS)
     predict.add_argument("--save", type=kinds_list, default=["maps"], metavar="KINDS", help=f"comma list of {kinds} (default: maps)")
     threshold_help = "of the masks, 0 to 1 (default: %(default)s, the paper's)"
     predict.add_argument("--threshold", type=probability, default=THRESHOLD, metavar="T", help=threshold_help)
     add_model_options(predict)
+    add_engine_options(predict)
 
     demo = commands.add_parser("demo", help="a first run, without any data", description=_DEMO_HELP, formatter_class=raw)
     demo.set_defaults(command=_demo)
     add_output(demo, default=Path("pdb-saliency-demo"), help="folder for the results (default: %(default)s)")
     add_model_options(demo)
 
-    for command in (data, train, evaluate, reproduce):
+    for command in (data, train, evaluate, reproduce, bench, export):
         command.add_parser(commands)
 
     info = commands.add_parser("info", help="the build and the devices", description="Print the build and the devices.")

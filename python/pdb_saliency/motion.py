@@ -48,6 +48,18 @@ class ResidualMotion(nn.Module):
         maps = torch.cat([onward, back, *lengths, sure_onward, sure_back], dim=2)
         return _halved(maps.flatten(0, 1)).to(features.dtype)
 
+    def causal(self, features: Tensor, previous: Tensor | None) -> Tensor:
+        """The same for T frames of one video, (T, C, h, w), each from itself and the frame before alone.
+
+        previous: the features (1, C, h, w) ahead of the first, None where the video begins, which then does not move. Every
+        frame is the last one of a clip: the motion to the next frame is the one to the previous frame reversed.
+        """
+        begins = previous is None
+        frames = torch.cat([features[:1] if begins else previous, features])
+        maps = self(frames, (1, len(frames)))[1:, [2, 3, 2, 3, 5, 5, 7, 7]]
+        maps = torch.cat([-maps[:, :2], maps[:, 2:]], dim=1)
+        return torch.cat([torch.zeros_like(maps[:1]), maps[1:]]) if begins else maps
+
     def _similarity(self, first: Tensor, second: Tensor) -> Tensor:
         """Cosine similarity of each pixel of the first frames to the pixel of the second at every shift: (M, D, h, w).
 
