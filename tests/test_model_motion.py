@@ -90,3 +90,17 @@ def test_training_refuses_motion_for_a_model_without_a_decoder(tmp_path):
     save_model(model, file)
     with pytest.raises(InputError, match="--motion residual: motion 'residual' is found in the skip connection"):
         starting_model("temporal", None, None, "residual", start=str(file), **OPTIONS)
+
+
+def test_causal_steps_carry_the_frame_before_for_its_motion():
+    model, frames = model_that_moves(), moving_clip(4)[0]
+    with torch.no_grad():
+        encoded = model.encode(frames)
+        together, _ = model.step(encoded, None, (65, 65))
+        state, maps = None, []
+        for t in range(4):
+            one, state = model.step(tuple(part[t : t + 1] for part in encoded), state, (65, 65))
+            maps.append(one)
+        torch.testing.assert_close(torch.cat(maps), together, atol=1e-4, rtol=1e-4)
+        alone, _ = model.step(tuple(part[1:2] for part in encoded), None, (65, 65))
+    assert (alone - together[1]).abs().max() > 1e-3  # Without the frame before there is no motion.

@@ -107,3 +107,12 @@ def test_the_inverse_is_that_of_lapack():
     matrix = factor @ factor.transpose(1, 2) + 3 * torch.eye(3, dtype=torch.float64)
     ridge = matrix.diagonal(dim1=1, dim2=2).sum(1).view(-1, 1, 1) * 1e-4 + 1e-6
     torch.testing.assert_close(_inverse(matrix), torch.linalg.inv(matrix + ridge * torch.eye(3, dtype=torch.float64)))
+
+
+def test_causal_motion_is_that_of_the_last_frame_of_a_clip():
+    frames, motion = clip((1, 0), (2, -1), frames=4), ResidualMotion()
+    together = motion.causal(frames, None)
+    assert not together[0].any()
+    for t in range(1, 4):
+        torch.testing.assert_close(together[t], motion(frames[: t + 1], (1, t + 1))[t], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(motion.causal(frames[2:], frames[1:2]), together[2:], atol=1e-4, rtol=1e-4)
