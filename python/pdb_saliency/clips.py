@@ -8,8 +8,7 @@ from itertools import islice
 
 from .errors import InputError
 from .frame import Frame
-
-CLIP_LENGTH = 5  # The authors' batch: consecutive, non-overlapping.
+from .options import CLIP_LENGTH
 
 
 @dataclass(frozen=True)
