@@ -14,7 +14,8 @@ from films import as_nobody, grey_frame, noisy, read_maps, read_video, the_line,
 from pdb_saliency import cli
 from pdb_saliency.errors import OutputError
 from pdb_saliency.mp4 import Mp4Writer
-from pdb_saliency.writer import ResultWriter, write_picture
+from pdb_saliency.pictures import write_picture
+from pdb_saliency.writer import ResultWriter
 
 
 @pytest.fixture

@@ -99,22 +99,3 @@ class ResultWriter:
         for path in inputs:
             if any(place.parent in written or place == video for place in places(path)):
                 raise OutputError(f"{path} is an input, and results would be written over it: choose another output folder")
-
-
-def write_picture(path: Path, image: np.ndarray) -> None:
-    """Write a PNG. image: uint8 (H, W) or (H, W, 3), BGR. Raises OutputError.
-
-    The picture is encoded in memory, because cv2.imwrite ignores a full disk. It survives a killed process, not a power
-    cut: nothing is forced to the disk.
-    """
-    encoded = cv2.imencode(".png", image)[1]
-    temporary = path.with_name(f".{path.name[:50]}.part")  # Cut, because a name may have 255 bytes at most.
-    try:
-        try:
-            with open(temporary, "wb") as file:
-                file.write(encoded)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
