@@ -38,7 +38,7 @@ def test_help_needs_neither_torch_nor_opencv():
 
 def test_examples_in_the_help_are_valid(capsys):
     lines = [line for line in help_of(["predict"], capsys).splitlines() if line.startswith("  pdb-saliency predict")]
-    assert len(lines) == 3
+    assert len(lines) == 6
     for line in lines:
         arguments = cli._parser().parse_args(shlex.split(line)[1:])
         assert arguments.input and arguments.output
@@ -60,7 +60,7 @@ def test_help_fits_a_terminal(command, capsys, monkeypatch):
         (["predict", "x", "-o", "y", "--threshold", "nan"], "expected a number from 0 to 1, got 'nan'"),
         (["predict", "x", "-o", "y", "--threshold", "1.01"], "expected a number from 0 to 1, got '1.01'"),
         (["predict", "x", "-o", "y", "--threshold", "half"], "expected a number from 0 to 1, got 'half'"),
-        (["predict", "x", "-o", "y", "--save", "maps,movie"], "expected a comma list of maps, masks, overlay, video"),
+        (["predict", "x", "-o", "y", "--save", "maps,movie"], "expected a comma list of maps, masks, overlay, cutout, side, video"),
         (["predict", "x", "-o", "y", "--save", ""], "expected a comma list"),
         (["predict", *(f"frames/{i:05d}.jpg" for i in range(900)), "-o", "y"], "a glob must be quoted"),
         (["dance"], "dance"),

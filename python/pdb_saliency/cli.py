@@ -9,14 +9,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from .commands import data, evaluate, reproduce, train
-from .commands.arguments import add_model_options, add_output, kinds_list, path, probability
+from .commands import data, evaluate, predict, reproduce, train
+from .commands.arguments import add_model_options, add_output
 from .errors import SaliencyError
-from .options import KINDS, THRESHOLD
+from .options import DEMO_KINDS, THRESHOLD
 from .streams import prepare_streams, tell, write
 
 _HELP = "Video salient object detection with PDB-ConvLSTM (Song et al., ECCV 2018)."
@@ -30,29 +29,6 @@ examples:
   pdb-saliency COMMAND --help
 
 exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted by Ctrl-C
-"""
-
-_PREDICT_HELP = """\
-Write a saliency map for every frame of a video, a folder of frames, or a glob.
-
-  --save maps     OUT/maps/NAME.png: saliency 0..1 as grey 0..255 (the default)
-  --save masks    OUT/masks/NAME.png: white where saliency reaches the threshold
-  --save overlay  OUT/overlay/NAME.png: the frame, tinted red where salient
-  --save video    OUT/overlay.mp4: the same at the source's frame rate
-                  (24 for pictures, whose first one sets the size)
-
-Pictures have the size of their frame. NAME is the frame's file name without
-its suffix; a video's frames are 00000, 00001, ... Frames are taken in natural
-order: 2.jpg before 10.jpg. Files of an earlier run are overwritten, never
-deleted. When a frame cannot be read, the results of all frames before it are
-written, and the exit code is 1.
-"""
-
-_PREDICT_EXAMPLES = """\
-examples:
-  pdb-saliency predict clip.mp4 -o out
-  pdb-saliency predict frames/ -o out --save maps,masks,video
-  pdb-saliency predict 'frames/*.jpg' -o out --weights net.caffemodel
 """
 
 _DEMO_HELP = """\
@@ -91,17 +67,13 @@ def _run(argv: list[str] | None) -> int:
     return 0
 
 
-def _predict(arguments: argparse.Namespace) -> None:
-    _process(arguments.input, arguments.output, arguments.save, arguments.threshold, arguments.weights, arguments.device)
-
-
 def _demo(arguments: argparse.Namespace) -> None:
     from .demo import render_clip, score
     from .scene import MeadowFilm
 
     clip = arguments.output / "demo-clip.mp4"
     truth = render_clip(MeadowFilm(), clip)
-    _process(str(clip), arguments.output, KINDS, THRESHOLD, arguments.weights, arguments.device)
+    predict.process(predict.Job(str(clip), arguments.output, DEMO_KINDS, weights=arguments.weights, device=arguments.device))
     overlap, error = score(arguments.output / "maps", truth, THRESHOLD)
     write(f"against the ball's true masks: mean IoU {overlap:.3f} at threshold {THRESHOLD}, mean absolute error {error:.3f}")
     write(f"overlay video: {(arguments.output / 'overlay.mp4').resolve()}")
@@ -111,28 +83,6 @@ def _info(arguments: argparse.Namespace) -> None:
     from .info import describe
 
     write(describe())
-
-
-def _process(text: str, out: Path, kinds: Sequence[str], threshold: float, weights: str | None, device_name: str) -> None:
-    """The main job, with its words to the user."""
-    from .source import open_source
-
-    source = open_source(text)
-
-    # Only now, so that a mistyped path is told at once.
-    from .predict import move, resolve_device, run
-    from .weights import load_model
-    from .writer import ResultWriter
-
-    device = resolve_device(device_name)
-    model = move(load_model(weights), device)
-    if model.untrained:
-        tell("note", model.untrained)
-    with ResultWriter(out, kinds, threshold, source.fps, source.files) as writer:
-        run(source, model, device, writer)
-    if source.remark:
-        tell("note", source.remark)
-    write(f"{writer.frames} frame{'s' * (writer.frames != 1)} -> {', '.join(map(str, writer.outputs()))}")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -152,22 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    predict = commands.add_parser(
-        "predict",
-        help="saliency of a video or of frames",
-        description=_PREDICT_HELP,
-        epilog=_PREDICT_EXAMPLES,
-        formatter_class=raw,
-    )
-    predict.set_defaults(command=_predict)
-    predict.add_argument("input", metavar="INPUT", type=path, help="a video file, a folder of frames, or a quoted glob")
-    add_output(predict, required=True, help="folder for the results; made if absent")
-    kinds = ", ".join(KINDS)
-    predict.add_argument("--save", type=kinds_list, default=["maps"], metavar="KINDS", help=f"comma list of {kinds} (default: maps)")
-    threshold_help = "of the masks, 0 to 1 (default: %(default)s, the paper's)"
-    predict.add_argument("--threshold", type=probability, default=THRESHOLD, metavar="T", help=threshold_help)
-    add_model_options(predict)
-
+    predict.add_parser(commands)
     demo = commands.add_parser("demo", help="a first run, without any data", description=_DEMO_HELP, formatter_class=raw)
     demo.set_defaults(command=_demo)
     add_output(demo, default=Path("pdb-saliency-demo"), help="folder for the results (default: %(default)s)")

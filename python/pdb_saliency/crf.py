@@ -76,7 +76,7 @@ class RefiningWriter:
         self._writer = writer
         self._workers = workers
         self._pool: ProcessPoolExecutor | None = None
-        self._pending: deque[tuple[Frame, Future]] = deque()
+        self._pending: deque[tuple[Frame, Future | np.ndarray]] = deque()
 
     @property
     def out(self) -> Path:
@@ -88,8 +88,9 @@ class RefiningWriter:
         return self._writer.frames
 
     def write(self, frame: Frame, saliency: np.ndarray) -> None:
-        """saliency: float32 (H, W) in [0, 1], the size of the frame."""
-        self._pending.append((frame, self._submit(frame.image, saliency)))
+        """saliency: float32 (H, W) in [0, 1], the size of the frame. A map of an earlier run is refined already."""
+        refined = self._submit(frame.image, saliency) if frame.known is None else saliency
+        self._pending.append((frame, refined))
         if len(self._pending) > 2 * self._workers:
             self._pass_on()
 
@@ -116,9 +117,10 @@ class RefiningWriter:
             raise _killed() from error
 
     def _pass_on(self) -> None:
-        frame, future = self._pending[0]  # It stays until it is there: a second Ctrl-C changes nothing.
+        frame, saliency = self._pending[0]  # It stays until it is there: a second Ctrl-C changes nothing.
         try:
-            saliency = future.result()
+            if isinstance(saliency, Future):
+                saliency = saliency.result()
         except BrokenProcessPool as error:
             raise _killed() from error
         self._pending.popleft()

@@ -9,6 +9,7 @@ VIDEOS = {"video": "overlay.mp4", "side-video": "side.mp4", "cutout-webm": "cuto
 RECORDS = {"json": "frames.jsonl", "coco": "coco.json", "report": "report.html"}
 FILES = {**VIDEOS, **RECORDS}  # One file each, for the whole run.
 KINDS = (*PICTURES, *FILES)
+DEMO_KINDS = ("maps", "masks", "overlay", "video", "report")
 THRESHOLD = 0.42  # Of the masks; §4.3, validated by the authors on the training set of DAVIS.
 CLIP_LENGTH = 5  # The authors' batch: consecutive, non-overlapping.
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")

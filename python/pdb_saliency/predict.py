@@ -27,6 +27,9 @@ def saliency_maps(frames: Iterable[Frame], model: nn.Module, device: torch.devic
     Raises InputError where the frames do (after the maps of all frames before), SaliencyError when the model fails.
     """
     for clip in clips(frames):
+        if all(frame.known is not None for frame in clip.frames[: clip.kept]):
+            yield from ((frame, frame.known / np.float32(255)) for frame in clip.frames[: clip.kept])
+            continue
         saliency = _predict_clip(clip, model, device)
         for frame, small in zip(clip.frames[: clip.kept], saliency):  # Fewer frames than maps: the reflected ones go.
             yield frame, to_source_size(small, *frame.image.shape[:2])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import struct
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
-
+from .decoding import DecodingProcess
 from .errors import InputError
 from .frame import Frame
 
@@ -21,8 +20,9 @@ _ISO_MEDIA = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 class VideoFile:
     """Frames of a video, named by number from 0, five digits or as many as the declared count needs.
 
-    count: what the container declares, None when it declares nothing; it may be an estimate.
-    Iteration decodes the file once more from its start. Rotation metadata is applied by OpenCV.
+    count: what the container declares, None when it declares nothing; it may be an estimate. fps: the mean rate.
+    Each iteration decodes the file once more from its start, in a process of its own. Rotation metadata is applied; grey,
+    10-bit and other pixels become 8-bit BGR, alpha is dropped. Frame.seconds are the time stamps, as long as they rise.
 
     OpenCV ends a damaged video as silently as a complete one. After the last frame that decodes, InputError tells of a
     file that stops early; a smaller difference from the declared count only sets `remark`: from one frame in mp4 and mov,
@@ -36,44 +36,39 @@ class VideoFile:
         with open(path, "rb") as file:  # OpenCV cannot tell "no permission" from "no video".
             if not file.read(1):
                 raise InputError(f"{path}: the file is empty")
-        capture = self._open()
-        count, fps = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
-        capture.release()
+        self._opened: DecodingProcess | None = self._open()  # For the first iteration.
+        self._closing = weakref.finalize(self, self._opened.close)
+        count, fps = self._opened.count, self._opened.fps
         self.count = round(count) if 0 < count < 1e9 else None
         self.fps = fps if 0 < fps < math.inf else None
 
     def __iter__(self) -> Iterator[Frame]:
         digits = max(5, len(str((self.count or 1) - 1)))
-        capture = self._open()
-        read, milliseconds = 0, 0.0
+        process, self._opened = self._opened or self._open(), None
+        read, last, timed = 0, 0.0, True
         try:
-            while (image := self._decode(capture)) is not None:
-                milliseconds = capture.get(cv2.CAP_PROP_POS_MSEC)
-                yield Frame(f"{read:0{digits}d}", image)
+            while (decoded := process.read()) is not None:
+                image, seconds = decoded
+                timed = timed and (read == 0 or seconds > last)
+                last = seconds
+                yield Frame(f"{read:0{digits}d}", image, seconds if timed else None)
                 read += 1
         finally:
-            capture.release()
-        self._judge_end(read, milliseconds)
+            process.close()
+        self._judge_end(read, last)
 
-    def _open(self) -> cv2.VideoCapture:
+    def _open(self) -> DecodingProcess:
         try:
-            capture = cv2.VideoCapture(opencv_path(self.path))
+            path = opencv_path(self.path)
         except ValueError as error:
             raise InputError(str(error)) from error
-        # OpenCV's last resort reads "clip01.bin" as a series of pictures.
-        if self.path.suffix.lower() in _TEXT_SUFFIXES or not capture.isOpened() or capture.getBackendName() == "CV_IMAGES":
-            why = "the file is truncated" if _missing_bytes(self.path) else "not a video, or damaged"
-            raise InputError(f"{self.path}: OpenCV cannot open it as a video ({why})")
-        return capture
+        why = "the file is truncated" if _missing_bytes(self.path) else "not a video, or damaged"
+        unreadable = f"{self.path}: OpenCV cannot open it as a video ({why})"
+        if self.path.suffix.lower() in _TEXT_SUFFIXES:
+            raise InputError(unreadable)
+        return DecodingProcess(self.path, path, unreadable)
 
-    def _decode(self, capture: cv2.VideoCapture) -> np.ndarray | None:
-        try:
-            ok, image = capture.read()
-        except cv2.error as error:
-            raise InputError(f"{self.path}: decoding failed ({error.err})") from error
-        return image if ok else None
-
-    def _judge_end(self, read: int, milliseconds: float) -> None:
+    def _judge_end(self, read: int, seconds: float) -> None:
         """Tell a video that stops early from one whose declared count is merely inexact.
 
         mp4 and mov say how long the file must be; their count also includes frames that an edit list hides. Elsewhere the
@@ -84,7 +79,7 @@ class VideoFile:
         declared = self.count or read
         missing_bytes = _missing_bytes(self.path)
         if missing_bytes is None:
-            last = milliseconds / 1000 * (self.fps or 0)
+            last = seconds * (self.fps or 0)
             stops_early = read < declared - 1 and last < declared - 2.5
         else:
             stops_early = missing_bytes > 0
