@@ -19,12 +19,19 @@ _PATIENCE = 600  # Seconds for copying a sound track.
 _MARK = rb"hdlr.{8}soun|A_[A-Z]{3}|auds|OpusHead|vorbis"  # Of sound, in mp4 and mov, mkv and webm, avi, ogg.
 _LOOKED_AT = 1 << 20  # Bytes at either end.
 
-# Options of the encoder, and how the pixels arrive. H.264 plays in browsers, VP9 and ProRes 4444 keep alpha.
-_YUV420 = ["-pix_fmt", "yuv420p"]
+# How the pixels arrive, and options of the encoder. H.264 plays in browsers, VP9 and ProRes 4444 keep alpha. The colour
+# matrix is BT.709, and the file says so: without a word players take BT.601 for small pictures and BT.709 for large ones.
+_BT709 = ["-colorspace", "bt709", "-color_primaries", "bt709", "-color_trc", "bt709", "-color_range", "tv"]
+
+
+def _pixels(format: str) -> list[str]:
+    return ["-vf", f"scale=out_color_matrix=bt709:out_range=tv,format={format}", *_BT709]
+
+
 CODECS = {
-    "h264": ("bgr24", ["-c:v", "libx264", "-preset", "veryfast", "-crf", "18", *_YUV420, "-movflags", "+faststart"]),
-    "vp9": ("bgra", ["-c:v", "libvpx-vp9", "-crf", "30", "-b:v", "0", "-row-mt", "1", "-cpu-used", "5", "-pix_fmt", "yuva420p"]),
-    "prores": ("bgra", ["-c:v", "prores_ks", "-profile:v", "4444", "-pix_fmt", "yuva444p10le", "-vendor", "apl0"]),
+    "h264": ("bgr24", ["-c:v", "libx264", "-preset", "veryfast", "-crf", "18", *_pixels("yuv420p"), "-movflags", "+faststart"]),
+    "vp9": ("bgra", ["-c:v", "libvpx-vp9", "-crf", "30", "-b:v", "0", "-row-mt", "1", "-cpu-used", "5", *_pixels("yuva420p")]),
+    "prores": ("bgra", ["-c:v", "prores_ks", "-profile:v", "4444", "-vendor", "apl0", *_pixels("yuva444p10le")]),
 }
 
 

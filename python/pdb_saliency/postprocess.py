@@ -15,7 +15,7 @@ from .options import THRESHOLD
 _TINT = (0, 0, 255)  # BGR
 _TINT_STRENGTH = 0.6
 _CONTOUR = ((0, 0, 0), (0, 255, 255))  # BGR: yellow on black, seen on any ground.
-_CONTOUR_PART = 400  # Of the shorter side: the width of the yellow line.
+_CONTOUR_PART = 200  # Of the shorter side: the width of the yellow line.
 _SOFT_EDGE = 0.1  # Saliency, to either side of the threshold, over which a cut-out fades.
 _GAP = 4  # Pixels between pictures side by side.
 

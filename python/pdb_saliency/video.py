@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-import struct
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
+from .containers import is_iso_media, missing_bytes
 from .decoding import DecodingProcess
 from .errors import InputError
 from .frame import Frame
 
 # FFmpeg "plays" text files as a terminal's output; nobody means that.
 _TEXT_SUFFIXES = frozenset(".txt .asc .ans .nfo .diz .ice .vt".split())
-_ISO_MEDIA = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 
 
 class VideoFile:
@@ -62,7 +61,7 @@ class VideoFile:
             path = opencv_path(self.path)
         except ValueError as error:
             raise InputError(str(error)) from error
-        why = "the file is truncated" if _missing_bytes(self.path) else "not a video, or damaged"
+        why = "the file is truncated" if missing_bytes(self.path) else "not a video, or damaged"
         unreadable = f"{self.path}: OpenCV cannot open it as a video ({why})"
         if self.path.suffix.lower() in _TEXT_SUFFIXES:
             raise InputError(unreadable)
@@ -71,23 +70,19 @@ class VideoFile:
     def _judge_end(self, read: int, seconds: float) -> None:
         """Tell a video that stops early from one whose declared count is merely inexact.
 
-        mp4 and mov say how long the file must be; their count also includes frames that an edit list hides. Elsewhere the
-        count may be duration times a guessed frame rate: only when the last time stamp also falls short is the end missing.
+        mp4, mov and mkv say how long the file must be; the count of mp4 and mov also includes frames that an edit list
+        hides. Elsewhere the count may be duration times a guessed frame rate, and the duration that of a longer sound
+        track: only when the last time stamp also falls short is something missing.
         """
         if read == 0:
             raise InputError(f"{self.path}: no frame of this video decodes")
         declared = self.count or read
-        missing_bytes = _missing_bytes(self.path)
-        if missing_bytes is None:
-            last = seconds * (self.fps or 0)
-            stops_early = read < declared - 1 and last < declared - 2.5
-        else:
-            stops_early = missing_bytes > 0
-        if stops_early:
+        missing = missing_bytes(self.path)
+        falls_short = read < declared - 1 and seconds * (self.fps or 0) < declared - 2.5
+        if missing or missing is None and falls_short:
             of = f" of {declared}" if declared > read else ""
             raise InputError(f"{self.path}: the video is truncated or damaged, {read}{of} frames decode")
-        inexact = missing_bytes is None
-        if read < declared - (1 if inexact else 0):
+        if read < declared and (falls_short or is_iso_media(self.path)):
             self.remark = f"{self.path}: the container declares {declared} frames, {read} were decoded"
 
 
@@ -102,24 +97,3 @@ def opencv_path(path: Path) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(f"{text!a}: the path of a video must be valid UTF-8") from error
     return text
-
-
-def _missing_bytes(path: Path) -> int | None:
-    """Bytes that the last top-level box of an ISO media file (mp4, mov) promises beyond its end; None for other files."""
-    size = path.stat().st_size
-    position = 0
-    with open(path, "rb") as file:
-        while position < size:
-            file.seek(position)
-            header = file.read(16)
-            if len(header) < 8:
-                break
-            length, kind = struct.unpack_from(">I4s", header)
-            if position == 0 and kind not in _ISO_MEDIA:
-                return None
-            if length == 1 and len(header) == 16:
-                (length,) = struct.unpack_from(">Q", header, 8)
-            if length < 8:  # 0: this box reaches to the end of the file. Others: no box, as after the end of some files.
-                return 0
-            position += length
-    return position - size if position > size else 0
