@@ -10,6 +10,7 @@ from fake_model import GreyModel, PositionModel
 from films import grey_frame, read_maps, read_video, write_frames
 from pdb_saliency import cli
 from pdb_saliency.clips import clips
+from pdb_saliency.engine import Engine
 from pdb_saliency.errors import InputError, SaliencyError
 from pdb_saliency.frame import Frame
 from pdb_saliency.mp4 import Mp4Writer
@@ -247,7 +248,7 @@ def test_memory_does_not_grow_with_the_video(tmp_path):
     if not Path("/proc/self/statm").exists():
         pytest.skip("needs /proc to measure resident memory")
     with Watched(tmp_path, ["maps", "video"], fps=24.0) as writer:
-        run(GeneratedFilm(600), GreyModel(), CPU, writer)
+        run(GeneratedFilm(600), Engine(GreyModel(), CPU), writer)
     maps = 450 * 240 * 320  # Bytes of the maps between the two samples; the frames have three times as many.
     assert resident[1] - resident[0] < maps / 3
     assert writer.frames == 600

@@ -6,13 +6,16 @@ import importlib
 
 # Where each public name lives. Names are imported on first use, so that `pdb-saliency --help` need not wait for torch.
 _MODULES = {
+    "EngineOptions": "options",
     "InputError": "errors",
     "InputSpec": "preprocess",
     "ModelConfig": "config",
     "OutputError": "errors",
+    "Predictor": "predictor",
     "SaliencyError": "errors",
     "SaliencyModel": "model",
     "WeightsError": "errors",
+    "load": "predictor",
     "load_caffemodel": "released",
     "load_model": "weights",
     "save_model": "weights",

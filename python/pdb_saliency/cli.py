@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from .commands import data, evaluate, predict, reproduce, train
+from .commands import bench, data, evaluate, export, predict, reproduce, train
 from .commands.arguments import add_model_options, add_output
 from .errors import SaliencyError
 from .options import DEMO_KINDS, THRESHOLD
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     add_output(demo, default=Path("pdb-saliency-demo"), help="folder for the results (default: %(default)s)")
     add_model_options(demo)
 
-    for command in (data, train, evaluate, reproduce):
+    for command in (data, train, evaluate, reproduce, bench, export):
         command.add_parser(commands)
 
     info = commands.add_parser("info", help="the build and the devices", description="Print the build and the devices.")

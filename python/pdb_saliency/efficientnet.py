@@ -33,23 +33,35 @@ _STAGES = (
 
 
 class SameConv2d(nn.Conv2d):
-    """Conv2d without bias, padded as TensorFlow's "SAME": output size ceil(size / stride), odd padding goes last."""
+    """Conv2d padded as TensorFlow's "SAME": output size ceil(size / stride), odd padding goes last."""
 
     def forward(self, x: Tensor) -> Tensor:
         (kernel, _), (stride, _), (dilation, _) = self.kernel_size, self.stride, self.dilation
         if stride == 1:
-            if self.groups == x.shape[1] and torch.is_grad_enabled() and x.requires_grad and x.device.type == "cpu":
+            trains = torch.is_grad_enabled() and x.requires_grad and self.bias is None
+            if trains and self.groups == x.shape[1] and x.device.type == "cpu":
                 return _DepthwiseConv2d.apply(x, self.weight, dilation)
-            return _same_conv2d(x, self.weight, dilation, self.groups)
-        pads = []
-        for size in (x.shape[3], x.shape[2]):
-            total = max((-(-size // stride) - 1) * stride + kernel - size, 0)
-            pads += [total // 2, total - total // 2]
-        return F.conv2d(F.pad(x, pads), self.weight, None, stride, 0, dilation, self.groups)
+            return _same_conv2d(x, self.weight, dilation, self.groups, self.bias)
+        x, padding = self.pad(x, kernel, stride, dilation)
+        return F.conv2d(x, self.weight, self.bias, stride, padding, dilation, self.groups)
+
+    @staticmethod
+    def pad(x: Tensor, kernel: int, stride: int, dilation: int) -> tuple[Tensor, tuple[int, int]]:
+        """x with the zeros that a convolution cannot add by itself, because they are more on one side, and those it can.
+
+        With a stride only dilation 1 occurs.
+        """
+        if stride == 1:
+            return x, (dilation * (kernel // 2),) * 2
+        totals = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[2:]]
+        if all(total % 2 == 0 for total in totals):
+            return x, tuple(total // 2 for total in totals)
+        (top, left), (bottom, right) = ((total // 2 for total in totals), (total - total // 2 for total in totals))
+        return F.pad(x, (left, right, top, bottom)), (0, 0)
 
 
-def _same_conv2d(x: Tensor, weight: Tensor, dilation: int, groups: int) -> Tensor:
-    return F.conv2d(x, weight, None, 1, dilation * (weight.shape[-1] // 2), dilation, groups)
+def _same_conv2d(x: Tensor, weight: Tensor, dilation: int, groups: int, bias: Tensor | None = None) -> Tensor:
+    return F.conv2d(x, weight, bias, 1, dilation * (weight.shape[-1] // 2), dilation, groups)
 
 
 class _DepthwiseConv2d(torch.autograd.Function):

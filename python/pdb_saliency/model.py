@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from .efficientnet import EfficientNetLite0
 from .layers import ConvBatchNorm, freeze_batch_norm, initialise, initialise_released
 from .pdc import PyramidDilatedConvolution
 from .resnet import DilatedResNet50
-from .temporal import TEMPORAL_MODULES, build_temporal
+from .temporal import TEMPORAL_MODULES, build_temporal, step
 
 
 class SaliencyModel(nn.Module):
@@ -84,17 +85,51 @@ class SaliencyModel(nn.Module):
 
     def decode(self, encoded: tuple[Tensor, ...], batch: tuple[int, int], size: tuple[int, int]) -> Tensor:
         """Logits (N, T, 1, *size) from what `encode` made of the N * T frames of clips. batch: (N, T)."""
+        logits = self._predict(encoded, self.temporal(encoded[0].unflatten(0, batch))[0].flatten(0, 1))
+        upsample = upsample_saliency if self._upsamples_saliency else upsample_logits
+        return upsample(logits, size).unflatten(0, batch)
+
+    def saliency(self, encoded: tuple[Tensor, ...], batch: tuple[int, int], size: tuple[int, int]) -> Tensor:
+        """Saliency (N, T, *size) in [0, 1], at least float32: the sigmoid of what `decode` returns, got without a detour.
+
+        With `encode`, all that inference needs.
+        """
+        logits = self._predict(encoded, self.temporal(encoded[0].unflatten(0, batch))[0].flatten(0, 1))
+        return self._saliency(logits, size).unflatten(0, batch)
+
+    def step(self, encoded: tuple[Tensor, ...], state: Any, size: tuple[int, int]) -> tuple[Tensor, Any]:
+        """Saliency (T, *size) of the next T >= 1 frames of one video, each from itself and earlier frames alone.
+
+        encoded: of the T frames. state: what the call for the frames before returned, None for the first.
+        Returns the saliency, and the state to carry on. T frames at once and one after the other give the same.
+
+        The forward layers carry their state on; see `temporal.step` for what becomes of the backward layers. A bidirectional
+        model was trained with clips of a few frames and a backward layer that sees the future: its causal maps are those
+        it would give for the last frame of a clip that reaches back to the first frame of the video.
+        """
+        output, state = step(self.temporal, encoded[0].unsqueeze(0), state)
+        return self._saliency(self._predict(encoded, output[0]), size), state
+
+    def _predict(self, encoded: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        """Logits (M, 1, h, w) from the encoded frames and what the temporal module made of them, (M, C, h, w)."""
         features, *skips = encoded
-        output = self.temporal(features.unflatten(0, batch))[0].flatten(0, 1)
-        if skips:
-            if self.residual is not None:
-                output = features + self.residual(output)
-            logits = upsample_logits(self.head(output, *skips), size)
-        else:
+        if not skips:
             # The released head has two channels and the last one is saliency; the other went unused in Caffe, too.
-            upsample = upsample_logits if self.config.variant == "released" else upsample_saliency
-            logits = upsample(self.head(output)[:, -1:], size)
-        return logits.unflatten(0, batch)
+            return self.head(output)[:, -1:]
+        if self.residual is not None:
+            output = features + self.residual(output)
+        return self.head(output, *skips)
+
+    def _saliency(self, logits: Tensor, size: tuple[int, int]) -> Tensor:
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self._upsamples_saliency:
+            return upsample_logits(torch.sigmoid(logits), size)[:, 0]
+        return torch.sigmoid(upsample_logits(logits, size))[:, 0]
+
+    @property
+    def _upsamples_saliency(self) -> bool:
+        """Whether the saliency is upsampled (§3.3), not the logits."""
+        return self.config.variant == "paper" and self.config.decoder == "none"
 
     def train(self, mode: bool = True) -> SaliencyModel:
         """As nn.Module.train; the batch normalisation of the released variant stays frozen."""

@@ -53,6 +53,21 @@ class InputSpec:
                 np.divide(out, std_value, out=out, dtype=np.float32)
         return torch.from_numpy(clip)
 
+    def resize(self, frame: np.ndarray) -> np.ndarray:
+        """The first half of `prepare`, for one frame: uint8 (height, width, 3), BGR. Raises InputError as `prepare`."""
+        _check_frame(frame)
+        resized = np.empty((self.height, self.width, 3), np.uint8)
+        return cv2.resize(frame, (self.width, self.height), dst=resized, interpolation=cv2.INTER_LINEAR)
+
+    def normalise(self, resized: Tensor) -> Tensor:
+        """The second half, on any device: uint8 (T, height, width, 3) to float32 (T, 3, height, width), channels last.
+
+        On CPUs and GPUs alike the result is bit for bit that of `prepare`.
+        """
+        images = (resized if self.bgr else resized.flip(-1)).float()
+        mean, std = (torch.tensor(values, dtype=torch.float32, device=resized.device) for values in (self.mean, self.std))
+        return images.sub_(mean).div_(std).permute(0, 3, 1, 2)
+
 
 def _check_frame(frame: np.ndarray) -> None:
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:

@@ -5,6 +5,8 @@ Every module takes x (N, T, Cin, h, w) and returns (output (N, T, C, h, w), stat
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -106,3 +108,40 @@ def build_temporal(
         return DBConvLSTM(in_channels, hidden_channels, merge=merge, peephole=peephole), hidden_channels
     module = PDBConvLSTM(in_channels, hidden_channels, dilations=dilations, merge=merge, peephole=peephole)
     return module, len(dilations) * hidden_channels
+
+
+def step(module: nn.Module, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """The module's answer to the next frames x (N, T, Cin, h, w) when nothing of the future is known, and the carried state.
+
+    state: what the last call returned, None before the first. Forward layers carry their state on. A backward layer starts
+    anew at every frame, and sees that frame alone: just this is what it does at the last frame of a clip, so a frame's
+    answer is that of the last frame of a clip that ends with it and begins with the video. T steps of one frame and one
+    step of T frames are the same.
+    """
+    if isinstance(module, PDBConvLSTM):
+        outputs, states = zip(*(step(branch, x, s) for branch, s in zip(module.branches, state or [None] * len(module.branches))))
+        return torch.cat(outputs, dim=2), states
+    if isinstance(module, (DBConvLSTM, BConvLSTM)):
+        return _step_bidirectional(module, x, state)
+    return module(x) if isinstance(module, NoTemporal) else module(x, state)
+
+
+def _step_bidirectional(module: DBConvLSTM | BConvLSTM, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    frames = x.transpose(0, 1)  # DBConvLSTM's own layers are time-major, BConvLSTM's are not.
+    forward, state = _time_major(module.forward_layer, frames, state)
+    read = forward if isinstance(module, DBConvLSTM) else frames
+    backward, _ = _time_major(module.backward_layer, read.flatten(0, 1).unsqueeze(0), None)  # A clip for every frame.
+    forward, backward = forward.flatten(0, 1), backward[0]
+    if module.merge == "tanh":
+        output = torch.tanh(module.merge_forward(forward) + module.merge_backward(backward))
+    else:
+        output = forward + backward
+    return output.unflatten(0, frames.shape[:2]).transpose(0, 1), state
+
+
+def _time_major(layer: ConvLSTM, x: Tensor, state: Any) -> tuple[Tensor, Any]:
+    """The layer over time-major x (T, N, Cin, h, w), whichever order the layer was made for."""
+    if not layer.batch_first:
+        return layer(x, state)
+    output, state = layer(x.transpose(0, 1), state)
+    return output.transpose(0, 1), state

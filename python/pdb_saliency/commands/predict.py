@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..options import THRESHOLD
+from ..options import THRESHOLD, EngineOptions
 from ..streams import tell, write
 from . import output_options
 from .arguments import add_model_options, path
+from .predict_options import add_engine_options, engine_options
 
 _HELP = f"""\
 Write a saliency map for every frame of a video, a folder of frames, or a glob.
@@ -51,6 +52,7 @@ class Job:
     device: str = "auto"
     crf_workers: int = 0  # 0: no CRF.
     resume: bool = False
+    engine: EngineOptions = EngineOptions()
 
     def settings(self, source: Any) -> dict[str, Any]:
         """Everything that the results depend on, for resume.Run."""
@@ -66,6 +68,10 @@ class Job:
             "save": sorted(set(self.kinds)),
             "threshold": self.threshold,
             "crf": self.crf_workers > 0,
+            "clip length": self.engine.clip_length,
+            "overlap": self.engine.overlap,
+            "causal": self.engine.causal,
+            "precision": self.engine.precision,
         }
 
 
@@ -81,6 +87,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("input", metavar="INPUT", type=path, help="a video file, a folder of frames, or a quoted glob")
     output_options.add_output_options(parser)
     add_model_options(parser)
+    add_engine_options(parser)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -93,6 +100,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         arguments.device,
         arguments.crf_workers if arguments.crf else 0,
         arguments.resume,
+        engine_options(arguments),
     )
     process(job)
 
@@ -111,19 +119,21 @@ def process(job: Job) -> None:
     if earlier == "complete":
         tell("note", f"{job.out}: everything is there already, by the same command")
         return
-    from ..predict import move, resolve_device, run
+    from ..engine import Engine, resolve_device
+    from ..predict import run
     from ..weights import load_model
 
     device = resolve_device(job.device)
-    model = move(load_model(job.weights), device)
+    model = load_model(job.weights)
     if model.untrained:
         tell("note", model.untrained)
+    engine = Engine(model, device, job.engine)
     with _writers(job, source, model, run_of.store) as (writer, results):
         if earlier:
             source = run_of.known(source)
         else:
             run_of.begin()
-        run(source, model, device, writer)
+        run(source, engine, writer)
     run_of.complete()
     for remark in [source.remark, *results.remarks()]:
         if remark:

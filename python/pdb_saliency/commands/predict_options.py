@@ -10,16 +10,16 @@ from ..options import CLIP_LENGTH, PRECISIONS, EngineOptions
 def add_engine_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("clips and speed")
     length_help = "frames that the network sees together (default: %(default)s, the authors')"
-    group.add_argument("--clip-length", type=_positive, default=CLIP_LENGTH, metavar="N", help=length_help)
+    group.add_argument("--clip-length", type=positive, default=CLIP_LENGTH, metavar="N", help=length_help)
     overlap_help = "frames that neighbouring clips share; the maps there are blended (default: 0, the authors')"
-    group.add_argument("--overlap", type=_natural, default=0, metavar="N", help=overlap_help)
+    group.add_argument("--overlap", type=natural, default=0, metavar="N", help=overlap_help)
     causal_help = (
         "for live sources: every map comes with its frame, from this and earlier frames alone; the forward layer's state "
         "is carried on from frame to frame, and there are no clips"
     )
     group.add_argument("--causal", action="store_true", help=causal_help)
     batch_help = "frames that go through the backbone together (default: one on a CPU, 16 on a GPU)"
-    group.add_argument("--batch", type=_positive, metavar="N", help=batch_help)
+    group.add_argument("--batch", type=positive, metavar="N", help=batch_help)
     precision_help = f"{', '.join(PRECISIONS)} (default: auto, float16 on a CUDA GPU, else float32)"
     group.add_argument("--precision", choices=PRECISIONS, default="auto", metavar="P", help=precision_help)
     group.add_argument("--compile", action="store_true", help="torch.compile the network first; needs a compiler, and minutes")
@@ -35,11 +35,11 @@ def engine_options(arguments: argparse.Namespace) -> EngineOptions:
         arguments.wrong_usage(str(error))
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     return _at_least(1, text)
 
 
-def _natural(text: str) -> int:
+def natural(text: str) -> int:
     return _at_least(0, text)
 
 

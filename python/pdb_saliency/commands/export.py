@@ -1,0 +1,68 @@
+"""`pdb-saliency export`: a model for programs that do not have this package."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..options import CLIP_LENGTH
+from ..streams import tell, write
+from .arguments import path
+from .predict_options import positive
+
+_FORMATS = ("torch-export", "aoti", "onnx")
+
+_HELP = """\
+Write a model as a file that runs without this package:
+
+  torch-export  a torch.export program, FILE.pt2:  torch.export.load(FILE).module()(clip)
+  aoti          an AOTInductor package, FILE.pt2, compiled for this kind of machine; from Python
+                torch._inductor.aoti_load_package(FILE)(clip), or from C++ AOTIModelPackageLoader
+  onnx          standard operators only, FILE.onnx: onnxruntime and others; needs pip install 'pdb-ext[export]'
+
+  input   clip      float32 (N, T, 3, H, W): RGB frames, 0 to 255, resized to the model's H x W. N is free
+  output  saliency  float32 (N, T, H, W), 0 to 1
+
+Normalisation is inside. T is --clip-length. The written file is run once and compared with the model before it is put in
+place. A package of aoti compiles for minutes; a model is exported in float32.
+"""
+
+_EXAMPLES = """\
+examples:
+  pdb-saliency export lite -o lite.onnx --format onnx
+  pdb-saliency export runs/best.safetensors -o model.pt2 --format torch-export --clip-length 8
+  pdb-saliency export lite -o lite-cuda.pt2 --format aoti --device cuda
+"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="a model for programs without this package: torch.export, AOTInductor, ONNX",
+        description=_HELP,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=export)
+    parser.add_argument("model", metavar="MODEL", type=path, help="a name or a file, as for predict --weights")
+    parser.add_argument("-o", "--output", metavar="FILE", type=lambda text: Path(path(text)), required=True, help="file to write")
+    parser.add_argument("--format", choices=_FORMATS, required=True, help="see above")
+    length_help = "frames of a clip, T (default: %(default)s)"
+    parser.add_argument("--clip-length", type=positive, default=CLIP_LENGTH, metavar="N", help=length_help)
+    parser.add_argument("--device", default="cpu", metavar="D", help="where an aoti package will run (default: %(default)s)")
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from ..engine import resolve_device
+    from ..export import export as export_model
+    from ..weights import load_model
+
+    model = load_model(arguments.model)
+    if model.untrained:
+        tell("note", model.untrained)
+    device = resolve_device(arguments.device)
+    difference = export_model(model, arguments.output, arguments.format, arguments.clip_length, device)
+    spec = model.input_spec
+    shape = f"(N, {arguments.clip_length}, 3, {spec.height}, {spec.width})"
+    write(f"{arguments.output}: clip {shape} float32 RGB 0-255 -> saliency; relative RMS difference {difference:.1e}")

@@ -1,0 +1,212 @@
+"""The inference engine: a stream of frames in, a stream of saliency maps out, as fast as the device allows.
+
+Decoding and resizing, the network, and what the reader does with the maps run at the same time, each in its own thread. The
+spatial part of the network, nearly all of its cost, sees every frame once, even where clips overlap.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .clips import Clip, batches, blended
+from .errors import SaliencyError
+from .fold import fold_batch_norm
+from .frame import Frame
+from .fused import can_fuse, fuse
+from .options import EngineOptions
+from .pipeline import Pipeline
+from .postprocess import to_source_size
+from .streams import tell
+
+_DEVICES = r"auto|cpu|mps|(cuda|xpu)(:[0-9]+)?"
+_GPU_BATCH = 16
+_DEPTH = 2  # Items between two stages; more would only hold more memory.
+_FAILURES = (RuntimeError, MemoryError, cv2.error)  # cv2.error: no memory for the resized frame.
+
+Encoded = tuple[Tensor, ...]
+
+
+class Engine:
+    """A copy of a model, made fast for inference on one device, and the stream through it.
+
+    model: a SaliencyModel, which stays as it is. device: where to run. options: see `EngineOptions`.
+    Its maps equal the model's up to rounding: batch normalisation is folded into the convolutions, which on CPUs also
+    apply the activations (`fused`); on GPUs the network runs in `options.precision`, channels last.
+    Raises SaliencyError when the model does not fit on the device.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, options: EngineOptions = EngineOptions()):
+        self.device, self.options, self.input_spec = device, options, model.input_spec
+        self.dtype = _dtype(options.precision, device)
+        self.network = _prepare(model, device, self.dtype)
+        self.batch = options.batch or (1 if options.causal or device.type == "cpu" else _GPU_BATCH)
+        self._threads = torch.get_num_threads()
+        self._encode = _compiled(self.network.encode) if options.compile else self.network.encode
+
+    def maps(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, np.ndarray]]:
+        """Each frame with its saliency, float32 (H, W) in [0, 1] at the frame's size; memory does not grow with their number.
+
+        A map comes when its clip is complete, or with its frame if `options.causal`. Closing the iterator ends all threads.
+        Frames that bring their map (`Frame.known`) are computed only where others need them: in a clip that has unknown
+        frames, too, or for the state if `options.causal`.
+        Raises InputError where the frames do (after the maps of all frames before), SaliencyError when the network fails.
+        """
+        with Pipeline() as pipeline:
+            resized = pipeline.ahead(self._resized(frames), max(_DEPTH, self.batch), may_hang=True)
+            for frame, small in pipeline.ahead(self._network_stage(resized), _DEPTH * self.batch):
+                if frame.known is not None:
+                    yield frame, frame.known / np.float32(255)
+                else:
+                    yield frame, to_source_size(_to_numpy(small, frame), *frame.image.shape[:2])
+
+    def _resized(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, np.ndarray]]:
+        for frame in frames:
+            try:
+                resized = self.input_spec.resize(frame.image)
+            except _FAILURES as error:
+                raise _failure(error, frame) from error
+            yield frame, resized
+
+    def _network_stage(self, resized: Iterable[tuple[Frame, np.ndarray]]) -> Iterator[tuple[Frame, Tensor]]:
+        torch.set_num_threads(self._threads)  # A new thread starts with PyTorch's default.
+        return self._causal(resized) if self.options.causal else self._in_clips(resized)
+
+    def _in_clips(self, resized: Iterable[tuple[Frame, np.ndarray]]) -> Iterator[tuple[Frame, Tensor]]:
+        items = ((frame, (frame, encoded)) for frame, encoded in self._encoded(resized))
+
+        def clip_maps(clip: Clip[tuple[Frame, Encoded | np.ndarray]]) -> Tensor | list[Tensor]:
+            if all(frame.known is not None for frame, _ in clip.frames[: clip.kept]):
+                return [torch.zeros(())] * len(clip.frames)  # Nobody looks at them.
+            try:
+                return self.saliency([e if isinstance(e, tuple) else self.encode([e])[0] for _, e in clip.frames])
+            except _FAILURES as error:
+                raise _failure(error, clip.frames[0][0]) from error
+
+        return blended(items, clip_maps, self.options.clip_length, self.options.overlap)
+
+    def _causal(self, resized: Iterable[tuple[Frame, np.ndarray]]) -> Iterator[tuple[Frame, Tensor]]:
+        state = None
+        for frame, encoded in self._encoded(resized):
+            try:
+                small, state = self.step(encoded, state)
+            except _FAILURES as error:
+                raise _failure(error, frame) from error
+            yield frame, small
+
+    def _encoded(self, resized: Iterable[tuple[Frame, np.ndarray]]) -> Iterator[tuple[Frame, Encoded | np.ndarray]]:
+        """Frames whose maps are known, in clips, stay as they are, resized."""
+        for group in batches(resized, self.batch):
+            if not self.options.causal and all(frame.known is not None for frame, _ in group):
+                yield from group
+                continue
+            try:
+                encoded = self.encode([image for _, image in group])
+            except _FAILURES as error:
+                raise _failure(error, group[0][0]) from error
+            yield from zip((frame for frame, _ in group), encoded)
+
+    @torch.inference_mode()
+    def encode(self, resized: list[np.ndarray]) -> list[Encoded]:
+        """What the spatial part makes of each frame, tensors (1, ...). resized: from `input_spec.resize`."""
+        return self._split(self._encode(self._upload(resized)), len(resized))
+
+    @torch.inference_mode()
+    def saliency(self, clip: list[Encoded]) -> Tensor:
+        """float32 (T, height, width) in [0, 1], at the network's size, of a clip's encoded frames."""
+        return self.network.saliency(tuple(map(torch.cat, zip(*clip))), (1, len(clip)), self._size)[0]
+
+    @torch.inference_mode()
+    def step(self, encoded: Encoded, state: Any) -> tuple[Tensor, Any]:
+        """The causal saliency, float32 (height, width), of the frame after those of `state`; and the state to carry on."""
+        saliency, state = self.network.step(encoded, state, self._size)
+        return saliency[0], state
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.input_spec.height, self.input_spec.width
+
+    def _upload(self, resized: list[np.ndarray]) -> Tensor:
+        images = torch.from_numpy(np.stack(resized))
+        if self.device.type == "cuda":
+            images = images.pin_memory().to(self.device, non_blocking=True)
+        return self.input_spec.normalise(images.to(self.device)).to(self.dtype)
+
+    def _split(self, encoded: Encoded, count: int) -> list[Encoded]:
+        return [tuple(part[index : index + 1] for part in encoded) for index in range(count)]
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device called `name` ("auto": CUDA where available, else the CPU), proved to work. Raises SaliencyError."""
+    if not re.fullmatch(_DEVICES, name):  # torch knows many more, some of which fail in ways of their own.
+        raise SaliencyError(f"device {name!r} cannot be used: expected auto, cpu, cuda, cuda:1, ..., mps or xpu")
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: torch without CUDA.
+        raise SaliencyError(f"device {name!r} cannot be used: {_first_line(error)}") from error
+    return device
+
+
+def move(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model on the device. Raises SaliencyError when it does not fit."""
+    try:
+        return model.to(device)
+    except RuntimeError as error:
+        raise SaliencyError(f"device '{device}' cannot hold the model: {_first_line(error)}") from error
+
+
+def _prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    network = fold_batch_norm(copy.deepcopy(model).eval().requires_grad_(False)).to(dtype)
+    if can_fuse(device, dtype):
+        return fuse(network)
+    return move(network, device).to(memory_format=torch.channels_last)
+
+
+def _dtype(precision: str, device: torch.device) -> torch.dtype:
+    if precision == "auto":
+        precision = "float16" if device.type == "cuda" else "float32"
+    return getattr(torch, precision)
+
+
+def _compiled(function):
+    """`torch.compile`d, until that fails for the first time."""
+    compiled = torch.compile(function, dynamic=False)
+    works = True
+
+    def call(frames: Tensor):
+        nonlocal works
+        if works:
+            try:
+                return compiled(frames)
+            except Exception as error:  # A compiler that is missing or broken fails in many ways.
+                works = False
+                tell("note", f"torch.compile failed, the network runs without it ({_first_line(error)})")
+        return function(frames)
+
+    return call
+
+
+def _to_numpy(small: Tensor, frame: Frame) -> np.ndarray:
+    try:
+        saliency = small.float().cpu().numpy()
+    except RuntimeError as error:  # A GPU reports here what failed before.
+        raise _failure(error, frame) from error
+    if not np.isfinite(saliency).all():
+        raise SaliencyError(f"the model gave values that are not finite at frame {frame.name}")
+    return saliency
+
+
+def _failure(error: BaseException, at: Frame) -> SaliencyError:
+    return SaliencyError(f"the model failed at frame {at.name}: {_first_line(error)}")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,93 @@
+"""The network's convolutions on CPUs: with their activation, and the addition of a shortcut, in oneDNN's one pass.
+
+PyTorch has these as the operators that `torch.compile` emits for CPUs; here they are called without its compiler.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .efficientnet import SameConv2d
+from .resnet import Bottleneck
+
+# Beyond this dilation oneDNN has no fast depthwise kernel.
+_MAX_DEPTHWISE_DILATION = 2
+
+
+def fuse(module: nn.Module) -> nn.Module:
+    """Replace, below `module`, each folded `Sequential` of a convolution and perhaps a ReLU or ReLU6, and ResNet's blocks.
+
+    In place; returns `module`. For float32 on the CPU, without gradients.
+    """
+    for name, child in module.named_children():
+        if isinstance(child, Bottleneck):
+            setattr(module, name, _FusedBottleneck(child))
+        elif isinstance(child, nn.Sequential) and list(child._modules) in (["conv"], ["conv", "relu"]):
+            setattr(module, name, FusedConv2d(child.conv, child._modules.get("relu")))
+        else:
+            fuse(child)
+    return module
+
+
+def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
+    has_operator = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+    return device.type == "cpu" and dtype == torch.float32 and has_operator
+
+
+class FusedConv2d(nn.Module):
+    """activation(conv(x)), channels last. activation: ReLU, ReLU6 or None; with ReLU also activation(conv(x) + shortcut)."""
+
+    def __init__(self, conv: nn.Conv2d, activation: nn.Module | None):
+        super().__init__()
+        self.weight = nn.Parameter(conv.weight.detach().contiguous(memory_format=torch.channels_last), requires_grad=False)
+        self.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach(), requires_grad=False)
+        self.stride, self.dilation, self.groups = conv.stride, conv.dilation, conv.groups
+        self._padding = None if isinstance(conv, SameConv2d) else conv.padding
+        names = {nn.ReLU6: ("hardtanh", [0.0, 6.0]), nn.ReLU: ("relu", []), type(None): ("none", [])}
+        self._activation = names[type(activation)]
+
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        depthwise = self.groups == x.shape[1] and self.stride == (1, 1)
+        if depthwise and self.dilation[0] > _MAX_DEPTHWISE_DILATION:
+            return self._by_phases(x)
+        padding = self._padding
+        if padding is None:
+            x, padding = SameConv2d.pad(x, self.weight.shape[-1], self.stride[0], self.dilation[0])
+        return self._convolve(x, padding, self.dilation, shortcut)
+
+    def _convolve(self, x: Tensor, padding: tuple[int, int], dilation: tuple[int, int], shortcut: Tensor | None) -> Tensor:
+        geometry = (padding, self.stride, dilation, self.groups)
+        name, scalars = self._activation
+        if shortcut is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *geometry, name, scalars, "")
+        operator = torch.ops.mkldnn._convolution_pointwise.binary
+        return operator(x, shortcut, self.weight, self.bias, *geometry, "add", 1.0, name, scalars, "")
+
+    def _by_phases(self, x: Tensor) -> Tensor:
+        """Every d-th row and column is an image of its own, on which dilation d is none: d * d small images."""
+        (N, C, H, W), d = x.shape, self.dilation[0]
+        x = F.pad(x, (0, -W % d, 0, -H % d)).permute(0, 2, 3, 1)
+        h, w = x.shape[1] // d, x.shape[2] // d
+        phases = x.reshape(N, h, d, w, d, C).permute(0, 2, 4, 1, 3, 5).reshape(N * d * d, h, w, C)
+        half = self.weight.shape[-1] // 2
+        y = self._convolve(phases.permute(0, 3, 1, 2), (half, half), (1, 1), None).permute(0, 2, 3, 1)
+        y = y.reshape(N, d, d, h, w, C).permute(0, 3, 1, 4, 2, 5).reshape(N, h * d, w * d, C)
+        return y.permute(0, 3, 1, 2)[:, :, :H, :W]
+
+
+class _FusedBottleneck(nn.Module):
+    """`resnet.Bottleneck`, whose last convolution adds the shortcut and applies the ReLU."""
+
+    def __init__(self, block: Bottleneck):
+        super().__init__()
+        self.reduce = FusedConv2d(block.reduce.conv, block.reduce.relu)
+        self.conv3x3 = FusedConv2d(block.conv3x3.conv, block.conv3x3.relu)
+        self.increase = FusedConv2d(block.increase.conv, block.relu)
+        self.proj = None if block.proj is None else FusedConv2d(block.proj.conv, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.proj is None else self.proj(x)
+        return self.increase(self.conv3x3(self.reduce(x)), shortcut)

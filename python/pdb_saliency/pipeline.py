@@ -1,0 +1,108 @@
+"""Stages of a stream that run at the same time, each in a thread of its own, with bounded queues between them."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_POLL = 0.1  # Seconds after which a waiting stage looks whether it still is wanted.
+_PATIENCE = 1.0  # Seconds to wait for a stage that may hang in a source, as a camera that has stopped sending.
+
+
+class Stopped(Exception):
+    """The reader of the pipeline has gone."""
+
+
+class Pipeline:
+    """Makes iterators run ahead of their reader. All of one pipeline stop together::
+
+        with Pipeline() as pipeline:
+            decoded = pipeline.ahead(source, 2)
+            for item in pipeline.ahead(transform(decoded), 2):
+                ...
+
+    Leaving the block, for whatever reason, ends all stages: one that computes finishes its item first, one that waits ends
+    at once, and one that hangs in a foreign source for more than a second is left behind as a daemon thread.
+    """
+
+    def __init__(self):
+        self._stop = threading.Event()
+        self._stages: list[_Stage] = []
+
+    def ahead(self, items: Iterable[T], depth: int, *, may_hang: bool = False) -> Iterator[T]:
+        """The items in their order, up to `depth` of them made before they are asked for.
+
+        An exception of theirs is raised here, after the items before it. may_hang: their making can take forever.
+        """
+        stage = _Stage(items, depth, self._stop, may_hang)
+        self._stages.append(stage)
+        return iter(stage)
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        for stage in reversed(self._stages):
+            stage.thread.join(_PATIENCE if stage.may_hang else None)
+
+
+class _Stage(Generic[T]):
+    def __init__(self, items: Iterable[T], depth: int, stop: threading.Event, may_hang: bool):
+        self.may_hang = may_hang
+        self._items = items
+        self._queue: queue.Queue[tuple[bool, T | BaseException | None]] = queue.Queue(depth)
+        self._stop = stop
+        self.thread = threading.Thread(target=self._run, daemon=True, name="pdb-saliency stage")
+        self.thread.start()
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            is_item, value = self._get()
+            if is_item:
+                yield value
+            elif value is None:
+                return
+            else:
+                raise value
+
+    def _run(self) -> None:
+        iterator = None
+        try:
+            iterator = iter(self._items)
+            for item in iterator:
+                self._put((True, item))
+            self._put((False, None))
+        except Stopped:
+            pass
+        except BaseException as error:  # Whatever it is, it belongs to the reader.
+            self._put_last((False, error))
+        finally:
+            if hasattr(iterator, "close"):
+                iterator.close()  # In this thread, where a file or a decoder was opened.
+
+    def _put_last(self, entry) -> None:
+        try:
+            self._put(entry)
+        except Stopped:
+            pass
+
+    def _put(self, entry) -> None:
+        while not self._stop.is_set():
+            try:
+                return self._queue.put(entry, timeout=_POLL)
+            except queue.Full:
+                continue
+        raise Stopped
+
+    def _get(self):
+        while not self._stop.is_set():
+            try:
+                return self._queue.get(timeout=_POLL)
+            except queue.Empty:
+                continue
+        raise Stopped

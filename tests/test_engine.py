@@ -1,0 +1,317 @@
+"""The inference engine: its maps are the model's, whatever it folds, fuses, batches, overlaps or carries on."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from conftest import shared_path
+from problems import rms
+from test_model import TABLE_5, TINY, clip, tiny, trained_like
+from torch import nn
+
+from pdb_saliency import InputError, SaliencyError, SaliencyModel, load_model
+from pdb_saliency.clips import blend_weights, blended, clips
+from pdb_saliency.config import LITE
+from pdb_saliency.engine import Engine, can_fuse
+from pdb_saliency.fold import fold_batch_norm
+from pdb_saliency.frame import Frame
+from pdb_saliency.fused import FusedConv2d, fuse
+from pdb_saliency.layers import ConvBatchNorm
+from pdb_saliency.efficientnet import SameConv2d
+from pdb_saliency.options import EngineOptions
+from pdb_saliency.postprocess import to_source_size
+from pdb_saliency.temporal import step
+
+CPU = torch.device("cpu")
+VARIANTS = [
+    {},
+    {"backbone": "efficientnet_lite0", "decoder": "skip"},
+    {"backbone": "efficientnet_lite0", "pdc": "aspp", "input_size": (34, 47)},
+    {"decoder": "skip", "temporal": "none"},
+    {"variant": "released"},
+]
+
+
+def films(count, seed=0, size=(24, 30)):
+    generator = np.random.default_rng(seed)
+    return [Frame(str(i), generator.integers(0, 256, (*size, 3), np.uint8)) for i in range(count)]
+
+
+def plain_maps(model, frames, length=5):
+    """The plain loop over clips, in the model's own precision."""
+    results = []
+    for group in clips(frames, length):
+        batch = model.input_spec.prepare([frame.image for frame in group.frames]).unsqueeze(0)
+        with torch.no_grad():
+            saliency = model(batch.to(next(model.parameters()).dtype)).sigmoid()[0, :, 0].float().numpy()
+        results += [to_source_size(small, *f.image.shape[:2]) for f, small in zip(group.frames[: group.kept], saliency)]
+    return np.stack(results)
+
+
+def engine_maps(model, frames, **options):
+    return np.stack([saliency for _, saliency in Engine(model, CPU, EngineOptions(**options)).maps(frames)])
+
+
+def assert_as_good(ours, plain, exact):
+    """Our error is at most twice that of the plain network in the same precision, and two roundings of the result."""
+    error, allowed = rms(torch.tensor(ours - exact)), rms(torch.tensor(plain - exact))
+    assert error <= 2 * allowed + 2 * np.finfo(np.float32).eps, (error, allowed)
+
+
+# Folding and fusing
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_folding_changes_nothing_but_rounding(options):
+    model = trained_like(tiny(**options))
+    folded = fold_batch_norm(copy.deepcopy(model))
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    x = clip(2, 3, model.config.input_size)
+    assert rms(model(x)) > 0.01
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize("relu", [False, True])
+def test_folding_a_layer_with_a_bias(depthwise, relu):
+    layer = ConvBatchNorm(6, 6, 3, relu=relu)
+    layer.conv = nn.Conv2d(6, 6, 3, padding=1, groups=6 if depthwise else 1)
+    layer = layer.double().eval()
+    for tensor in (*layer.parameters(), layer.bn.running_mean, layer.bn.running_var):
+        nn.init.uniform_(tensor, 0.5, 1.5)
+    x = torch.randn(2, 6, 5, 7, dtype=torch.float64)
+    torch.testing.assert_close(fold_batch_norm(copy.deepcopy(layer))(x), layer(x))
+
+
+@pytest.mark.skipif(not can_fuse(CPU, torch.float32), reason="this PyTorch has no oneDNN")
+@pytest.mark.parametrize("activation", [None, nn.ReLU(), nn.ReLU6()])
+@pytest.mark.parametrize(
+    ("kind", "kernel", "stride", "dilation", "groups", "size"),
+    [
+        (nn.Conv2d, 3, 2, 1, 1, (9, 12)),
+        (nn.Conv2d, 3, 1, 4, 1, (9, 12)),
+        (SameConv2d, 5, 2, 1, 8, (9, 12)),
+        (SameConv2d, 5, 2, 1, 8, (9, 13)),
+        (SameConv2d, 3, 1, 2, 8, (9, 12)),
+        *((SameConv2d, 5, 1, 4, 8, size) for size in ((9, 12), (8, 16), (3, 1), (41, 41))),
+    ],
+)
+def test_a_fused_convolution_is_the_convolution(kind, kernel, stride, dilation, groups, size, activation):
+    padding = 0 if kind is SameConv2d else dilation * (kernel // 2)
+    conv = kind(8, 8, kernel, stride, padding, dilation, groups)
+    x = 10 * torch.randn(2, 8, *size)
+
+    def expected(dtype, shortcut=None):
+        y = copy.deepcopy(conv).to(dtype)(x.to(dtype))
+        y = y if shortcut is None else y + shortcut
+        return y if activation is None else activation(y.clone())
+
+    with torch.no_grad():
+        fused = FusedConv2d(conv, activation)
+        exact, plain = expected(torch.float64), expected(torch.float32)
+        assert_as_good(fused(x).numpy(), plain.numpy(), exact.numpy())
+        if groups == 1 and isinstance(activation, nn.ReLU):
+            shortcut = torch.randn_like(plain)
+            exact, plain = expected(torch.float64, shortcut), expected(torch.float32, shortcut)
+            assert_as_good(fused(x, shortcut).numpy(), plain.numpy(), exact.numpy())
+
+
+@pytest.mark.skipif(not can_fuse(CPU, torch.float32), reason="this PyTorch has no oneDNN")
+def test_every_convolution_of_the_spatial_part_is_fused():
+    for options in VARIANTS:
+        network = fuse(fold_batch_norm(tiny(**options).float()))
+        left = [module for module in network.spatial.modules() if isinstance(module, (nn.Conv2d, nn.ReLU, nn.ReLU6))]
+        assert not left and any(isinstance(module, FusedConv2d) for module in network.modules())
+
+
+# Maps
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_the_engines_maps_are_the_models(options, batch):
+    model, frames = trained_like(tiny(**options)), films(12)
+    exact = plain_maps(model, frames)
+    assert exact.std() > 1e-3
+    model = model.float()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert_as_good(engine_maps(model, frames, batch=batch), plain_maps(model, frames), exact)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items()), "the model stays as it is"
+
+
+def test_the_shipped_models_maps():
+    model, frames = load_model(), films(5, size=(90, 120))
+    exact = plain_maps(copy.deepcopy(model).double(), frames)
+    assert_as_good(engine_maps(model, frames), plain_maps(model, frames), exact)
+
+
+def test_the_maps_of_the_authors_network():
+    model = load_model(shared_path("fixtures/caffe/thin.caffemodel"))
+    frames = films(5, size=(89, 89))
+    exact = plain_maps(copy.deepcopy(model).double(), frames)
+    assert_as_good(engine_maps(model, frames), plain_maps(model, frames), exact)
+
+
+def test_lower_precision():
+    model, frames = trained_like(tiny()), films(7)
+    exact = plain_maps(model, frames)
+    plain = plain_maps(copy.deepcopy(model).bfloat16(), frames)
+    ours = engine_maps(model, frames, precision="bfloat16")
+    assert_as_good(ours, plain, exact)
+    assert np.abs(ours - engine_maps(model, frames)).max() > 1e-4, "another precision was used"
+
+
+@pytest.mark.parametrize("length", [1, 3, 8])
+def test_any_clip_length(length):
+    model, frames = trained_like(tiny()).float(), films(10)
+    np.testing.assert_allclose(engine_maps(model, frames, clip_length=length), plain_maps(model, frames, length), atol=1e-5)
+
+
+def test_preparing_in_two_halves_is_the_same_bit_for_bit():
+    for config in (TINY, LITE):
+        spec, frames = config.input_spec, [frame.image for frame in films(3, size=(50, 40))]
+        resized = torch.from_numpy(np.stack([spec.resize(frame) for frame in frames]))
+        assert torch.equal(spec.normalise(resized), spec.prepare(frames))
+
+
+def test_failed_compilation_is_one_line(capsys, monkeypatch):
+    def broken(*_, **__):
+        def call(_):
+            raise RuntimeError("no compiler\nat all")
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", broken)
+    model, frames = trained_like(tiny()).float(), films(7)
+    np.testing.assert_array_equal(engine_maps(model, frames, compile=True), engine_maps(model, frames))
+    assert capsys.readouterr().err == "pdb-saliency: note: torch.compile failed, the network runs without it (no compiler)\n"
+
+
+# Overlapping clips
+
+
+@pytest.mark.parametrize(("length", "overlap"), [(5, 0), (5, 2), (5, 4), (4, 3), (2, 1), (1, 0)])
+@pytest.mark.parametrize("count", [0, 1, 2, 4, 5, 6, 7, 8, 11, 13])
+def test_overlapping_clips_cover_every_frame(count, length, overlap):
+    groups = list(clips(range(count), length, overlap))
+    starts = [group.frames[0] for group in groups]
+    assert starts == list(range(0, max(count - overlap, count > 0), length - overlap))[: len(groups)]
+    assert all(group.frames[: group.kept] == list(range(s, min(s + length, count))) for s, group in zip(starts, groups))
+    assert all(len(group.frames) == length for group in groups)
+    assert {index for group in groups for index in group.frames[: group.kept]} == set(range(count))
+    assert all(set(group.frames) <= set(range(count)) for group in groups)
+
+
+def test_the_blend_is_the_weighted_mean():
+    """Clip k gives the map k: frame t of clips 0 .. n has the mean of their numbers, weighted by its places in them."""
+    number = iter(range(100))
+
+    def maps(group):
+        value = next(number)
+        return [np.full((1, 1), value, np.float32)] * len(group.frames)
+
+    results = [map_.item() for _, map_ in blended([(i, i) for i in range(9)], maps, 5, 3)]
+    weights = [1, 2, 3, 2, 1]
+    assert blend_weights(5).tolist() == weights and blend_weights(4).tolist() == [1, 2, 2, 1]
+    for t, result in enumerate(results):
+        pairs = [(k, weights[t - 2 * k]) for k in range(3) if 0 <= t - 2 * k < 5]
+        assert result == pytest.approx(sum(k * w for k, w in pairs) / sum(w for _, w in pairs))
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 6, 13])
+def test_overlap_by_the_plain_loop(count):
+    model, frames = trained_like(tiny()).float(), films(count)
+    total = weight = 0
+    for start in range(0, max(count - 2, 1), 3):
+        maps = plain_maps(model, frames[max(start - 3, 0) :] if start + 5 > count > 5 else frames[start:])
+        offset = 0
+        if start + 5 > count > 5:  # The last clip: reflect it with the frames before, by hand.
+            order = [*range(start, count), *range(count - 2, -1, -1)][:5]
+            maps = plain_maps(model, [frames[i] for i in order])
+        for place in range(min(5, count - start)):
+            one = np.zeros((count, 24, 30), np.float32)
+            one[start + place] = 1
+            factor = min(place, 4 - place) + 1
+            total, weight = total + one * factor * maps[offset + place], weight + one * factor
+    np.testing.assert_allclose(engine_maps(model, frames, overlap=2), total / weight, atol=1e-5)
+
+
+def test_every_frame_is_encoded_once():
+    model = trained_like(tiny()).float()
+    seen = []
+    engine = Engine(model, CPU, EngineOptions(overlap=4))
+    encode = engine._encode
+    engine._encode = lambda frames: seen.append(len(frames)) or encode(frames)
+    assert len(list(engine.maps(films(11)))) == 11 and sum(seen) == 11
+
+
+@pytest.mark.parametrize("options", [{}, {"overlap": 3}, {"causal": True}, {"batch": 4}])
+def test_maps_before_an_unreadable_frame_come_out(options):
+    def frames():
+        yield from films(7)
+        raise InputError("frame 7")
+
+    model = trained_like(tiny()).float()
+    names = []
+    with pytest.raises(InputError, match="frame 7"):
+        for frame, _ in Engine(model, CPU, EngineOptions(**options)).maps(frames()):
+            names.append(frame.name)
+    assert names == list("0123456")
+
+
+# Causal
+
+
+@pytest.mark.parametrize("options", [*TABLE_5, {"variant": "released"}, {"decoder": "skip"}], ids=str)
+def test_a_causal_map_is_that_of_the_last_frame_of_a_clip(options):
+    model = trained_like(tiny(**options))
+    frames = clip(1, 4)
+    with torch.no_grad():
+        encoded = model.encode(frames[0])
+        together, _ = model.step(encoded, None, (33, 41))
+        state = None
+        for t in range(4):
+            one, state = model.step(tuple(part[t : t + 1] for part in encoded), state, (33, 41))
+            expected = model(frames[:, : t + 1])[0, t, 0].sigmoid()
+            torch.testing.assert_close(one[0], expected)
+            torch.testing.assert_close(together[t], expected)
+
+
+def test_steps_keep_the_videos_of_a_batch_apart():
+    module = trained_like(tiny()).temporal
+    x = torch.randn(2, 3, 4, 5, 6, dtype=torch.float64)
+    both, _ = step(module, x, None)
+    for index in range(2):
+        torch.testing.assert_close(both[index : index + 1], step(module, x[index : index + 1], None)[0])
+
+
+def test_causal_through_the_engine():
+    model, frames = trained_like(tiny()), films(9)
+    exact = np.stack([plain_maps(model, frames[: t + 1], t + 1)[t] for t in range(9)])
+    model = model.float()
+    plain = np.stack([plain_maps(model, frames[: t + 1], t + 1)[t] for t in range(9)])
+    assert_as_good(engine_maps(model, frames, causal=True), plain, exact)
+    np.testing.assert_allclose(engine_maps(model, frames, causal=True, batch=4), plain, atol=1e-5)
+
+
+def test_wrong_options_are_named():
+    for options, word in (
+        ({"overlap": 5}, "below clip_length = 5, got 5"),
+        ({"clip_length": 0}, "clip_length"),
+        ({"batch": True}, "batch"),
+        ({"causal": True, "overlap": 1}, "causal"),
+        ({"precision": "half"}, "precision"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            EngineOptions(**options)
+
+
+def test_a_model_that_overflows_is_one_line():
+    model = trained_like(tiny()).float()
+    model.head.bias.data.fill_(float("nan"))
+    with pytest.raises(SaliencyError, match="not finite at frame 0"):
+        engine_maps(model, films(3))
+    assert isinstance(model, SaliencyModel)
