@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from .commands import bench, data, evaluate, export, predict, reproduce, train
-from .commands.arguments import add_model_options, add_output
+from .commands.arguments import add_model_options, add_output, add_verbosity
 from .errors import SaliencyError
 from .options import DEMO_KINDS, THRESHOLD
-from .streams import prepare_streams, tell, write
+from .streams import Verbosity, prepare_streams, tell, write
 
 _HELP = "Video salient object detection with PDB-ConvLSTM (Song et al., ECCV 2018)."
 
@@ -29,6 +29,9 @@ examples:
   pdb-saliency COMMAND --help
 
 exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted by Ctrl-C
+
+completion in bash and zsh (the extra `completion`):
+  eval "$(register-python-argcomplete pdb-saliency)"
 """
 
 _DEMO_HELP = """\
@@ -59,12 +62,24 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> int:
     parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # A shell asks for completions.
+        _complete(parser)
     arguments = parser.parse_args(argv)
+    Verbosity.quiet, Verbosity.verbose = getattr(arguments, "quiet", False), getattr(arguments, "verbose", False)
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return 2
     arguments.command(arguments)
     return 0
+
+
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answer the shell and exit; nothing where argcomplete is not installed."""
+    try:
+        import argcomplete
+    except ImportError:
+        return
+    argcomplete.autocomplete(parser)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -107,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo)
     add_output(demo, default=Path("pdb-saliency-demo"), help="folder for the results (default: %(default)s)")
     add_model_options(demo)
+    add_verbosity(demo)
 
     for command in (data, train, evaluate, reproduce, bench, export):
         command.add_parser(commands)

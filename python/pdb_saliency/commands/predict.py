@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..options import THRESHOLD, EngineOptions
-from ..streams import tell, write
+from ..streams import Verbosity, tell, write
 from . import output_options
-from .arguments import add_model_options, path
+from .arguments import add_model_options, add_verbosity, path
 from .predict_options import add_engine_options, engine_options
 
 _HELP = f"""\
@@ -88,6 +89,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     output_options.add_output_options(parser)
     add_model_options(parser)
     add_engine_options(parser)
+    add_verbosity(parser)
 
 
 def _predict(arguments: argparse.Namespace) -> None:
@@ -128,17 +130,24 @@ def process(job: Job) -> None:
     if model.untrained:
         tell("note", model.untrained)
     engine = Engine(model, device, job.engine)
+    rate = f"{source.fps:.3f} frames/s" if source.fps else "no frame rate"
+    tell("info", f"{job.input}: {'unknown number of' if source.count is None else source.count} frames, {rate}")
+    tell("info", f"{model.description}, on {device}")
+    began = time.monotonic()
     with _writers(job, source, model, run_of.store) as (writer, results):
         if earlier:
             source = run_of.known(source)
         else:
             run_of.begin()
-        run(source, engine, writer)
+        run(source, engine, writer, progress=not Verbosity.quiet)
     run_of.complete()
     for remark in [source.remark, *results.remarks()]:
         if remark:
             tell("note", remark)
-    write(f"{results.frames} frame{'s' * (results.frames != 1)} -> {', '.join(map(str, results.outputs()))}")
+    seconds = time.monotonic() - began
+    tell("info", f"{seconds:.1f} s, {results.frames / seconds:.1f} frames/s, reading and writing included")
+    if not Verbosity.quiet:
+        write(f"{results.frames} frame{'s' * (results.frames != 1)} -> {', '.join(map(str, results.outputs()))}")
 
 
 @contextmanager
