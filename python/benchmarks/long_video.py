@@ -2,7 +2,7 @@
 
 A generated stream goes through the engine (clips of five, its threads) and every kind of output that grows with the run;
 the network is replaced by a grey-scale one, so that 100,000 frames take minutes. Resident memory, of this process and of its
-children, is sampled every 1/20 of the run; printed is its growth, between a tenth of the run and its end, in bytes a frame.
+children, is sampled every 1/20 of the run; the last line is its growth, between a tenth of the run and its end, in bytes a frame.
 """
 
 import argparse
@@ -69,6 +69,7 @@ class Watched(ResultWriter):
             (self.out / kind / f"{frame.name}.png").unlink(missing_ok=True)
         if self.frames % self._step == 0:
             self.samples.append((self.frames, resident()))
+            print(f"{self.frames:8} frames  {self.samples[-1][1] / 2**20:7.1f} MiB", flush=True)
 
 
 def measure(frames: int, kinds: list[str]) -> list[tuple[int, int]]:
@@ -94,8 +95,6 @@ def main() -> None:
     torch.set_num_threads(1)
     begin = time.monotonic()
     samples = measure(arguments.frames, arguments.save.split(","))
-    for frames, size in samples:
-        print(f"{frames:8} frames  {size / 2**20:7.1f} MiB")
     rate = arguments.frames / (time.monotonic() - begin)
     print(f"growth {growth(samples):.1f} bytes a frame ({arguments.save}; a frame has {72 * 128 * 3} bytes); {rate:.0f} frames/s")
 
