@@ -39,7 +39,7 @@ def test_help_needs_neither_torch_nor_opencv():
 
 def test_examples_in_the_help_are_valid(capsys):
     lines = [line for line in help_of(["predict"], capsys).splitlines() if line.startswith("  pdb-saliency predict")]
-    assert len(lines) == 6
+    assert len(lines) == 7
     for line in lines:
         arguments = cli._parser().parse_args(shlex.split(line)[1:])
         assert arguments.input and arguments.output
@@ -54,7 +54,8 @@ def test_help_fits_a_terminal(command, capsys, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["predict"], "INPUT"),
+        (["predict"], "-o"),
+        (["predict", "-o", "y"], "INPUT"),
         (["predict", "x"], "-o"),
         (["predict", "", "-o", "y"], "expected a path, got nothing"),
         (["predict", "x", "-o", ""], "expected a path, got nothing"),

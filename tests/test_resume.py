@@ -110,7 +110,7 @@ def test_a_complete_run_is_not_done_once_more(tmp_path, fake, capsys):
     assert fake(GreyModel(), folder, "-o", tmp_path / "out") == 0
     capsys.readouterr()
     assert fake(NeverAsked(), folder, "-o", tmp_path / "out", "--resume") == 0
-    assert capsys.readouterr().err == f"pdb-saliency: note: {tmp_path / 'out'}: everything is there already, by the same command\n"
+    assert tuple(capsys.readouterr()) == (f"{tmp_path / 'out'}: everything is there already, by the same command\n", "")
 
 
 def test_maps_of_an_older_run_are_not_taken_for_its_own(tmp_path, fake):

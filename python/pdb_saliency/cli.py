@@ -37,8 +37,8 @@ completion in bash and zsh (the extra `completion`):
 _DEMO_HELP = """\
 A first run without any data: draw a football rolling over a meadow under a
 moving camera (OUT/demo-clip.mp4), then run `predict` on it, which writes
-OUT/overlay.mp4 and the maps. The ball's true masks are known, so the result is
-scored as well.
+OUT/overlay.mp4, OUT/report.html, maps, masks and overlays. The ball's true
+masks are known, so the result is scored as well.
 """
 
 
@@ -88,7 +88,10 @@ def _demo(arguments: argparse.Namespace) -> None:
 
     clip = arguments.output / "demo-clip.mp4"
     truth = render_clip(MeadowFilm(), clip)
-    predict.process(predict.Job(str(clip), arguments.output, DEMO_KINDS, weights=arguments.weights, device=arguments.device))
+    options = predict.Options(DEMO_KINDS, weights=arguments.weights, device=arguments.device)
+    line = predict.process(str(clip), arguments.output, options, options.make_engine)
+    if not Verbosity.quiet:
+        write(line)
     overlap, error = score(arguments.output / "maps", truth, THRESHOLD)
     write(f"against the ball's true masks: mean IoU {overlap:.3f} at threshold {THRESHOLD}, mean absolute error {error:.3f}")
     write(f"overlay video: {(arguments.output / 'overlay.mp4').resolve()}")

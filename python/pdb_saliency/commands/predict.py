@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..options import THRESHOLD, EngineOptions
 from ..streams import Verbosity, tell, write
+from ..worklist import Share, device_of_process, work_through
 from . import output_options
-from .arguments import add_model_options, add_verbosity, path
+from .arguments import add_model_options, add_verbosity
+from .predict_inputs import add_inputs, jobs_of
 from .predict_options import add_engine_options, engine_options
+
+if TYPE_CHECKING:
+    from ..engine import Engine
+    from ..writer import ResultWriter
 
 _HELP = f"""\
 Write a saliency map for every frame of a video, a folder of frames, or a glob.
@@ -28,6 +34,12 @@ never deleted. When a frame cannot be read, the results of all frames before it
 are written, and the exit code is 1. OUT/run.json records the run; with
 --resume the same command goes on after an interruption, to the same results,
 and does nothing where all is done.
+
+Several INPUTs, a folder of videos, or of folders of frames, and the lines of
+--list files are one work list: each video gets a folder below OUT, called by
+its name, and a line when it is done. One that fails does not stop the rest;
+the exit code is then 1. Under torchrun the processes share the list, and each
+takes the GPU of its number.
 """
 
 _EXAMPLES = """\
@@ -38,15 +50,15 @@ examples:
   pdb-saliency predict clip.mp4 -o out --save report,json --crf
   pdb-saliency predict clip.mp4 -o out --save cutout-webm --threshold 0.5
   pdb-saliency predict long.mkv -o out --save maps,video --resume
+  pdb-saliency predict a.mp4 b.mp4 films/ -o out
+  torchrun --nproc-per-node 4 -m pdb_saliency predict --list films.txt -o out
 """
 
 
 @dataclass(frozen=True)
-class Job:
-    """What to do: see `pdb-saliency predict --help`."""
+class Options:
+    """How to do it: see `pdb-saliency predict --help`."""
 
-    input: str
-    out: Path
     kinds: Sequence[str]
     threshold: float = THRESHOLD
     weights: str | None = None
@@ -55,7 +67,18 @@ class Job:
     resume: bool = False
     engine: EngineOptions = EngineOptions()
 
-    def settings(self, source: Any) -> dict[str, Any]:
+    def make_engine(self) -> Engine:
+        from ..engine import Engine, resolve_device
+        from ..weights import load_model
+
+        device = resolve_device(device_of_process(self.device))
+        model = load_model(self.weights)
+        if model.untrained:
+            tell("note", model.untrained)
+        tell("info", f"{model.description}, on {device}")
+        return Engine(model, device, self.engine)
+
+    def settings(self, text: str, source: Any) -> dict[str, Any]:
         """Everything that the results depend on, for resume.Run."""
         from pdb_ext._version import __version__
         from ..resume import fingerprint
@@ -63,7 +86,7 @@ class Job:
         weights = f"{self.weights} {fingerprint([self.weights])}" if self.weights and Path(self.weights).exists() else self.weights
         return {
             "version": __version__,
-            "input": self.input,
+            "input": text,
             "content": fingerprint(source.files),
             "weights": weights,
             "save": sorted(set(self.kinds)),
@@ -85,7 +108,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=_predict)
-    parser.add_argument("input", metavar="INPUT", type=path, help="a video file, a folder of frames, or a quoted glob")
+    add_inputs(parser)
     output_options.add_output_options(parser)
     add_model_options(parser)
     add_engine_options(parser)
@@ -93,9 +116,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
-    job = Job(
-        arguments.input,
-        arguments.output,
+    options = Options(
         arguments.save,
         arguments.threshold,
         arguments.weights,
@@ -104,37 +125,35 @@ def _predict(arguments: argparse.Namespace) -> None:
         arguments.resume,
         engine_options(arguments),
     )
-    process(job)
+    jobs, share = jobs_of(arguments), Share.from_environment()
+    if len(jobs) == 1 and share.world == 1:
+        line = process(jobs[0].source, jobs[0].out, options, options.make_engine)
+        if not Verbosity.quiet:
+            write(line)
+    else:
+        engine = options.make_engine()  # Before the work: what is wrong with it would fail every video.
+        work_through(jobs, share, lambda job: process(job.source, job.out, options, lambda: engine))
 
 
-def process(job: Job) -> None:
-    """Do it. Raises SaliencyError."""
+def process(text: str, out: Path, options: Options, make_engine: Callable[[], Engine]) -> str:
+    """Do one video; returns a line about what was written. Raises SaliencyError."""
     from ..source import open_source
 
-    source = open_source(job.input)
+    source = open_source(text)
 
     # Only now, so that a mistyped path is told at once.
+    from ..predict import run
     from ..resume import Run
 
-    run_of = Run(job.out, job.settings(source), "maps" in job.kinds, job.resume)
-    earlier = run_of.earlier() if job.resume else None
+    run_of = Run(out, options.settings(text, source), "maps" in options.kinds, options.resume)
+    earlier = run_of.earlier() if options.resume else None
     if earlier == "complete":
-        tell("note", f"{job.out}: everything is there already, by the same command")
-        return
-    from ..engine import Engine, resolve_device
-    from ..predict import run
-    from ..weights import load_model
-
-    device = resolve_device(job.device)
-    model = load_model(job.weights)
-    if model.untrained:
-        tell("note", model.untrained)
-    engine = Engine(model, device, job.engine)
+        return f"{out}: everything is there already, by the same command"
+    engine = make_engine()
     rate = f"{source.fps:.3f} frames/s" if source.fps else "no frame rate"
-    tell("info", f"{job.input}: {'unknown number of' if source.count is None else source.count} frames, {rate}")
-    tell("info", f"{model.description}, on {device}")
+    tell("info", f"{text}: {'unknown number of' if source.count is None else source.count} frames, {rate}")
     began = time.monotonic()
-    with _writers(job, source, model, run_of.store) as (writer, results):
+    with _writers(text, out, options, source, engine, run_of.store) as (writer, results):
         if earlier:
             source = run_of.known(source)
         else:
@@ -146,26 +165,28 @@ def process(job: Job) -> None:
             tell("note", remark)
     seconds = time.monotonic() - began
     tell("info", f"{seconds:.1f} s, {results.frames / seconds:.1f} frames/s, reading and writing included")
-    if not Verbosity.quiet:
-        write(f"{results.frames} frame{'s' * (results.frames != 1)} -> {', '.join(map(str, results.outputs()))}")
+    return f"{results.frames} frame{'s' * (results.frames != 1)} -> {', '.join(map(str, results.outputs()))}"
 
 
 @contextmanager
-def _writers(job: Job, source: Any, model: Any, store: Path | None) -> Iterator[tuple[Any, Any]]:
+def _writers(
+    text: str, out: Path, options: Options, source: Any, engine: Engine, store: Path | None
+) -> Iterator[tuple[Any, ResultWriter]]:
     """(where results are to be written, the ResultWriter that receives them in the end)."""
     from pdb_ext._version import __version__
+
     from ..crf import RefiningWriter
     from ..outputs.videos import Film
     from ..video import VideoFile
     from ..writer import ResultWriter
 
     film = Film(source.fps, source.count, source.path if isinstance(source, VideoFile) else None)
-    facts = {"model": model.description, "threshold": f"{job.threshold:g}", "CRF": "yes" if job.crf_workers else "no"}
-    facts["made by"] = f"pdb-saliency {__version__}"
-    about = {"film": film, "title": Path(job.input).name, "facts": facts, "store": store}
-    with ResultWriter(job.out, job.kinds, job.threshold, source.fps, source.files, **about) as results:
-        if job.crf_workers:
-            with RefiningWriter(results, job.crf_workers) as refining:
+    facts = {"model": engine.network.description, "threshold": f"{options.threshold:g}"}
+    facts |= {"CRF": "yes" if options.crf_workers else "no", "made by": f"pdb-saliency {__version__}"}
+    about = {"film": film, "title": Path(text).name, "facts": facts, "store": store}
+    with ResultWriter(out, options.kinds, options.threshold, source.fps, source.files, **about) as results:
+        if options.crf_workers:
+            with RefiningWriter(results, options.crf_workers) as refining:
                 yield refining, results
         else:
             yield results, results
