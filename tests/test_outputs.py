@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from fake_model import GreyModel
-from films import the_line, write_frames, write_video
+from films import the_line, write_frames
 from pdb_saliency import cli, ffmpeg
 from pdb_saliency.outputs.report import MOST_PICTURES
 from pdb_saliency.writer import ResultWriter
