@@ -1,5 +1,6 @@
 """A stand-in for the saliency network, and the command line running with it: python tests/fake_model.py predict ..."""
 
+import os
 import sys
 import time
 
@@ -28,6 +29,9 @@ class GreyModel(nn.Module):
     def forward(self, clip):
         assert clip.shape[1:] == (5, 3, 36, 64) and clip.dtype == torch.float32
         time.sleep(self.seconds)
+        if "FAKE_MODEL_LOG" in os.environ:
+            with open(os.environ["FAKE_MODEL_LOG"], "a") as log:
+                log.write("clip\n")
         return torch.logit(clip.mean(2, keepdim=True))
 
 

@@ -1,6 +1,7 @@
 import os
 import re
 import shlex
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,7 @@ def test_help_needs_neither_torch_nor_opencv():
 
 def test_examples_in_the_help_are_valid(capsys):
     lines = [line for line in help_of(["predict"], capsys).splitlines() if line.startswith("  pdb-saliency predict")]
-    assert len(lines) == 4
+    assert len(lines) == 7
     for line in lines:
         arguments = cli._parser().parse_args(shlex.split(line)[1:])
         assert arguments.input and arguments.output
@@ -61,7 +62,7 @@ def test_help_fits_a_terminal(command, capsys, monkeypatch):
         (["predict", "x", "-o", "y", "--threshold", "nan"], "expected a number from 0 to 1, got 'nan'"),
         (["predict", "x", "-o", "y", "--threshold", "1.01"], "expected a number from 0 to 1, got '1.01'"),
         (["predict", "x", "-o", "y", "--threshold", "half"], "expected a number from 0 to 1, got 'half'"),
-        (["predict", "x", "-o", "y", "--save", "maps,movie"], "expected a comma list of maps, masks, overlay, video"),
+        (["predict", "x", "-o", "y", "--save", "maps,movie"], "expected a comma list of maps, masks, overlay, cutout, side, video"),
         (["predict", "x", "-o", "y", "--save", ""], "expected a comma list"),
         (["predict", *(f"frames/{i:05d}.jpg" for i in range(900)), "-o", "y"], "a glob must be quoted"),
         (["dance"], "dance"),
@@ -190,3 +191,90 @@ def test_the_light_model_on_a_real_sequence_and_its_video(tmp_path, monkeypatch,
     for number in range(12):
         a, b = (cv2.imread(str(tmp_path / i / "maps" / f"{number:05d}.png"), 0) for i in "01")
         assert cv2.PSNR(a, b) > 30, "the video's frames are the sequence's, apart from compression"
+
+
+_INTERRUPTED_BY_IMPORT = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == wanted:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+wanted = sys.argv.pop()
+sys.meta_path.insert(0, Finder())
+from pdb_saliency.start import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    "module", ["argparse", "pdb_saliency.cli", "pdb_saliency.commands.train", "numpy", "cv2", "torch", "tqdm", "pdb_saliency.writer"]
+)
+def test_ctrl_c_while_the_program_is_loaded(tmp_path, frames, module):
+    """Only Python's own start, before our first line, still answers with a traceback of its own."""
+    done = run_process("-c", _INTERRUPTED_BY_IMPORT, "predict", frames, "-o", str(tmp_path / "out"), module)
+    assert done.returncode == 130 and done.stdout == ""
+    assert done.stderr.splitlines()[-1].startswith("pdb-saliency: interrupted") and "Traceback" not in done.stderr
+
+
+def test_quiet_and_verbose(frames, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pdb_saliency.weights.load_model", lambda _: GreyModel())
+    assert cli.main(["predict", frames, "-o", str(tmp_path / "out"), "--quiet"]) == 0
+    assert tuple(capsys.readouterr()) == ("", "")
+    assert cli.main(["predict", "nowhere", "-o", str(tmp_path / "out"), "-q"]) == 1
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert cli.main(["predict", frames, "-o", str(tmp_path / "out"), "-v"]) == 0
+    error = capsys.readouterr().err
+    assert "info: " in error and "2 frames" in error and "grey, on " in error and "frames/s" in error
+
+
+def on_terminal(*command, **environment):
+    """What a command prints on a terminal of its own."""
+    pty, fcntl, termios = map(pytest.importorskip, ("pty", "fcntl", "termios"))
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
+    paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    process = subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, env={**os.environ, **paths, **environment})
+    os.close(theirs)
+    printed = b""
+    try:
+        while block := os.read(ours, 4096):
+            printed += block
+    except OSError:
+        pass  # Linux tells the end so.
+    process.wait(60)
+    os.close(ours)
+    return printed.decode()
+
+
+def test_colour_only_on_terminals(tmp_path, frames):
+    command = (sys.executable, "-m", "pdb_saliency", "predict", "nowhere", "-o", "out")
+    assert "\x1b[31merror\x1b[0m: nowhere" in on_terminal(*command, TERM="xterm", NO_COLOR="")
+    for environment in ({"NO_COLOR": "1", "TERM": "xterm"}, {"TERM": "dumb"}):
+        assert "\x1b" not in on_terminal(*command, **environment)
+    assert "\x1b" not in run_process(*command[1:]).stderr
+
+
+def test_progress_on_a_terminal(tmp_path, frames):
+    program = str(Path(__file__).with_name("fake_model.py"))
+    printed = on_terminal(sys.executable, program, "predict", frames, "-o", str(tmp_path / "out"))
+    assert re.search(r"2/2 \[\d\d:\d\d<\d\d:\d\d, .*frame", printed), printed
+    assert "frame/s" not in on_terminal(sys.executable, program, "predict", frames, "-o", str(tmp_path / "out"), "-q")
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("pdb-saliency pred", {"predict"}),
+        ("pdb-saliency predict x --res", {"--resume"}),
+        ("pdb-saliency predict x --save maps,cut", {"maps,cutout", "maps,cutout-webm", "maps,cutout-prores"}),
+    ],
+)
+def test_completion(line, expected, tmp_path):
+    pytest.importorskip("argcomplete")
+    answer = tmp_path / "answer"
+    environment = {"_ARGCOMPLETE": "1", "COMP_LINE": line, "COMP_POINT": str(len(line)), "_ARGCOMPLETE_STDOUT_FILENAME": str(answer)}
+    paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    subprocess.run([sys.executable, "-m", "pdb_saliency"], env={**os.environ, **paths, **environment}, timeout=60, check=False)
+    assert {word.strip() for word in re.split(r"[\v\x0b]", answer.read_text())} == expected

@@ -140,8 +140,9 @@ def test_folder_to_every_kind_of_result(tmp_path, fake, capsys):
     video, fps = read_video(out / "overlay.mp4")
     assert fps == 24 and len(video) == 7
     for picture, frame in zip(pictures, video):
-        assert picture.shape == frame.shape and cv2.PSNR(picture, frame) > 30
-    assert sorted(path.name for path in out.iterdir()) == ["maps", "masks", "overlay", "overlay.mp4"]
+        inside = np.s_[8:-8, 8:-8]  # A yellow line of one pixel, here at the border, suffers from the codec's coarse colours.
+        assert picture.shape == frame.shape and cv2.PSNR(picture[inside], frame[inside]) > 30
+    assert sorted(path.name for path in out.iterdir()) == ["maps", "masks", "overlay", "overlay.mp4", "run.json"]
     captured = capsys.readouterr()
     assert captured.out.startswith("7 frames -> ") and str(out / "overlay.mp4") in captured.out
     assert captured.err.splitlines() == ["pdb-saliency: note: nothing here is trained"]
@@ -149,7 +150,7 @@ def test_folder_to_every_kind_of_result(tmp_path, fake, capsys):
 
 def test_maps_alone_are_the_default(tmp_path, fake):
     assert fake(write_frames(tmp_path / "in", [grey_frame(9)] * 2), "-o", tmp_path / "out") == 0
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["maps"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["maps", "run.json"]
 
 
 def test_video_keeps_its_rate_and_odd_size(tmp_path, fake):

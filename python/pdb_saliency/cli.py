@@ -9,23 +9,15 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import NoReturn, TextIO
 
 from .allocator import keep_freed_memory
-from .commands import bench, data, evaluate, export, reproduce, train
-from .commands.arguments import add_model_options, add_output, kinds_list, path, probability
-from .commands.predict_inputs import add_inputs, jobs_of
-from .commands.predict_options import add_engine_options, engine_options
+from .commands import bench, data, evaluate, export, predict, reproduce, train
+from .commands.arguments import add_model_options, add_output, add_verbosity
 from .errors import SaliencyError
-from .options import KINDS, THRESHOLD, EngineOptions
-from .streams import prepare_streams, tell, write
-from .worklist import Job, Share, device_of_process, work_through
-
-if TYPE_CHECKING:
-    from .engine import Engine
+from .options import DEMO_KINDS, THRESHOLD
+from .streams import Verbosity, prepare_streams, tell, write
 
 _HELP = "Video salient object detection with PDB-ConvLSTM (Song et al., ECCV 2018)."
 
@@ -38,44 +30,16 @@ examples:
   pdb-saliency COMMAND --help
 
 exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted by Ctrl-C
-"""
 
-_PREDICT_HELP = """\
-Write a saliency map for every frame of a video, a folder of frames, or a glob.
-
-  --save maps     OUT/maps/NAME.png: saliency 0..1 as grey 0..255 (the default)
-  --save masks    OUT/masks/NAME.png: white where saliency reaches the threshold
-  --save overlay  OUT/overlay/NAME.png: the frame, tinted red where salient
-  --save video    OUT/overlay.mp4: the same at the source's frame rate
-                  (24 for pictures, whose first one sets the size)
-
-Pictures have the size of their frame. NAME is the frame's file name without
-its suffix; a video's frames are 00000, 00001, ... Frames are taken in natural
-order: 2.jpg before 10.jpg. Files of an earlier run are overwritten, never
-deleted. When a frame cannot be read, the results of all frames before it are
-written, and the exit code is 1.
-
-Several INPUTs, a folder of videos, or of folders of frames, and the lines of
---list files are one work list: each video gets a folder below OUT, called by
-its name, and a line when it is done. One that fails does not stop the rest;
-the exit code is then 1. Under torchrun the processes share the list, and each
-takes the GPU of its number.
-"""
-
-_PREDICT_EXAMPLES = """\
-examples:
-  pdb-saliency predict clip.mp4 -o out
-  pdb-saliency predict frames/ -o out --save maps,masks,video
-  pdb-saliency predict 'frames/*.jpg' -o out --weights net.caffemodel
-  pdb-saliency predict a.mp4 b.mp4 films/ -o out
-  torchrun --nproc-per-node 4 -m pdb_saliency predict --list films.txt -o out
+completion in bash and zsh (the extra `completion`):
+  eval "$(register-python-argcomplete pdb-saliency)"
 """
 
 _DEMO_HELP = """\
 A first run without any data: draw a football rolling over a meadow under a
 moving camera (OUT/demo-clip.mp4), then run `predict` on it, which writes
-OUT/overlay.mp4 and the maps. The ball's true masks are known, so the result is
-scored as well.
+OUT/overlay.mp4, OUT/report.html, maps, masks and overlays. The ball's true
+masks are known, so the result is scored as well.
 """
 
 
@@ -99,7 +63,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(argv: list[str] | None) -> int:
     parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # A shell asks for completions.
+        _complete(parser)
     arguments = parser.parse_args(argv)
+    Verbosity.quiet, Verbosity.verbose = getattr(arguments, "quiet", False), getattr(arguments, "verbose", False)
     if arguments.command is None:
         parser.print_help(sys.stderr)
         return 2
@@ -108,21 +75,13 @@ def _run(argv: list[str] | None) -> int:
     return 0
 
 
-def _predict(arguments: argparse.Namespace) -> None:
-    options = engine_options(arguments)
-    jobs = jobs_of(arguments)
-    share = Share.from_environment()
-
-    make_engine = partial(_engine, arguments.weights, arguments.device, options)
-
-    def process(make_engine: Callable[[], Engine], job: Job) -> str:
-        return _process(job.source, job.out, arguments.save, arguments.threshold, make_engine)
-
-    if len(jobs) == 1 and share.world == 1:
-        write(process(make_engine, jobs[0]))
-    else:
-        engine = make_engine()  # Before the work: what is wrong with it would fail every video.
-        work_through(jobs, share, partial(process, lambda: engine))
+def _complete(parser: argparse.ArgumentParser) -> None:
+    """Answer the shell and exit; nothing where argcomplete is not installed."""
+    try:
+        import argcomplete
+    except ImportError:
+        return
+    argcomplete.autocomplete(parser)
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -131,8 +90,10 @@ def _demo(arguments: argparse.Namespace) -> None:
 
     clip = arguments.output / "demo-clip.mp4"
     truth = render_clip(MeadowFilm(), clip)
-    make_engine = partial(_engine, arguments.weights, arguments.device, EngineOptions())
-    write(_process(str(clip), arguments.output, KINDS, THRESHOLD, make_engine))
+    options = predict.Options(DEMO_KINDS, weights=arguments.weights, device=arguments.device)
+    line = predict.process(str(clip), arguments.output, options, options.make_engine)
+    if not Verbosity.quiet:
+        write(line)
     overlap, error = score(arguments.output / "maps", truth, THRESHOLD)
     write(f"against the ball's true masks: mean IoU {overlap:.3f} at threshold {THRESHOLD}, mean absolute error {error:.3f}")
     write(f"overlay video: {(arguments.output / 'overlay.mp4').resolve()}")
@@ -142,35 +103,6 @@ def _info(arguments: argparse.Namespace) -> None:
     from .info import describe
 
     write(describe())
-
-
-def _engine(weights: str | None, device_name: str, options: EngineOptions) -> Engine:
-    from .engine import Engine, resolve_device
-    from .weights import load_model
-
-    device = resolve_device(device_of_process(device_name))
-    model = load_model(weights)
-    if model.untrained:
-        tell("note", model.untrained)
-    return Engine(model, device, options)
-
-
-def _process(text: str, out: Path, kinds: Sequence[str], threshold: float, make_engine: Callable[[], Engine]) -> str:
-    """The main job; returns a line about what was written."""
-    from .source import open_source
-
-    source = open_source(text)
-
-    # Only now, so that a mistyped path is told at once.
-    from .predict import run
-    from .writer import ResultWriter
-
-    engine = make_engine()
-    with ResultWriter(out, kinds, threshold, source.fps, source.files) as writer:
-        run(source, engine, writer)
-    if source.remark:
-        tell("note", source.remark)
-    return f"{writer.frames} frame{'s' * (writer.frames != 1)} -> {', '.join(map(str, writer.outputs()))}"
 
 
 class _Parser(argparse.ArgumentParser):
@@ -190,27 +122,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    predict = commands.add_parser(
-        "predict",
-        help="saliency of a video or of frames",
-        description=_PREDICT_HELP,
-        epilog=_PREDICT_EXAMPLES,
-        formatter_class=raw,
-    )
-    predict.set_defaults(command=_predict)
-    add_inputs(predict)
-    add_output(predict, required=True, help="folder for the results; made if absent")
-    kinds = ", ".join(KINDS)
-    predict.add_argument("--save", type=kinds_list, default=["maps"], metavar="KINDS", help=f"comma list of {kinds} (default: maps)")
-    threshold_help = "of the masks, 0 to 1 (default: %(default)s, the paper's)"
-    predict.add_argument("--threshold", type=probability, default=THRESHOLD, metavar="T", help=threshold_help)
-    add_model_options(predict)
-    add_engine_options(predict)
-
+    predict.add_parser(commands)
     demo = commands.add_parser("demo", help="a first run, without any data", description=_DEMO_HELP, formatter_class=raw)
     demo.set_defaults(command=_demo)
     add_output(demo, default=Path("pdb-saliency-demo"), help="folder for the results (default: %(default)s)")
     add_model_options(demo)
+    add_verbosity(demo)
 
     for command in (data, train, evaluate, reproduce, bench, export):
         command.add_parser(commands)

@@ -55,12 +55,17 @@ class Engine:
         """Each frame with its saliency, float32 (H, W) in [0, 1] at the frame's size; memory does not grow with their number.
 
         A map comes when its clip is complete, or with its frame if `options.causal`. Closing the iterator ends all threads.
+        Frames that bring their map (`Frame.known`) are computed only where others need them: in a clip that has unknown
+        frames, too, or for the state if `options.causal`.
         Raises InputError where the frames do (after the maps of all frames before), SaliencyError when the network fails.
         """
         with Pipeline() as pipeline:
             resized = pipeline.ahead(self._resized(frames), max(_DEPTH, self.batch), may_hang=True)
             for frame, small in pipeline.ahead(self._network_stage(resized), _DEPTH * self.batch):
-                yield frame, to_source_size(_to_numpy(small, frame), *frame.image.shape[:2])
+                if frame.known is not None:
+                    yield frame, frame.known / np.float32(255)
+                else:
+                    yield frame, to_source_size(_to_numpy(small, frame), *frame.image.shape[:2])
 
     def _resized(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, np.ndarray]]:
         for frame in frames:
@@ -75,11 +80,13 @@ class Engine:
         return self._causal(resized) if self.options.causal else self._in_clips(resized)
 
     def _in_clips(self, resized: Iterable[tuple[Frame, np.ndarray]]) -> Iterator[tuple[Frame, Tensor]]:
-        items = ((frame, (frame.name, encoded)) for frame, encoded in self._encoded(resized))
+        items = ((frame, (frame, encoded)) for frame, encoded in self._encoded(resized))
 
-        def clip_maps(clip: Clip[tuple[str, Encoded]]) -> Tensor:
+        def clip_maps(clip: Clip[tuple[Frame, Encoded | np.ndarray]]) -> Tensor | list[Tensor]:
+            if all(frame.known is not None for frame, _ in clip.frames[: clip.kept]):
+                return [torch.zeros(())] * len(clip.frames)  # Nobody looks at them.
             try:
-                return self.saliency([encoded for _, encoded in clip.frames])
+                return self.saliency([e if isinstance(e, tuple) else self.encode([e])[0] for _, e in clip.frames])
             except _FAILURES as error:
                 raise _failure(error, clip.frames[0][0]) from error
 
@@ -94,8 +101,12 @@ class Engine:
                 raise _failure(error, frame) from error
             yield frame, small
 
-    def _encoded(self, resized: Iterable[tuple[Frame, np.ndarray]]) -> Iterator[tuple[Frame, Encoded]]:
+    def _encoded(self, resized: Iterable[tuple[Frame, np.ndarray]]) -> Iterator[tuple[Frame, Encoded | np.ndarray]]:
+        """Frames whose maps are known, in clips, stay as they are, resized."""
         for group in batches(resized, self.batch):
+            if not self.options.causal and all(frame.known is not None for frame, _ in group):
+                yield from group
+                continue
             try:
                 encoded = self.encode([image for _, image in group])
             except _FAILURES as error:
@@ -193,8 +204,8 @@ def _to_numpy(small: Tensor, frame: Frame) -> np.ndarray:
     return saliency
 
 
-def _failure(error: BaseException, at: Frame | str) -> SaliencyError:
-    return SaliencyError(f"the model failed at frame {at.name if isinstance(at, Frame) else at}: {_first_line(error)}")
+def _failure(error: BaseException, at: Frame) -> SaliencyError:
+    return SaliencyError(f"the model failed at frame {at.name}: {_first_line(error)}")
 
 
 def _first_line(error: BaseException) -> str:

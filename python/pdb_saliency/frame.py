@@ -12,10 +12,16 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded frame. name: its results are called `<name>.png`. image: uint8 (H, W, 3), BGR."""
+    """One decoded frame. name: its results are called `<name>.png`. image: uint8 (H, W, 3), BGR.
+
+    seconds: when it is shown, from the start of the video; None where nobody says. known: its map, uint8 (H, W), where an
+    earlier run left it, so that it need not be computed once more.
+    """
 
     name: str
     image: np.ndarray
+    seconds: float | None = None
+    known: np.ndarray | None = None
 
 
 class Source(Protocol):

@@ -84,12 +84,12 @@ def _encodable_rate(fps: float) -> float:
 
 
 def fit(image: np.ndarray, width: int, height: int) -> np.ndarray:
-    """Scale to fit into width x height, keeping the aspect ratio, centred on black."""
+    """Scale to fit into width x height, keeping the aspect ratio, centred on black (with alpha: on nothing)."""
     if image.shape[:2] == (height, width):
         return image
     scale = min(width / image.shape[1], height / image.shape[0])
     size = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
     left, top = (width - size[0]) // 2, (height - size[1]) // 2
-    canvas = np.zeros((height, width, 3), np.uint8)
+    canvas = np.zeros((height, width, image.shape[2]), np.uint8)
     canvas[top : top + size[1], left : left + size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return canvas

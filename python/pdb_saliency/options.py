@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PICTURES = ("maps", "masks", "overlay")  # A folder each, with one picture for every frame.
-KINDS = (*PICTURES, "video")
+PICTURES = ("maps", "masks", "overlay", "cutout", "side")  # A folder each, with one picture for every frame.
+VIDEOS = {"video": "overlay.mp4", "side-video": "side.mp4", "cutout-webm": "cutout.webm", "cutout-prores": "cutout.mov"}
+RECORDS = {"json": "frames.jsonl", "coco": "coco.json", "report": "report.html"}
+FILES = {**VIDEOS, **RECORDS}  # One file each, for the whole run.
+KINDS = (*PICTURES, *FILES)
+DEMO_KINDS = ("maps", "masks", "overlay", "video", "report")
 THRESHOLD = 0.42  # Of the masks; §4.3, validated by the authors on the training set of DAVIS.
 CLIP_LENGTH = 5  # The authors' batch: consecutive, non-overlapping.
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")

@@ -1,7 +1,8 @@
-"""Picture files as frames."""
+"""Picture files as frames, and pictures as files."""
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, OutputError
 from .frame import Frame
 
 # What cv2.imdecode turns into 8-bit colour. Float formats (.exr, .hdr, .pfm) have no 0-255 range and are left out.
@@ -72,6 +73,25 @@ def _decode(data: bytes, path: Path, flags: int) -> np.ndarray:
     if image is None:
         raise InputError(f"{path}: this frame does not decode ({len(data)} bytes; empty, truncated, or not a picture)")
     return image
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """Write a PNG. image: uint8 (H, W), (H, W, 3) BGR or (H, W, 4) BGRA. Raises OutputError.
+
+    The picture is encoded in memory, because cv2.imwrite ignores a full disk. It survives a killed process, not a power
+    cut: nothing is forced to the disk.
+    """
+    encoded = cv2.imencode(".png", image)[1]
+    temporary = path.with_name(f".{path.name[:50]}.part")  # Cut, because a name may have 255 bytes at most.
+    try:
+        try:
+            with open(temporary, "wb") as file:
+                file.write(encoded)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def _is_complete(data: bytes) -> bool:

@@ -41,7 +41,26 @@ def write(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
         raise OutputError(f"standard output cannot be written ({error.strerror})") from error
 
 
+class Verbosity:
+    """What `tell` says: with quiet no notes, with verbose also details ("info")."""
+
+    quiet = False
+    verbose = False
+
+
 def tell(*parts: object) -> None:
-    """One line on stderr, "pdb-saliency: " and the parts. Control characters, which come from files, are escaped."""
+    """One line on stderr, "pdb-saliency: " and the parts. Control characters, which come from files, are escaped.
+
+    The first part is "error", "note", "info" or the message itself; errors are red on a terminal, unless NO_COLOR is set.
+    """
+    if (parts[0] == "note" and Verbosity.quiet) or (parts[0] == "info" and not Verbosity.verbose):
+        return
     text = " ".join(": ".join(map(str, ("pdb-saliency", *parts))).splitlines())
-    write("".join(char if char.isprintable() else ascii(char)[1:-1] for char in text), sys.stderr)
+    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    if parts[0] == "error" and _has_colours(sys.stderr):
+        text = text.replace("error", "\x1b[31merror\x1b[0m", 1)
+    write(text, sys.stderr)
+
+
+def _has_colours(stream: TextIO) -> bool:
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import math
-import struct
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
-import numpy as np
-
+from .containers import is_iso_media, missing_bytes
+from .decoding import DecodingProcess
 from .errors import InputError
 from .frame import Frame
 
 # FFmpeg "plays" text files as a terminal's output; nobody means that.
 _TEXT_SUFFIXES = frozenset(".txt .asc .ans .nfo .diz .ice .vt".split())
-_ISO_MEDIA = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 
 
 class VideoFile:
     """Frames of a video, named by number from 0, five digits or as many as the declared count needs.
 
-    count: what the container declares, None when it declares nothing; it may be an estimate.
-    Iteration decodes the file once more from its start. Rotation metadata is applied by OpenCV.
+    count: what the container declares, None when it declares nothing; it may be an estimate. fps: the mean rate.
+    Each iteration decodes the file once more from its start, in a process of its own. Rotation metadata is applied; grey,
+    10-bit and other pixels become 8-bit BGR, alpha is dropped. Frame.seconds are the time stamps, as long as they rise.
 
     OpenCV ends a damaged video as silently as a complete one. After the last frame that decodes, InputError tells of a
     file that stops early; a smaller difference from the declared count only sets `remark`: from one frame in mp4 and mov,
@@ -36,63 +35,54 @@ class VideoFile:
         with open(path, "rb") as file:  # OpenCV cannot tell "no permission" from "no video".
             if not file.read(1):
                 raise InputError(f"{path}: the file is empty")
-        capture = self._open()
-        count, fps = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
-        capture.release()
+        self._opened: DecodingProcess | None = self._open()  # For the first iteration.
+        self._closing = weakref.finalize(self, self._opened.close)
+        count, fps = self._opened.count, self._opened.fps
         self.count = round(count) if 0 < count < 1e9 else None
         self.fps = fps if 0 < fps < math.inf else None
 
     def __iter__(self) -> Iterator[Frame]:
         digits = max(5, len(str((self.count or 1) - 1)))
-        capture = self._open()
-        read, milliseconds = 0, 0.0
+        process, self._opened = self._opened or self._open(), None
+        read, last, timed = 0, 0.0, True
         try:
-            while (image := self._decode(capture)) is not None:
-                milliseconds = capture.get(cv2.CAP_PROP_POS_MSEC)
-                yield Frame(f"{read:0{digits}d}", image)
+            while (decoded := process.read()) is not None:
+                image, seconds = decoded
+                timed = timed and (read == 0 or seconds > last)
+                last = seconds
+                yield Frame(f"{read:0{digits}d}", image, seconds if timed else None)
                 read += 1
         finally:
-            capture.release()
-        self._judge_end(read, milliseconds)
+            process.close()
+        self._judge_end(read, last)
 
-    def _open(self) -> cv2.VideoCapture:
+    def _open(self) -> DecodingProcess:
         try:
-            capture = cv2.VideoCapture(opencv_path(self.path))
+            path = opencv_path(self.path)
         except ValueError as error:
             raise InputError(str(error)) from error
-        # OpenCV's last resort reads "clip01.bin" as a series of pictures.
-        if self.path.suffix.lower() in _TEXT_SUFFIXES or not capture.isOpened() or capture.getBackendName() == "CV_IMAGES":
-            why = "the file is truncated" if _missing_bytes(self.path) else "not a video, or damaged"
-            raise InputError(f"{self.path}: OpenCV cannot open it as a video ({why})")
-        return capture
+        why = "the file is truncated" if missing_bytes(self.path) else "not a video, or damaged"
+        unreadable = f"{self.path}: OpenCV cannot open it as a video ({why})"
+        if self.path.suffix.lower() in _TEXT_SUFFIXES:
+            raise InputError(unreadable)
+        return DecodingProcess(self.path, path, unreadable)
 
-    def _decode(self, capture: cv2.VideoCapture) -> np.ndarray | None:
-        try:
-            ok, image = capture.read()
-        except cv2.error as error:
-            raise InputError(f"{self.path}: decoding failed ({error.err})") from error
-        return image if ok else None
-
-    def _judge_end(self, read: int, milliseconds: float) -> None:
+    def _judge_end(self, read: int, seconds: float) -> None:
         """Tell a video that stops early from one whose declared count is merely inexact.
 
-        mp4 and mov say how long the file must be; their count also includes frames that an edit list hides. Elsewhere the
-        count may be duration times a guessed frame rate: only when the last time stamp also falls short is the end missing.
+        mp4, mov and mkv say how long the file must be; the count of mp4 and mov also includes frames that an edit list
+        hides. Elsewhere the count may be duration times a guessed frame rate, and the duration that of a longer sound
+        track: only when the last time stamp also falls short is something missing.
         """
         if read == 0:
             raise InputError(f"{self.path}: no frame of this video decodes")
         declared = self.count or read
-        missing_bytes = _missing_bytes(self.path)
-        if missing_bytes is None:
-            last = milliseconds / 1000 * (self.fps or 0)
-            stops_early = read < declared - 1 and last < declared - 2.5
-        else:
-            stops_early = missing_bytes > 0
-        if stops_early:
+        missing = missing_bytes(self.path)
+        falls_short = read < declared - 1 and seconds * (self.fps or 0) < declared - 2.5
+        if missing or missing is None and falls_short:
             of = f" of {declared}" if declared > read else ""
             raise InputError(f"{self.path}: the video is truncated or damaged, {read}{of} frames decode")
-        inexact = missing_bytes is None
-        if read < declared - (1 if inexact else 0):
+        if read < declared and (falls_short or is_iso_media(self.path)):
             self.remark = f"{self.path}: the container declares {declared} frames, {read} were decoded"
 
 
@@ -107,24 +97,3 @@ def opencv_path(path: Path) -> str:
     except UnicodeEncodeError as error:
         raise ValueError(f"{text!a}: the path of a video must be valid UTF-8") from error
     return text
-
-
-def _missing_bytes(path: Path) -> int | None:
-    """Bytes that the last top-level box of an ISO media file (mp4, mov) promises beyond its end; None for other files."""
-    size = path.stat().st_size
-    position = 0
-    with open(path, "rb") as file:
-        while position < size:
-            file.seek(position)
-            header = file.read(16)
-            if len(header) < 8:
-                break
-            length, kind = struct.unpack_from(">I4s", header)
-            if position == 0 and kind not in _ISO_MEDIA:
-                return None
-            if length == 1 and len(header) == 16:
-                (length,) = struct.unpack_from(">Q", header, 8)
-            if length < 8:  # 0: this box reaches to the end of the file. Others: no box, as after the end of some files.
-                return 0
-            position += length
-    return position - size if position > size else 0

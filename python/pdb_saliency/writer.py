@@ -1,34 +1,50 @@
-"""Results on disk. Every file appears complete or not at all."""
+"""Results on disk. Every file appears complete or not at all; frames.jsonl grows by complete lines."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
-import cv2
 import numpy as np
 
 from .errors import OutputError
 from .frame import Frame
-from .mp4 import Mp4Writer
-from .options import KINDS, PICTURES, THRESHOLD
-from .postprocess import to_map, to_mask, to_overlay
+from .options import FILES, KINDS, PICTURES, RECORDS, THRESHOLD, VIDEOS
+from .outputs.pictures import PictureOutput
+from .outputs.records import CocoOutput, LinesOutput
+from .outputs.report import ReportOutput
+from .outputs.result import Result
+from .outputs.videos import Film, VideoOutput
+from .pictures import write_picture
+from .postprocess import to_map
 
-VIDEO_NAME = "overlay.mp4"
+__all__ = ["ResultWriter", "write_picture"]
+
+
+class Output(Protocol):
+    """One kind of result. remarks: lines for the user, after `finish`. `discard` removes what is not finished."""
+
+    remarks: list[str]
+
+    def write(self, result: Result) -> None: ...
+    def finish(self) -> None: ...
+    def discard(self) -> None: ...
 
 
 class ResultWriter:
     """Writes the results of one run below the folder `out`.
 
-    kinds: which of `KINDS`. threshold: of the masks. fps: of the video, None for 24.
-    inputs: files that must not be overwritten.
+    kinds: which of `KINDS`. threshold: of the masks. fps: of the videos, None for 24. inputs: files that must not be
+    overwritten. film: what else the videos need to know of the source. title, facts: of the report. store: a folder for the
+    maps from which `--resume` goes on, where "maps" are not among the kinds.
 
-    Use as a context manager. `finish` puts the video in place; leaving without it removes the unfinished video, and a
-    picture is always complete. What a killed run leaves behind are hidden files (".00012.png.part", ".overlay.part.mp4"),
-    which the next run into the same folder overwrites.
+    Use as a context manager. `finish` puts the files of the whole run in place; leaving without it removes the unfinished
+    ones, and a picture is always complete. What a killed run leaves behind are hidden files (".00012.png.part",
+    ".overlay.part.mp4"), which the next run into the same folder overwrites.
 
-    Raises OutputError: the folder or a file cannot be made or written.
+    Raises OutputError: the folder or a file cannot be made or written; SaliencyError: a program or package is missing.
     """
 
     def __init__(
@@ -38,51 +54,61 @@ class ResultWriter:
         threshold: float = THRESHOLD,
         fps: float | None = None,
         inputs: Iterable[Path] = (),
+        *,
+        film: Film | None = None,
+        title: str = "",
+        facts: Mapping[str, str] | None = None,
+        store: Path | None = None,
     ):
         self.out = out
         self.kinds = [kind for kind in KINDS if kind in kinds]
         self.frames = 0
         self._threshold = threshold
         self._refuse_overwriting(inputs)
-        try:
-            for folder in [out, *(out / kind for kind in PICTURES if kind in kinds)]:
-                folder.mkdir(parents=True, exist_ok=True)
-                if not os.access(folder, os.W_OK | os.X_OK):
-                    raise PermissionError(None, "no permission to write", folder)
-        except OSError as error:
-            raise OutputError(f"{error.filename or out}: cannot be written ({error.strerror})") from error
-        self._video = Mp4Writer(out / VIDEO_NAME, fps) if "video" in kinds else None
+        film = film or Film(fps)
+        self._outputs: list[Output] = []
+        for kind in self.kinds:
+            path = out / FILES.get(kind, kind)
+            if kind in VIDEOS:
+                self._outputs.append(VideoOutput(kind, path, film))
+            elif kind in RECORDS:
+                report = {"title": title or str(out), "facts": facts or {}, "fps": film.fps, "threshold": threshold}
+                made = {"json": LinesOutput, "coco": CocoOutput, "report": lambda path: ReportOutput(path, **report)}
+                self._outputs.append(made[kind](path))
+            elif kind != "maps":
+                self._outputs.append(PictureOutput(kind, path))
+        # The map comes last: where it is, everything else of its frame is, too.
+        maps = [out / "maps"] if "maps" in self.kinds else [store] if store else []
+        self._outputs += [PictureOutput("maps", folder) for folder in maps]
+        _make_folders([out, *(out / kind for kind in PICTURES if kind in kinds), *maps])
 
     def write(self, frame: Frame, saliency: np.ndarray) -> None:
         """saliency: float32 (H, W) in [0, 1], the size of the frame."""
-        overlay = to_overlay(frame.image, saliency) if {"overlay", "video"} & set(self.kinds) else None
-        if "maps" in self.kinds:
-            write_picture(self._picture("maps", frame), to_map(saliency))
-        if "masks" in self.kinds:
-            write_picture(self._picture("masks", frame), to_mask(saliency, self._threshold))
-        if "overlay" in self.kinds:
-            write_picture(self._picture("overlay", frame), overlay)
-        if self._video:
-            self._video.write(overlay)
+        map = to_map(saliency) if frame.known is None else frame.known
+        result = Result(frame, self.frames, map, self._threshold)
+        for output in self._outputs:
+            output.write(result)
         self.frames += 1
 
     def finish(self) -> None:
-        if self._video and self.frames:
-            self._video.finish()
+        if self.frames:
+            for output in self._outputs:
+                output.finish()
 
     def outputs(self) -> list[Path]:
         """The folders and files that this run writes."""
-        return [self.out / (VIDEO_NAME if kind == "video" else kind) for kind in self.kinds]
+        return [self.out / FILES.get(kind, kind) for kind in self.kinds]
+
+    def remarks(self) -> list[str]:
+        """Lines for the user, after `finish`."""
+        return [remark for output in self._outputs for remark in output.remarks]
 
     def __enter__(self) -> ResultWriter:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._video:
-            self._video.discard()
-
-    def _picture(self, kind: str, frame: Frame) -> Path:
-        return self.out / kind / f"{frame.name}.png"
+        for output in self._outputs:
+            output.discard()
 
     def _refuse_overwriting(self, inputs: Iterable[Path]) -> None:
         inputs = list(inputs)
@@ -95,26 +121,17 @@ class ResultWriter:
                 yield Path(os.path.realpath(path))  # Not Path.resolve, which raises where links form a loop.
 
         written = {(self.out / kind).resolve() for kind in PICTURES if kind in self.kinds}
-        video = self.out.resolve() / VIDEO_NAME if "video" in self.kinds else None
+        files = {self.out.resolve() / name for kind, name in FILES.items() if kind in self.kinds}
         for path in inputs:
-            if any(place.parent in written or place == video for place in places(path)):
+            if any(place.parent in written or place in files for place in places(path)):
                 raise OutputError(f"{path} is an input, and results would be written over it: choose another output folder")
 
 
-def write_picture(path: Path, image: np.ndarray) -> None:
-    """Write a PNG. image: uint8 (H, W) or (H, W, 3), BGR. Raises OutputError.
-
-    The picture is encoded in memory, because cv2.imwrite ignores a full disk. It survives a killed process, not a power
-    cut: nothing is forced to the disk.
-    """
-    encoded = cv2.imencode(".png", image)[1]
-    temporary = path.with_name(f".{path.name[:50]}.part")  # Cut, because a name may have 255 bytes at most.
-    try:
+def _make_folders(folders: Iterable[Path]) -> None:
+    for folder in folders:
         try:
-            with open(temporary, "wb") as file:
-                file.write(encoded)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+            folder.mkdir(parents=True, exist_ok=True)
+            if not os.access(folder, os.W_OK | os.X_OK):
+                raise PermissionError(None, "no permission to write", folder)
+        except OSError as error:
+            raise OutputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from error

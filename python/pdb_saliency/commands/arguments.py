@@ -24,6 +24,12 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", metavar="D", help=device_help)
 
 
+def add_verbosity(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("-q", "--quiet", action="store_true", help="only errors: no progress, notes and last line")
+    group.add_argument("-v", "--verbose", action="store_true", help="also tell source, model, device and speed")
+
+
 def path(text: str) -> str:
     if not text:  # What an unset shell variable gives; Path("") would be the current folder.
         raise argparse.ArgumentTypeError("expected a path, got nothing")

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..preprocess import InputSpec
-from ..writer import write_picture
+from ..pictures import write_picture
 from .clip import TrainingClip
 
 _HEIGHT = 160  # Of a frame on the sheet, in pixels.

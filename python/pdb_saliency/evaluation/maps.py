@@ -15,10 +15,9 @@ from ..data.items import Dataset, Video
 from ..data.read import read_frame
 from ..errors import InputError, OutputError
 from ..frame import Frame
-from ..pictures import read_picture
+from ..pictures import read_picture, write_picture
 from ..postprocess import to_map
 from ..predict import saliency_maps
-from ..writer import write_picture
 from .files import write_file
 from .validate import annotated_clips
 

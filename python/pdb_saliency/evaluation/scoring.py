@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,6 +19,7 @@ from ..data.read import read_mask
 from ..errors import InputError, SaliencyError
 from ..options import THRESHOLD
 from ..pictures import read_picture
+from ..processes import ctrl_c_held
 from .davis import boundary_measure, statistics
 from .metrics import FrameScores, SaliencyScores, cut, score_frame
 from .predictions import Pair, Task
@@ -123,26 +122,13 @@ def _in_processes(pairs: list[Pair], rules: Rules, workers: int) -> Iterator[Pai
     workers = min(workers, math.ceil(len(pairs) / _CHUNK))
     pool = ProcessPoolExecutor(workers, context, initializer=_prepare_worker)
     try:
-        with _ctrl_c_held():  # The processes start here, and never see it.
+        with ctrl_c_held():  # The processes start here, and never see it.
             results = pool.map(partial(score_pair, rules=rules), pairs, chunksize=_CHUNK)
         yield from results
     except BrokenProcessPool as error:
         raise SaliencyError("a scoring process was killed (no memory left?); fewer --workers need less") from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _ctrl_c_held() -> Iterator[None]:
-    """Ctrl-C waits until the end; processes started meanwhile leave it to this one, which tells the user."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _prepare_worker() -> None:

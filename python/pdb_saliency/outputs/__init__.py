@@ -1,0 +1,1 @@
+"""What `predict` writes: pictures, videos, records and the report, each from a `Result`."""
