@@ -47,8 +47,8 @@ struct ForwardStep {
   const A* weight_h;      // (4C, C, k, k) packed as gates
   const T* bias;          // (4C) or null
   PeepholeWeights<T> peephole;
-  T* h;      // (N, C, H, W)
-  A* c;      // (N, C, H, W); may be the same as c_previous
+  T* h;      // (N, C, H, W), or null
+  A* c;      // (N, C, H, W), or null; may be the same as c_previous
   T* c_n;    // (N, C, H, W), or null: also c, rounded
   A* gates;  // (N, 4, C, H, W): activations, or null
 };
@@ -74,7 +74,7 @@ struct BackwardStep {
   const T* grad_c_n;      // (N, C, H, W), or null for zeros; read where grad_gates_next is null (the last step)
   A* grad_c;              // (N, C, H, W): in, the gradient of c_t (ignored at the last step); out, of c_{t-1}
   T* grad_c_0;            // (N, C, H, W), or null: also the outgoing grad_c, rounded
-  A* grad_gates;          // (N, 4C, H, W): gradients of the pre-activations
+  A* grad_gates;          // (N, 4C, H, W): gradients of the pre-activations; may be the same as gates
 };
 
 template <class T>

@@ -21,6 +21,7 @@
 namespace pdb::cuda::host {
 
 Index thread_index, block_index, block_dim, grid_dim;
+int compiled_architecture = 90;
 
 namespace {
 
