@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils import cpp_extension
 
-from cuda_on_host import BINDINGS, ROOT, Arguments, compiler, host_library
+from cuda_on_host import BINDINGS, ROOT, Arguments, compile_all, compiler, host_library
 from pdb_ext import reference
 
 # T, N, Cin, C, H, W of most tests
@@ -31,10 +31,11 @@ def ops(tmp_path_factory):
         sources[-1].write_text(text)
     include = [ROOT / "tests/cuda_host", ROOT / "csrc", ROOT / "csrc/cuda", *cpp_extension.include_paths()]
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    flags = ["-std=c++20", "-O0", abi, "-g0", "-fPIC", "-shared", *(f"-I{path}" for path in include)]
+    flags = ["-std=c++20", "-O0", abi, "-g0", "-fPIC", *(f"-I{path}" for path in include)]
     link = [*(f"-L{path}" for path in cpp_extension.library_paths()), "-lc10", "-ltorch_cpu", str(kernels)]
     library = folder / "cuda_ops_on_host.so"
-    subprocess.run([compiler(), *flags, *map(str, sources), *link, "-o", str(library)], check=True)
+    objects = compile_all([compiler(), *flags], sources, folder)
+    subprocess.run([compiler(), "-shared", *map(str, objects), *link, "-o", str(library)], check=True)
     torch.ops.load_library(str(library))
     return torch.ops.pdb_ext_on_host
 
@@ -238,15 +239,13 @@ def test_pytorchs_settings_are_as_before(ops, monkeypatch):
     assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic
 
 
-def test_neither_autocast_nor_autograd_reaches_inside(ops, monkeypatch):
+def test_autocast_does_not_reach_inside(ops, monkeypatch):
     monkeypatch.setenv("PDB_EXT_CUDA_PATH", "aten")
     tensors = arguments(dtype=torch.float32)
     output, c_n, _ = ops.convlstm(*tensors, 1, False, False, 1)
     with torch.autocast("cpu", torch.bfloat16):
         inside = ops.convlstm(*tensors, 1, False, False, 1)
     assert torch.equal(inside[0], output) and torch.equal(inside[1], c_n)
-    tensors[1].requires_grad_()
-    assert ops.convlstm(*tensors, 1, False, False, 1)[2].grad_fn is None
 
 
 @pytest.mark.parametrize("save", [1, 2])

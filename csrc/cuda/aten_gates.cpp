@@ -1,6 +1,7 @@
 // See aten_gates.h.
 #include "aten_gates.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/zeros_like.h>
 
 #include "gates.h"

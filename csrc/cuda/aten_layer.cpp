@@ -182,7 +182,7 @@ class AtenLayer {
     const auto dtype = accumulation().dtype().toScalarType();
     const auto add = [&](Gradient which, const at::Tensor& part) {
       const at::Tensor wide = part.to(dtype);
-      grads[which] = grads[which].defined() ? grads[which] + wide : wide;
+      grads[which] = grads[which].defined() ? grads[which].add(wide) : wide;
     };
     if (needs[kWeightX])
       add(kWeightX, convolution_.weight_gradient(grad_gates, frames(inputs_.x, chunk), weight_x_));

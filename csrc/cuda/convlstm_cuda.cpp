@@ -42,12 +42,17 @@ struct Call {
     const bool can_mma = dtype != at::kDouble && (dtype != at::kFloat || allow_tf32());
     layer.tensor_cores = can_mma && (device.has_tensor_cores() || !device.has_kernels());
     path = choose_path(layer, static_cast<int64_t>(c10::elementSize(dtype)), device);
-    if (!device.has_kernels())
+    warn();
+  }
+
+  void warn() const {
+    if (!device.has_kernels()) {
       TORCH_WARN_ONCE("pdb_ext was not built for this GPU (compute capability ", device.architecture / 10, ".",
                       device.architecture % 10, "); it uses PyTorch's convolutions and operators, which is slower. ",
                       "Build it again with TORCH_CUDA_ARCH_LIST set to that number.");
-    else if (path != CudaPath::persistent && path_from_environment() == CudaPath::persistent)
+    } else if (path != CudaPath::persistent && path_from_environment() == CudaPath::persistent) {
       TORCH_WARN_ONCE("PDB_EXT_CUDA_PATH=persistent: this layer does not fit on the chip; it runs step by step");
+    }
   }
 
   AtenOptions aten_options() const {
