@@ -19,6 +19,9 @@ Layer with_bounded_dilation(Layer layer) {
   return layer;
 }
 
+// To whole words of 16 bytes, in which packed weights are read.
+int64_t round_up(int64_t elements) { return (elements + 3) / 4 * 4; }
+
 template <class P>
 P* offset(P* array, int64_t elements) {
   return array ? array + elements : nullptr;
@@ -164,7 +167,7 @@ int64_t backward_workspace(const Layer& given) {
   const Layer layer = with_bounded_dilation(given);
   const Path<T> path(layer);
   const int64_t images = layer.steps * layer.batch;
-  return (4 * layer.steps + 1) * layer.state() + path.packed(layer.channels, Packing::transposed) +
+  return round_up((4 * layer.steps + 1) * layer.state()) + path.packed(layer.channels, Packing::transposed) +
          path.packed(layer.in_channels, Packing::transposed) +
          std::max({weight_gradient_workspace(layer, images, layer.in_channels),
                    weight_gradient_workspace(layer, images, layer.channels), recompute_workspace<T>(layer)});
@@ -180,7 +183,7 @@ int backward(const Layer& given, const BackwardTensors<T>& tensors, Stream strea
   A* const weight_x = weight_h + path.packed(C, Packing::transposed);
   A* const grad_gates = weight_x + path.packed(Cin, Packing::transposed);
   A* const grad_c = grad_gates + layer.steps * 4 * state;
-  A* const partial = grad_c + state;
+  A* const partial = grad_gates + round_up((4 * layer.steps + 1) * state);
   if (int error = path.pack(tensors.weight_h, C, Packing::transposed, weight_h)) return error;
   const A* gates = tensors.gates;
   if (!gates) {  // each step's gates are read for the last time just when their gradients are written
