@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PATHS = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "python"), *filter(None, [os.environ.get("PYTHONPATH")])])}
 # Seconds. The benchmark has at least what these leave of 8.5 minutes, 2 minutes.
 SHARES = {"build": 170, "tests": 120, "floors": 30, "memcheck": 35, "racecheck": 35}
+GRACE = 15  # seconds after the benchmark's time in which its last job may end
 
 
 def run(command: list[str], seconds: float, passing: tuple[int, ...] = (0,), **environment: str) -> dict:
@@ -97,7 +98,7 @@ def benchmark(device: str, until: float, out: Path) -> list[dict]:
     while len(results) < len(jobs):
         command = [sys.executable, str(Path(__file__).with_name("gpu_benchmark.py")), "--device", device]
         command += ["--out", str(out), "--start", str(len(results)), "--until", str(until)]
-        process = run(command, max(until - time.time(), 0) + 15, **PATHS)
+        process = run(command, max(until - time.time(), 0) + GRACE, **PATHS)
         results = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
         if len(results) == len(jobs):
             break
