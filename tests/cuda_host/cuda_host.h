@@ -49,6 +49,9 @@ void run_grid(int64_t blocks, int threads, const std::function<void()>& body);
 // Draws the orders of the following launches from this seed.
 void set_seed(uint64_t seed);
 
+// Leaves the blocks before this one out of the following launches; negative: counted from the last, -1.
+void run_blocks_from(int64_t block);
+
 // Device::compiled; 0 emulates a GPU that none of the kernels was compiled for.
 extern int compiled_architecture;
 
