@@ -127,7 +127,7 @@ __device__ __forceinline__ void add_peephole_gradient(const Layer& layer, const 
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 1)  // without the 1 ptxas saves registers that it then spills
     gates_backward_kernel(Layer layer, TilePlan plan, GateGradients<T> gradients, BackwardStep<T> step) {
   using A = accumulation_t<T>;
   auto& storage = shared_storage<GateStorage<A>>();
