@@ -36,6 +36,13 @@ int launch_mma_pack_weight(const T* weight, int64_t rows, int64_t columns, int64
                            float* packed, Stream stream);
 
 // One time step: both convolutions, the cell, and its new state.
+//
+// The convolution of x is part of the step rather than hoisted over all steps before it. Reasoned on paper, not measured:
+// hoisting takes half of the products off the chain of steps, but writes and reads 2 * 4C floats a pixel and step, and
+// needs memory for all steps. It wins where a step leaves multiprocessors idle, that is for layers of fewer tiles than
+// multiprocessors, and those run in one persistent launch, which computes x's part while it waits for its neighbours.
+// A step that fills the GPU takes the same time for its products wherever they run. Layers with products large enough to
+// outweigh the traffic take the path with hoisted convolutions by cuDNN (choose_path.cpp).
 template <class T>
 struct ForwardStep {
   using A = accumulation_t<T>;
