@@ -10,8 +10,9 @@ SAVE_NOTHING, SAVE_GATES_AND_CELLS, SAVE_CELLS = range(3)
 class CheckpointedConvLSTM(torch.autograd.Function):
     """The native op in segments of `every` steps; between forward and backward only x, the output and c between them live.
 
-    Tensor arguments as those of torch.ops.pdb_ext.convlstm, options (dilation, reverse, peephole_current), save:
-    what the op keeps of a segment while its backward pass runs. Returns (output, c_n). `torch.utils.checkpoint` would do the same with more memory: its forward pass makes the reserve, too.
+    Tensor arguments as those of torch.ops.pdb_ext.convlstm, options (dilation, reverse, peephole_current), save: what the
+    op keeps of a segment while its backward pass runs. Returns (output, c_n). `torch.utils.checkpoint` would do the same
+    with more memory: its forward pass makes the reserve, too.
     """
 
     @staticmethod

@@ -3,7 +3,9 @@
 // gpu_check.py compiles and runs it; the floor of a sequence of T steps is T such ways.
 #include <cstdio>
 
-__device__ void store(unsigned* flag, unsigned value) { asm volatile("st.release.gpu.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory"); }
+__device__ void store(unsigned* flag, unsigned value) {
+  asm volatile("st.release.gpu.u32 [%0], %1;" ::"l"(flag), "r"(value) : "memory");
+}
 
 __device__ unsigned load(unsigned* flag) {
   unsigned value;
@@ -28,8 +30,8 @@ int main() {
   constexpr unsigned kRounds = 20000;
   unsigned* flags;
   cudaEvent_t begin, end;
-  if (cudaMalloc(&flags, 256) != cudaSuccess || cudaEventCreate(&begin) != cudaSuccess || cudaEventCreate(&end) != cudaSuccess)
-    return 1;
+  if (cudaMalloc(&flags, 256) != cudaSuccess) return 1;
+  if (cudaEventCreate(&begin) != cudaSuccess || cudaEventCreate(&end) != cudaSuccess) return 1;
   float best = 1e30f;
   for (int run = 0; run < 5; ++run) {
     if (cudaMemset(flags, 0, 256) != cudaSuccess) return 1;

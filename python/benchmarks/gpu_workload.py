@@ -35,7 +35,8 @@ ROWS = [
     Row("PDB module, T=20", 20, 1, 32, 60),
     Row("nowcasting, C=128", 10, 8, 128, 64, (1,), False),
     Row("PDB module, T=80", 80, 1, 32, 60),
-    *(Row(f"PDB module, N={N}, {side}x{side}", 5, N, 32, side) for N in (1, 4, 16) for side in (60, 30, 120) if (N, side) != (1, 60)),
+    *(Row(f"PDB module, N={N}, {side}x{side}", 5, N, 32, side)
+      for N in (1, 4, 16) for side in (60, 30, 120) if (N, side) != (1, 60)),
 ]  # fmt: skip
 TINY = Row("tiny PDB module", 2, 1, 3, 6)  # for a dry run on the CPU
 
