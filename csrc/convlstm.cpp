@@ -53,35 +53,46 @@ Sizes check_inputs(const char* op, const Inputs& inputs) {
   return s;
 }
 
-void check_saved(const Sizes& s, const Inputs& inputs, const at::Tensor& output, const at::Tensor& reserve,
+Save check_save(int64_t save) {
+  TORCH_CHECK(save >= 0 && save <= 2, "convlstm: save must be 0 (nothing), 1 (gates and cells) or 2 (cells), got ", save);
+  return static_cast<Save>(save);
+}
+
+Save check_saved(const Sizes& s, const Inputs& inputs, const at::Tensor& output, const at::Tensor& reserve,
                  const OptionalTensor& grad_output, const OptionalTensor& grad_c_n) {
   const char* op = "convlstm_backward";
   const std::array<int64_t, 5> sequence{s.steps, s.batch, s.channels, s.height, s.width};
   check_like_x(op, "output", output, sequence, inputs.x);
   check_optional(op, "grad_output", grad_output, sequence, inputs.x);
   check_optional(op, "grad_c_n", grad_c_n, at::IntArrayRef(sequence).slice(1), inputs.x);
-  check_tensor(op, "reserve", reserve, {s.reserve()}, inputs.x);
+  const Save save = reserve.numel() == reserve_size(Save::cells, s.sequence()) ? Save::cells : Save::gates_and_cells;
+  TORCH_CHECK(reserve.sizes() == at::IntArrayRef({reserve_size(save, s.sequence())}), op,
+              ": reserve must have the shape that convlstm gives with save=1 or save=2, (",
+              reserve_size(Save::gates_and_cells, s.sequence()), ") or (", reserve_size(Save::cells, s.sequence()),
+              "), got ", reserve.sizes());
+  check_tensor(op, "reserve", reserve, reserve.sizes(), inputs.x);
   TORCH_CHECK(reserve.is_contiguous(), op, ": reserve must be contiguous, got strides ", reserve.strides());
   const auto dtype = inputs.x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
   TORCH_CHECK(reserve.scalar_type() == dtype, op, ": reserve must be of dtype ", dtype, ", got ", reserve.scalar_type());
+  return save;
 }
 
 }  // namespace pdb
 
 // convlstm: all steps of one layer; equations in pdb_ext/ops.py. `peephole` has its full shape (3, C, H, W), and
 // peephole_current says that the output gate reads c_t. `reserve` is what convlstm_backward needs besides `output`: with
-// save 5*T*N*C*H*W values of the accumulation type (float64 for float64, else float32) in an order of the
-// implementation's own, without save none. The op owns the input convolution, so that an implementation may hoist, fuse
-// or recompute it.
+// save = 1 5*T*N*C*H*W values of the accumulation type (float64 for float64, else float32) in an order of the
+// implementation's own, with save = 2 T*N*C*H*W, and convlstm_backward computes the gates again; with save = 0 none. The op
+// owns the input convolution, so that an implementation may hoist, fuse or recompute it.
 // convlstm_backward: the gradients in the order of convlstm's arguments; those that `needs` leaves out have no elements.
 TORCH_LIBRARY(pdb_ext, m) {
   m.def(
       "convlstm(Tensor x, Tensor weight_x, Tensor weight_h, Tensor? bias, Tensor? peephole, Tensor? h_0, Tensor? c_0, "
-      "int dilation, bool reverse, bool peephole_current, bool save) -> (Tensor output, Tensor c_n, Tensor reserve)",
+      "int dilation, bool reverse, bool peephole_current, int save) -> (Tensor output, Tensor c_n, Tensor reserve)",
       {at::Tag::pt2_compliant_tag});
   m.def(
       "convlstm_backward(Tensor? grad_output, Tensor? grad_c_n, Tensor x, Tensor weight_x, Tensor weight_h, "
-      "Tensor? peephole, Tensor? h_0, Tensor? c_0, Tensor output, Tensor reserve, int dilation, bool reverse, "
+      "Tensor? bias, Tensor? peephole, Tensor? h_0, Tensor? c_0, Tensor output, Tensor reserve, int dilation, bool reverse, "
       "bool peephole_current, bool[7] needs) -> (Tensor x, Tensor weight_x, Tensor weight_h, Tensor bias, "
       "Tensor peephole, Tensor h_0, Tensor c_0)",
       {at::Tag::pt2_compliant_tag});

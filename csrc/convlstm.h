@@ -6,6 +6,7 @@
 #include <array>
 #include <optional>
 #include <tuple>
+#include <utility>
 
 namespace pdb {
 
@@ -16,11 +17,28 @@ using BackwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor
 // Positions in `needs` and in BackwardResult.
 enum Gradient { kX, kWeightX, kWeightH, kBias, kPeephole, kH0, kC0, kGradients };
 
+// What convlstm keeps for convlstm_backward besides its output: nothing, the activated gates and the cell states of every
+// step, or the cell states alone, from which backward computes the gates again.
+enum class Save { nothing, gates_and_cells, cells };
+
+// Elements of the reserve; sequence: elements of the output.
+inline int64_t reserve_size(Save save, int64_t sequence) {
+  return save == Save::nothing ? 0 : save == Save::cells ? sequence : 5 * sequence;
+}
+
 struct Sizes {
   int64_t steps, batch, in_channels, channels, height, width, kernel_size, dilation;
 
-  int64_t reserve() const { return 5 * steps * batch * channels * height * width; }
+  int64_t sequence() const { return steps * batch * channels * height * width; }  // elements of the output
 };
+
+// The gates and the cells in the reserve; null where it does not hold them.
+template <class P>
+std::pair<P*, P*> split_reserve(Save save, const Sizes& s, P* reserve) {
+  if (save == Save::nothing) return {nullptr, nullptr};
+  if (save == Save::cells) return {nullptr, reserve};
+  return {reserve, reserve + 4 * s.sequence()};
+}
 
 // The arguments that both ops have.
 struct Inputs {
@@ -38,8 +56,11 @@ struct Inputs {
 // read without leaving any tensor.
 Sizes check_inputs(const char* op, const Inputs& inputs);
 
-// The same for what convlstm_backward takes besides: shapes as convlstm returns them.
-void check_saved(const Sizes& sizes, const Inputs& inputs, const at::Tensor& output, const at::Tensor& reserve,
+// The argument `save` of convlstm.
+Save check_save(int64_t save);
+
+// The same for what convlstm_backward takes besides: shapes as convlstm returns them. Returns what the reserve holds.
+Save check_saved(const Sizes& sizes, const Inputs& inputs, const at::Tensor& output, const at::Tensor& reserve,
                  const OptionalTensor& grad_output, const OptionalTensor& grad_c_n);
 
 }  // namespace pdb

@@ -51,33 +51,33 @@ PeepholeWeights<T> read_peephole(const OptionalTensor& p) {
 
 ForwardResult convlstm(const at::Tensor& x, const at::Tensor& weight_x, const at::Tensor& weight_h,
                        const OptionalTensor& bias, const OptionalTensor& peephole, const OptionalTensor& h_0,
-                       const OptionalTensor& c_0, int64_t dilation, bool reverse, bool peephole_current, bool save) {
+                       const OptionalTensor& c_0, int64_t dilation, bool reverse, bool peephole_current, int64_t save) {
   const Sizes s = check_inputs("convlstm", {x, weight_x, weight_h, bias, peephole, h_0, c_0, dilation});
+  const Save saved = check_save(save);
   const at::Tensor output = at::empty({s.steps, s.batch, s.channels, s.height, s.width}, x.options());
   const at::Tensor c_n = at::empty({s.batch, s.channels, s.height, s.width}, x.options());
-  const at::Tensor reserve = at::empty({save ? s.reserve() : 0}, x.options());
+  const at::Tensor reserve = at::empty({reserve_size(saved, s.sequence())}, x.options());
   const at::Tensor weight_x_ = weight_x.contiguous(), weight_h_ = weight_h.contiguous();
   const OptionalTensor bias_ = contiguous(bias), h_0_ = contiguous(h_0), c_0_ = contiguous(c_0);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "convlstm", [&] {
     using T = scalar_t;
-    T* const gates = write<T>(reserve);
+    const auto [gates, cells] = split_reserve(saved, s, write<T>(reserve));
     const ForwardTensors<T> tensors{
         read_frames<T>(x), read<T>(weight_x_), read<T>(weight_h_), read<T>(bias_), read_peephole<T>(peephole),
-        read<T>(h_0_), read<T>(c_0_), write<T>(output), write<T>(c_n), gates,
-        gates ? gates + s.reserve() / 5 * 4 : nullptr};
+        read<T>(h_0_), read<T>(c_0_), write<T>(output), write<T>(c_n), gates, cells};
     forward(make_layer(s, reverse, peephole_current), tensors, torch_threads());
   });
   return {output, c_n, reserve};
 }
 
 BackwardResult convlstm_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_c_n, const at::Tensor& x,
-                                 const at::Tensor& weight_x, const at::Tensor& weight_h, const OptionalTensor& peephole,
-                                 const OptionalTensor& h_0, const OptionalTensor& c_0, const at::Tensor& output,
-                                 const at::Tensor& reserve, int64_t dilation, bool reverse, bool peephole_current,
-                                 std::array<bool, kGradients> needs) {
-  const Inputs inputs{x, weight_x, weight_h, std::nullopt, peephole, h_0, c_0, dilation};
+                                 const at::Tensor& weight_x, const at::Tensor& weight_h, const OptionalTensor& bias,
+                                 const OptionalTensor& peephole, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                                 const at::Tensor& output, const at::Tensor& reserve, int64_t dilation, bool reverse,
+                                 bool peephole_current, std::array<bool, kGradients> needs) {
+  const Inputs inputs{x, weight_x, weight_h, bias, peephole, h_0, c_0, dilation};
   const Sizes s = check_inputs("convlstm_backward", inputs);
-  check_saved(s, inputs, output, reserve, grad_output, grad_c_n);
+  const Save save = check_saved(s, inputs, output, reserve, grad_output, grad_c_n);
   const auto grad = [&](Gradient which, at::IntArrayRef shape) {
     if (!needs[which]) return at::empty({0}, x.options());
     return s.batch ? at::empty(shape, x.options()) : at::zeros(shape, x.options());
@@ -88,13 +88,14 @@ BackwardResult convlstm_backward(const OptionalTensor& grad_output, const Option
                    grad_peephole = grad(kPeephole, {3, s.channels, s.height, s.width}), grad_h_0 = grad(kH0, state),
                    grad_c_0 = grad(kC0, state);
   const at::Tensor weight_x_ = weight_x.contiguous(), weight_h_ = weight_h.contiguous(), output_ = output.contiguous();
-  const OptionalTensor grad_c_n_ = contiguous(grad_c_n), h_0_ = contiguous(h_0), c_0_ = contiguous(c_0);
+  const OptionalTensor grad_c_n_ = contiguous(grad_c_n), h_0_ = contiguous(h_0), c_0_ = contiguous(c_0),
+                       bias_ = contiguous(bias);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "convlstm_backward", [&] {
     using T = scalar_t;
-    const T* const gates = reserve.const_data_ptr<T>();
+    const auto [gates, cells] = split_reserve(save, s, reserve.const_data_ptr<T>());
     const BackwardTensors<T> tensors{
         read_frames<T>(grad_output), read<T>(grad_c_n_), read_frames<T>(x), read<T>(weight_x_), read<T>(weight_h_),
-        read_peephole<T>(peephole), read<T>(h_0_), read<T>(c_0_), read<T>(output_), gates, gates + s.reserve() / 5 * 4,
+        read<T>(bias_), read_peephole<T>(peephole), read<T>(h_0_), read<T>(c_0_), read<T>(output_), gates, cells,
         write<T>(grad_x), write<T>(grad_weight_x), write<T>(grad_weight_h), write<T>(grad_bias),
         write<T>(grad_peephole), write<T>(grad_h_0), write<T>(grad_c_0)};
     backward(make_layer(s, reverse, peephole_current), tensors, torch_threads());

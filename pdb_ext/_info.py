@@ -1,5 +1,6 @@
 """What this installation of pdb_ext was built from and for, and what it will run."""
 
+import os
 import platform
 
 import torch
@@ -19,6 +20,8 @@ def build_info() -> dict:
     - `native`: whether the compiled library is loaded; `why_not_native`: if not, the reason (else None);
     - `implementations`: for each device type and dtype of the input, the implementation in words, for instance
       `build_info()["implementations"]["cpu"]["float32"]`; "other devices" stands for every device type not listed;
+    - `cuda_path`: how the CUDA implementation is chosen (None without one): "by problem size", or what the environment
+      variable PDB_EXT_CUDA_PATH forces, "step", "persistent" or "aten";
     - `cpu_capability`: instruction set of the CPU kernels on this machine (None without a library);
     - `built_with`: the record of the build: torch, CUDA, compiler, flags, CUDA architectures, and why CUDA kernels were
       left out, if they were. None in a source tree that was not built.
@@ -35,6 +38,7 @@ def build_info() -> dict:
             "cuda": {_name(dtype): _cuda_implementation() for dtype in _DTYPES},
             "other devices": _REFERENCE,
         },
+        "cuda_path": (os.environ.get("PDB_EXT_CUDA_PATH") or "by problem size") if "cuda" in _library.NATIVE_DEVICES else None,
         "cpu_capability": native.cpu_capability() if native is not None else None,
         "built_with": _library.record,
     }

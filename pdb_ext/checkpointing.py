@@ -3,25 +3,29 @@
 import torch
 from torch import Tensor
 
+# What the native op keeps for its backward pass besides the output: `save` of torch.ops.pdb_ext.convlstm.
+SAVE_NOTHING, SAVE_GATES_AND_CELLS, SAVE_CELLS = range(3)
+
 
 class CheckpointedConvLSTM(torch.autograd.Function):
     """The native op in segments of `every` steps; between forward and backward only x, the output and c between them live.
 
-    Tensor arguments as those of torch.ops.pdb_ext.convlstm, options (dilation, reverse, peephole_current); returns
-    (output, c_n). `torch.utils.checkpoint` would do the same with more memory: its forward pass makes the reserve, too.
+    Tensor arguments as those of torch.ops.pdb_ext.convlstm, options (dilation, reverse, peephole_current), save: what the
+    op keeps of a segment while its backward pass runs. Returns (output, c_n). `torch.utils.checkpoint` would do the same
+    with more memory: its forward pass makes the reserve, too.
     """
 
     @staticmethod
-    def forward(ctx, x, weight_x, weight_h, bias, peephole, h_0, c_0, every: int, options: tuple):
+    def forward(ctx, x, weight_x, weight_h, bias, peephole, h_0, c_0, every: int, options: tuple, save: int):
         output = x.new_empty(*x.shape[:2], weight_h.shape[1], *x.shape[3:])
         h, c = h_0, c_0
         cells = []
         for frames in _segments(len(x), every, reverse=options[1]):
             cells.append(c)
             tensors = (x[frames], weight_x, weight_h, bias, peephole, h, c)
-            output[frames], c, _ = torch.ops.pdb_ext.convlstm(*tensors, *options, False)
+            output[frames], c, _ = torch.ops.pdb_ext.convlstm(*tensors, *options, SAVE_NOTHING)
             h = output[frames.start if options[1] else frames.stop - 1]
-        ctx.every, ctx.options = every, options
+        ctx.every, ctx.options, ctx.save = every, options, save
         ctx.save_for_backward(x, weight_x, weight_h, bias, peephole, h_0, output, *cells)
         return output, c
 
@@ -39,20 +43,20 @@ class CheckpointedConvLSTM(torch.autograd.Function):
             first = index == 0
             before = frames.stop if reverse else frames.start - 1
             inputs = (x[frames], weight_x, weight_h, bias, peephole, h_0 if first else output[before], cells[index])
-            h, _, reserve = torch.ops.pdb_ext.convlstm(*inputs, *ctx.options, True)
+            h, _, reserve = torch.ops.pdb_ext.convlstm(*inputs, *ctx.options, ctx.save)
             grad_segment = grad_output[frames]
             if grad_h is not None:
                 grad_segment = grad_segment.clone()
                 grad_segment[0 if reverse else -1] += grad_h
             wanted = [*needs[:5], needs[5] or not first, needs[6] or not first]
-            saved = (*inputs[:3], *inputs[4:], h, reserve)
+            saved = (*inputs, h, reserve)
             grads = torch.ops.pdb_ext.convlstm_backward(grad_segment, grad_c, *saved, *ctx.options, wanted)
             if grad_x is not None:
                 grad_x[frames] = grads[0]
             sums = [_add(total, grad) for total, grad in zip(sums, grads[1:5])]
             grad_h, grad_c = grads[5:]
         parts = (grad_x, *(total.to(x.dtype) for total in sums), grad_h, grad_c)
-        return (*(grad if needed else None for grad, needed in zip(parts, needs)), None, None)
+        return (*(grad if needed else None for grad, needed in zip(parts, needs)), None, None, None)
 
 
 def _segments(T: int, every: int, reverse: bool) -> list[slice]:

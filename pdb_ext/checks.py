@@ -52,6 +52,11 @@ def check_steps(checkpoint_every: int) -> None:
         _fail("checkpoint_every", "be None or an integer of at least 1", repr(checkpoint_every))
 
 
+def check_flag(name: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        _fail(name, "be True or False", repr(value))
+
+
 def is_autocast_enabled(device: str) -> bool:
     """As torch.is_autocast_enabled, for device types without autocast too."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .checks import check_steps
+from .checks import check_flag, check_steps
 from .ops import convlstm
 
 State = tuple[Tensor, Tensor]
@@ -27,7 +27,7 @@ class ConvLSTM(nn.Module):
         output_peephole: whether the output gate reads c_{t-1} ("previous") or c_t ("current").
         reverse: run backward in time; outputs stay in frame order.
         batch_first: x and output are (N, T, C, H, W) instead of (T, N, C, H, W). States are (N, C, H, W) either way.
-        checkpoint_every: less memory in training for more computation, see :func:`pdb_ext.convlstm`.
+        checkpoint_every, recompute_gates: less memory in training for more computation, see :func:`pdb_ext.convlstm`.
 
     Shapes:
         x (T, N, Cin, H, W) or, batch first, (N, T, Cin, H, W); state (h_0, c_0), each (N, C, H, W), zeros if absent.
@@ -47,6 +47,7 @@ class ConvLSTM(nn.Module):
         reverse: bool = False,
         batch_first: bool = False,
         checkpoint_every: int | None = None,
+        recompute_gates: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -57,6 +58,7 @@ class ConvLSTM(nn.Module):
         _check_peephole(peephole, hidden_channels)
         if checkpoint_every is not None:
             check_steps(checkpoint_every)
+        check_flag("recompute_gates", recompute_gates)
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.kernel_size = kernel_size
@@ -65,6 +67,7 @@ class ConvLSTM(nn.Module):
         self.reverse = reverse
         self.batch_first = batch_first
         self.checkpoint_every = checkpoint_every
+        self.recompute_gates = recompute_gates
         kernel = (kernel_size, kernel_size)
         factory = {"device": device, "dtype": dtype}
         rows = 4 * hidden_channels
@@ -99,6 +102,7 @@ class ConvLSTM(nn.Module):
             reverse=self.reverse,
             output_peephole=self.output_peephole,
             checkpoint_every=self.checkpoint_every,
+            recompute_gates=self.recompute_gates,
         )
         return output.transpose(0, 1) if self.batch_first else output, state
 
@@ -145,6 +149,7 @@ class DBConvLSTM(nn.Module):
         output_peephole: str = "previous",
         batch_first: bool = True,
         checkpoint_every: int | None = None,
+        recompute_gates: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -156,7 +161,7 @@ class DBConvLSTM(nn.Module):
         self.batch_first = batch_first
         factory = {"device": device, "dtype": dtype}
         options = {"dilation": dilation, "bias": bias, "peephole": peephole, "output_peephole": output_peephole}
-        options["checkpoint_every"] = checkpoint_every
+        options |= {"checkpoint_every": checkpoint_every, "recompute_gates": recompute_gates}
         self.forward_layer = ConvLSTM(in_channels, hidden_channels, kernel_size, **options, **factory)
         self.backward_layer = ConvLSTM(hidden_channels, hidden_channels, kernel_size, reverse=True, **options, **factory)
         if merge == "tanh":
@@ -212,6 +217,7 @@ class PDBConvLSTM(nn.Module):
         bias: bool = True,
         output_peephole: str = "previous",
         checkpoint_every: int | None = None,
+        recompute_gates: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -223,7 +229,8 @@ class PDBConvLSTM(nn.Module):
         self.dilations = tuple(dilations)
         self.batch_first = batch_first
         options = {"merge": merge, "peephole": peephole, "batch_first": batch_first, "bias": bias}
-        options |= {"output_peephole": output_peephole, "checkpoint_every": checkpoint_every, "device": device, "dtype": dtype}
+        options |= {"output_peephole": output_peephole, "checkpoint_every": checkpoint_every}
+        options |= {"recompute_gates": recompute_gates, "device": device, "dtype": dtype}
         self.branches = nn.ModuleList(
             DBConvLSTM(in_channels, hidden_channels, kernel_size, dilation=dilation, **options)
             for dilation in self.dilations

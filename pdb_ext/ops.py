@@ -9,8 +9,8 @@ from torch.autograd.forward_ad import unpack_dual
 
 from . import reference
 from ._library import NATIVE_DEVICES, native, record, why_not_native
-from .checkpointing import CheckpointedConvLSTM
-from .checks import check_inputs, check_steps, is_autocast_enabled
+from .checkpointing import SAVE_CELLS, SAVE_GATES_AND_CELLS, SAVE_NOTHING, CheckpointedConvLSTM
+from .checks import check_flag, check_inputs, check_steps, is_autocast_enabled
 
 
 def convlstm(
@@ -25,6 +25,7 @@ def convlstm(
     reverse: bool = False,
     output_peephole: str = "previous",
     checkpoint_every: int | None = None,
+    recompute_gates: bool = False,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """One ConvLSTM layer over a whole sequence, with dilated convolutions (`*`) and "same" zero padding::
 
@@ -51,6 +52,10 @@ def convlstm(
         checkpoint_every: save memory in training: store the state every so many steps only, and compute the steps between
             once more in the backward pass. About sqrt(T) stores least. None stores what backward needs of every step, five
             times the output. The results are the same up to rounding. The reference knows no such thing.
+        recompute_gates: save memory in training: store the cell states (as large as the output, in float32 at least) but
+            not the gates (four times that), and compute the gates once more in the backward pass. Costs one forward
+            convolution, not a whole forward pass; the results are the same up to rounding. With checkpoint_every it
+            holds for the steps between.
 
     Returns:
         output (T, N, C, H, W), every h_t in frame order; and (h_n, c_n), each (N, C, H, W), the last state.
@@ -67,6 +72,7 @@ def convlstm(
     check_inputs(x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole)
     if checkpoint_every is not None:
         check_steps(checkpoint_every)
+    check_flag("recompute_gates", recompute_gates)
     h_0, c_0 = state if state is not None else (None, None)
     tensors = _autocast(x, weight_x, weight_h, bias, peephole, h_0, c_0)
     is_native = x.device.type in NATIVE_DEVICES
@@ -81,7 +87,7 @@ def convlstm(
     dtype = tensors[0].dtype
     if x.device.type == "cpu" and dtype in (torch.float16, torch.bfloat16):
         tensors = _cast(tensors, torch.float32)
-    output, c_n = _call(tensors, (dilation, reverse, output_peephole == "current"), checkpoint_every)
+    output, c_n = _call(tensors, (dilation, reverse, output_peephole == "current"), checkpoint_every, recompute_gates)
     output, c_n = output.to(dtype), c_n.to(dtype)
     h_n = output[0] if reverse else output[-1]
     return output, (h_n.clone(), c_n)  # a view would keep all of output alive
@@ -121,29 +127,34 @@ def _warn_once(device: str) -> None:
 
 
 def _call(
-    tensors: tuple[Tensor | None, ...], options: tuple[int, bool, bool], checkpoint_every: int | None
+    tensors: tuple[Tensor | None, ...],
+    options: tuple[int, bool, bool],
+    checkpoint_every: int | None,
+    recompute_gates: bool,
 ) -> tuple[Tensor, Tensor]:
     x, weight_x, weight_h, bias, peephole, h_0, c_0 = tensors
     if peephole is not None:
         peephole = peephole.expand(3, weight_h.shape[1], *x.shape[3:])
     tensors = (x, weight_x, weight_h, bias, peephole, h_0, c_0)
-    save = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    if save and checkpoint_every is not None and checkpoint_every < x.shape[0]:
-        return CheckpointedConvLSTM.apply(*tensors, checkpoint_every, options)
-    output, c_n, _ = torch.ops.pdb_ext.convlstm(*tensors, *options, save)
+    training = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    save = SAVE_CELLS if recompute_gates else SAVE_GATES_AND_CELLS
+    if training and checkpoint_every is not None and checkpoint_every < x.shape[0]:
+        return CheckpointedConvLSTM.apply(*tensors, checkpoint_every, options, save)
+    output, c_n, _ = torch.ops.pdb_ext.convlstm(*tensors, *options, save if training else SAVE_NOTHING)
     return output, c_n
 
 
 def _fake_convlstm(x, weight_x, weight_h, bias, peephole, h_0, c_0, dilation, reverse, peephole_current, save):
     T, N, _, H, W = x.shape
     C = weight_h.shape[1]
+    torch._check(0 <= save <= 2, lambda: f"convlstm: save must be 0, 1 or 2, got {save}")
     saved = torch.promote_types(x.dtype, torch.float32)
-    reserve = x.new_empty(5 * T * N * C * H * W if save else 0, dtype=saved)
+    reserve = x.new_empty((0, 5, 1)[save] * T * N * C * H * W, dtype=saved)
     return x.new_empty(T, N, C, H, W), x.new_empty(N, C, H, W), reserve
 
 
 def _fake_convlstm_backward(
-    grad_output, grad_c_n, x, weight_x, weight_h, peephole, h_0, c_0, output, reserve,
+    grad_output, grad_c_n, x, weight_x, weight_h, bias, peephole, h_0, c_0, output, reserve,
     dilation, reverse, peephole_current, needs,
 ):  # fmt: skip
     state = output.shape[1:]
@@ -152,17 +163,17 @@ def _fake_convlstm_backward(
 
 
 def _setup_context(ctx, inputs, output):
-    x, weight_x, weight_h, _, peephole, h_0, c_0, ctx.dilation, ctx.reverse, ctx.peephole_current, save = inputs
+    *tensors, ctx.dilation, ctx.reverse, ctx.peephole_current, save = inputs
     h, _, reserve = output
     ctx.mark_non_differentiable(reserve)
     ctx.set_materialize_grads(False)
-    ctx.saved = save
-    ctx.save_for_backward(x, weight_x, weight_h, peephole, h_0, c_0, h, reserve)
+    ctx.saved = save != SAVE_NOTHING
+    ctx.save_for_backward(*tensors, h, reserve)
 
 
 def _backward(ctx, grad_output, grad_c_n, _grad_reserve):
     if not ctx.saved:
-        raise RuntimeError("convlstm: the op was called with save=False; call it with save=True to differentiate it")
+        raise RuntimeError("convlstm: the op was called with save=0; call it with save=1 or 2 to differentiate it")
     needs = list(ctx.needs_input_grad[:7])
     options = (ctx.dilation, ctx.reverse, ctx.peephole_current, needs)
     grads = torch.ops.pdb_ext.convlstm_backward(grad_output, grad_c_n, *ctx.saved_tensors, *options)

@@ -19,7 +19,7 @@ def convlstm(
     reverse: bool = False,
     output_peephole: str = "previous",
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Same arguments, but checkpoint_every, result and errors as :func:`pdb_ext.convlstm`."""
+    """Same arguments, but checkpoint_every and recompute_gates, result and errors as :func:`pdb_ext.convlstm`."""
     check_inputs(x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole)
     T, N, _, H, W = x.shape
     C = weight_h.shape[1]

@@ -1,6 +1,7 @@
 """Runs the CUDA kernels of csrc/cuda on the host: builds them with tests/cuda_host and calls them through ctypes."""
 
 import atexit
+import concurrent.futures
 import ctypes
 import functools
 import os
@@ -15,7 +16,8 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
+BINDINGS = ("convlstm_cuda", "aten_layer", "aten_gates")  # the files of csrc/cuda that need torch
+FLAGS = ["-std=c++17", "-O2", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 
 
 class Arguments(ctypes.Structure):
@@ -40,15 +42,27 @@ def host_library() -> Path:
     """Kernels, time loop and emulation, compiled into one library for the test run. Skips without a C++ compiler."""
     if compiler() is None:
         pytest.skip("no C++ compiler")
-    sources = [*ROOT.glob("csrc/cuda/*.cu"), ROOT / "csrc/cuda/sequence.cpp"]
+    sources = [*ROOT.glob("csrc/cuda/*.cu"), *(p for p in ROOT.glob("csrc/cuda/*.cpp") if p.stem not in BINDINGS)]
     sources += [ROOT / "tests/cuda_host" / name for name in ("cuda_host.cpp", "c_api.cpp")]
     folder = Path(tempfile.mkdtemp(prefix="cuda_on_host_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     library = folder / "libcuda_on_host.so"
     include = [f"-I{ROOT / 'csrc/cuda'}", f"-I{ROOT / 'tests/cuda_host'}"]
-    command = [compiler(), *FLAGS, *include, "-x", "c++", *map(str, sorted(sources)), "-o", str(library)]
-    subprocess.run(command, check=True)
+    objects = compile_all([compiler(), *FLAGS, *include], sources, folder)
+    subprocess.run([compiler(), "-shared", *map(str, objects), "-o", str(library)], check=True)
     return library
+
+
+def compile_all(command: list[str], sources: list[Path], folder: Path) -> list[Path]:
+    """Compiles C++ sources (.cu, too), as many at once as there are processors; returns the objects."""
+
+    def run(source: Path) -> Path:
+        target = folder / f"{source.stem}.o"
+        subprocess.run([*command, "-c", "-x", "c++", str(source), "-o", str(target)], check=True)
+        return target
+
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(run, sorted(sources)))
 
 
 class HostKernels:
@@ -69,13 +83,16 @@ class HostKernels:
         pointers = (ctypes.c_void_p * 32)(*(None if a is None else a.data_ptr() for a in arrays))
         return Arguments(T, N, Cin, C, H, W, kernel, dilation, reverse, peephole_current, self.tensor_cores, strides, pointers)
 
-    def forward(self, x, weight_x, weight_h, bias, peephole, h_0, c_0, *options, save: bool):
-        """-> output, c_n, gates, cells (the last two None without save). options: dilation, reverse, peephole_current."""
+    def forward(self, x, weight_x, weight_h, bias, peephole, h_0, c_0, *options, save: bool, recompute: bool = False):
+        """-> output, c_n, gates, cells options: dilation, reverse, peephole_current.
+
+        The last two are None without save; gates also with recompute.
+        """
         T, N, _, H, W = x.shape
         state = (N, weight_h.shape[1], H, W)
         accumulation = torch.promote_types(x.dtype, torch.float32)
         output, c_n = _unwritten((T, *state), x.dtype), _unwritten(state, x.dtype)
-        gates = _unwritten((T, N, 4, *state[1:]), accumulation) if save else None
+        gates = _unwritten((T, N, 4, *state[1:]), accumulation) if save and not recompute else None
         cells = _unwritten((T, *state), accumulation) if save else None
         tensors = [x, weight_x, weight_h, bias, peephole, h_0, c_0, output, c_n, gates, cells]
         arguments = self._arguments(x, weight_h, peephole, options, tensors)
@@ -84,17 +101,17 @@ class HostKernels:
         self._run("forward", x, weight_h, peephole, options, tensors)
         return output, c_n, gates, cells
 
-    def backward(self, grad_output, grad_c_n, x, weight_x, weight_h, peephole, h_0, c_0, saved, *options):
+    def backward(self, grad_output, grad_c_n, x, weight_x, weight_h, bias, peephole, h_0, c_0, saved, *options):
         """-> gradients of x, weight_x, weight_h, bias, peephole, h_0, c_0. saved: what forward returned."""
         output, c_n, gates, cells = saved
         T, N, _, H, W = x.shape
         C = weight_h.shape[1]
         shapes = [x.shape, weight_x.shape, weight_h.shape, (4 * C,), (3, C, H, W), c_n.shape, c_n.shape]
         grads = [_unwritten(shape, x.dtype) for shape in shapes]
-        tensors = [grad_output, grad_c_n, x, weight_x, weight_h, peephole, h_0, c_0, output, gates, cells, *grads]
+        tensors = [grad_output, grad_c_n, x, weight_x, weight_h, bias, peephole, h_0, c_0, output, gates, cells, *grads]
         arguments = self._arguments(x, weight_h, peephole, options, tensors)
         size = self.library.pdb_backward_workspace(DTYPES[x.dtype], ctypes.byref(arguments))
-        tensors.append(_unwritten((size,), gates.dtype))
+        tensors.append(_unwritten((size,), cells.dtype))
         self._run("backward", x, weight_h, peephole, options, tensors)
         return grads
 

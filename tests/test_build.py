@@ -93,10 +93,20 @@ def test_build_info_tells_which_implementation_runs(device, dtype):
     assert words.split()[0] == ("native" if "pdb_ext::convlstm" in called.names else "reference")
 
 
-def test_build_info_is_plain_and_complete():
+def test_build_info_names_a_forced_path(monkeypatch):
+    monkeypatch.setattr(_library, "NATIVE_DEVICES", frozenset({"cpu", "cuda"}))
+    monkeypatch.setattr(_library, "record", (_library.record or {}) | {"cuda_architectures": ["9.0a"]})
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", "aten")
+    info = pdb_ext.build_info()
+    assert info["cuda_path"] == "aten" and info["implementations"]["cuda"]["float32"] == "native CUDA (9.0a)"
+
+
+def test_build_info_is_plain_and_complete(monkeypatch):
+    monkeypatch.delenv("PDB_EXT_CUDA_PATH", raising=False)
     info = json.loads(json.dumps(pdb_ext.build_info()))
     assert info["torch"] == torch.__version__ and info["pdb_ext"] == pdb_ext._version.__version__
     assert (info["why_not_native"] is None) == info["native"] == (info["cpu_capability"] is not None)
+    assert info["cuda_path"] == ("by problem size" if "cuda" in _library.NATIVE_DEVICES else None)
     if info["native"]:
         assert {"torch", "compiler", "cxx_flags", "cuda", "why_no_cuda"} <= info["built_with"].keys()
 

@@ -16,9 +16,10 @@ OPTIONS = [
 ]
 
 
-def problem(T=7, dtype=torch.float64):
-    shapes = {"x": (T, 2, 3, 5, 6), "weight_x": (16, 3, 3, 3), "weight_h": (16, 4, 3, 3), "bias": (16,)}
-    shapes |= {"peephole": (3, 4, 1, 1), "h_0": (2, 4, 5, 6), "c_0": (2, 4, 5, 6)}
+def problem(T=7, dtype=torch.float64, in_channels=3, channels=4):
+    state, rows = (2, channels, 5, 6), 4 * channels
+    shapes = {"x": (T, 2, in_channels, 5, 6), "weight_x": (rows, in_channels, 3, 3), "weight_h": (rows, channels, 3, 3)}
+    shapes |= {"bias": (rows,), "peephole": (3, channels, 1, 1), "h_0": state, "c_0": state}
     return {name: (0.3 * torch.randn(shape, dtype=dtype)).requires_grad_() for name, shape in shapes.items()}
 
 
@@ -50,6 +51,36 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(layer, (x, weight_x, weight_h, bias, peephole, h_0, c_0), fast_mode=True)
 
 
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("every", [None, 3])
+@pytest.mark.parametrize("sizes", [{}, {"channels": 17, "in_channels": 16, "dtype": torch.float32}], ids=["direct", "Winograd"])
+def test_gates_computed_again_give_the_same_bits(options, every, sizes):
+    tensors = problem(**sizes)
+    recomputed = run(tensors, checkpoint_every=every, recompute_gates=True, **options)
+    for got, expected in zip(recomputed, run(tensors, checkpoint_every=every, **options)):
+        assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("every", [None, 2])
+def test_gradcheck_of_recomputed_gates(every):
+    tensors = tuple(problem(T=3).values())
+
+    def layer(*tensors):
+        output, (_, c_n) = convlstm(*tensors[:5], tuple(tensors[5:]), checkpoint_every=every, recompute_gates=True)
+        return output, c_n
+
+    assert torch.autograd.gradcheck(layer, tensors, fast_mode=True)
+
+
+def test_without_bias_state_and_peephole_gates_are_computed_again_too():
+    tensors = {name: tensor for name, tensor in problem().items() if name in ("x", "weight_x", "weight_h")}
+    results = []
+    for recompute_gates in (False, True):
+        output, _ = convlstm(**tensors, recompute_gates=recompute_gates)
+        results.append(torch.autograd.grad(output.square().sum(), list(tensors.values())))
+    assert all(torch.equal(one, other) for one, other in zip(*results))
+
+
 class Reserves(TorchDispatchMode):
     """Watches what the op stores for backward."""
 
@@ -64,24 +95,28 @@ class Reserves(TorchDispatchMode):
         return result
 
     def alive(self):
-        return sum(reference() is not None and reference().nbytes() > 0 for reference in self.seen)
+        """Bytes."""
+        return sum(reference().nbytes() for reference in self.seen if reference() is not None)
 
 
-@pytest.mark.parametrize(("every", "alive"), [(None, 1), (3, 0)])
-def test_between_forward_and_backward_no_gates_are_stored(every, alive):
+@pytest.mark.parametrize(("every", "recompute_gates", "outputs"), [(None, False, 5), (None, True, 1), (3, False, 0), (3, True, 0)])
+def test_what_is_stored_between_forward_and_backward(every, recompute_gates, outputs):
     tensors = problem()
     with Reserves() as reserves:
-        output, _ = convlstm(*(tensors[name] for name in ("x", "weight_x", "weight_h", "bias")), checkpoint_every=every)
-        assert reserves.seen and reserves.alive() == alive
+        named = {name: tensors[name] for name in ("x", "weight_x", "weight_h", "bias")}
+        output, _ = convlstm(**named, checkpoint_every=every, recompute_gates=recompute_gates)
+        assert reserves.seen and reserves.alive() == outputs * output.nbytes
         output.sum().backward()
 
 
 @pytest.mark.parametrize("merge", ["tanh", "sum"])
 def test_layers_hand_it_on(merge):
     options = {"merge": merge, "peephole": (3, 4, 1, 1), "dtype": torch.float64}
-    saving, plain = PDBConvLSTM(3, 4, checkpoint_every=2, **options), PDBConvLSTM(3, 4, **options)
+    saving = PDBConvLSTM(3, 4, checkpoint_every=2, recompute_gates=True, **options)
+    plain = PDBConvLSTM(3, 4, **options)
     plain.load_state_dict(saving.state_dict())
-    assert all(m.checkpoint_every == 2 for m in saving.modules() if isinstance(m, pdb_ext.ConvLSTM))
+    layers = [m for m in saving.modules() if isinstance(m, pdb_ext.ConvLSTM)]
+    assert all(m.checkpoint_every == 2 and m.recompute_gates for m in layers) and len(layers) == 4
     x = torch.randn(2, 5, 3, 6, 5, dtype=torch.float64)
     gradients = []
     for layer in (saving, plain):
@@ -113,3 +148,12 @@ def test_a_wrong_value_is_named(every):
         convlstm(x, torch.zeros(8, 2, 3, 3), torch.zeros(8, 2, 3, 3), checkpoint_every=every)
     with pytest.raises(ValueError, match="checkpoint_every must"):
         pdb_ext.ConvLSTM(2, 2, checkpoint_every=every)
+
+
+@pytest.mark.parametrize("value", [1, None, "yes"])
+def test_a_wrong_recompute_gates_is_named(value):
+    x = torch.zeros(3, 1, 2, 4, 4)
+    with pytest.raises(ValueError, match=r"recompute_gates must be True or False, got"):
+        convlstm(x, torch.zeros(8, 2, 3, 3), torch.zeros(8, 2, 3, 3), recompute_gates=value)
+    with pytest.raises(ValueError, match="recompute_gates must"):
+        pdb_ext.ConvLSTM(2, 2, recompute_gates=value)

@@ -82,7 +82,7 @@ def test_the_good_arguments_are_good():
 
 def op_arguments(**changes):
     inputs = GOOD.inputs(torch.float32) | changes
-    return (*inputs.values(), 1, False, False, True)
+    return (*inputs.values(), 1, False, False, 1)
 
 
 @pytest.mark.skipif(_library.native is None, reason="needs the native library")
@@ -109,13 +109,21 @@ def test_the_bare_op_checks_before_it_reads(changes):
 
 
 @pytest.mark.skipif(_library.native is None, reason="needs the native library")
+@pytest.mark.parametrize("save", [-1, 3])
+def test_the_bare_op_knows_three_ways_to_save(save):
+    with pytest.raises(RuntimeError, match="convlstm: save must be 0 .*, 1 .* or 2 .*, got"):
+        torch.ops.pdb_ext.convlstm(*op_arguments()[:-1], save)
+
+
+@pytest.mark.skipif(_library.native is None, reason="needs the native library")
 def test_the_bare_backward_checks_what_was_saved():
-    x, weight_x, weight_h, _, peephole, h_0, c_0, *_ = op_arguments()
+    *tensors, dilation, reverse, peephole_current, _ = op_arguments()
     output, c_n, reserve = torch.ops.pdb_ext.convlstm(*op_arguments())
-    good = [output, c_n, x, weight_x, weight_h, peephole, h_0, c_0, output, reserve, 1, False, False, [True] * 7]
+    good = [output, c_n, *tensors, output, reserve, dilation, reverse, peephole_current, [True] * 7]
     torch.ops.pdb_ext.convlstm_backward(*good)
-    for position, bad in ((0, output[:2]), (1, c_n[:1]), (8, output[..., :3]), (9, reserve[:-1]), (9, reserve.double()),
-                          (9, reserve[:1].expand(len(reserve)))):  # fmt: skip
+    for position, bad in ((0, output[:2]), (1, c_n[:1]), (5, randn(19)), (9, output[..., :3]), (10, reserve[:-1]),
+                          (10, reserve[:0]), (10, reserve.double()),
+                          (10, reserve[:1].expand(len(reserve)))):  # fmt: skip
         with pytest.raises(RuntimeError, match="convlstm_backward: .* must"):
             torch.ops.pdb_ext.convlstm_backward(*good[:position], bad, *good[position + 1 :])
 

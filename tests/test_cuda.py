@@ -1,6 +1,8 @@
 """The ops on a real GPU; skipped where there is none. `python python/benchmarks/gpu_check.py` runs this and more."""
 
 import contextlib
+import functools
+import warnings
 
 import pytest
 import torch
@@ -17,6 +19,18 @@ if "cuda" not in _library.NATIVE_DEVICES:
 DEVICE = "cuda"
 PROBLEMS = [problem for problem in FIXED + random_problems(12, seed=1) if problem.N > 0]
 PAPER = Problem(T=5, N=1, in_channels=32, C=32, H=60, W=60, dilation=2)
+
+
+# Every test of values runs on every path; where a layer does not fit on the chip, "persistent" means "step".
+PATHS = ["step", "persistent", "aten"]
+
+
+@pytest.fixture(params=PATHS)
+def path(request, monkeypatch):
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", request.param)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="PDB_EXT_CUDA_PATH=persistent: this layer does not fit")
+        yield request.param
 
 
 def on_gpu(function):
@@ -54,16 +68,17 @@ def results_and_gradients(arguments, leaves):
 
 
 @pytest.mark.parametrize("problem", PROBLEMS + [PAPER], ids=str)
-def test_float64_equals_the_reference(problem):
-    inputs = problem.inputs()
-    expected, actual = run(reference.convlstm, problem, inputs), run(on_gpu(pdb_ext.convlstm), problem, inputs)
+@pytest.mark.parametrize("recompute_gates", [False, True])
+def test_float64_equals_the_reference(path, problem, recompute_gates):
+    inputs, ours = problem.inputs(), functools.partial(pdb_ext.convlstm, recompute_gates=recompute_gates)
+    expected, actual = run(reference.convlstm, problem, inputs), run(on_gpu(ours), problem, inputs)
     for name, value in expected.items():
         torch.testing.assert_close(actual[name], value, msg=lambda text, name=name: f"{name}: {text}")
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16"])
 @pytest.mark.parametrize("problem", PROBLEMS + [PAPER], ids=str)
-def test_error_is_at_most_twice_that_of_pytorch(problem, precision):
+def test_error_is_at_most_twice_that_of_pytorch(path, problem, precision):
     """RMS error against float64, of both on the GPU, for the output and every gradient."""
     dtype = getattr(torch, precision.replace("tf32", "float32"))
     inputs = problem.inputs(dtype)
@@ -78,7 +93,8 @@ def test_error_is_at_most_twice_that_of_pytorch(problem, precision):
         assert rms(ours[name] - value) <= allowed, name
 
 
-def test_gradcheck():
+@pytest.mark.parametrize("recompute_gates", [False, True])
+def test_gradcheck(path, recompute_gates):
     problem = Problem(T=2, N=1, in_channels=2, C=2, H=3, W=4, peephole="full", output_peephole="current", state=True)
     arguments, leaves = gpu_arguments(problem, torch.float64)
     names = [*(k for k, v in arguments.items() if isinstance(v, torch.Tensor)), "h_0", "c_0"]
@@ -86,14 +102,14 @@ def test_gradcheck():
     def function(*tensors):
         given = dict(zip(names, tensors))
         state = (given.pop("h_0"), given.pop("c_0"))
-        output, (_, c_n) = pdb_ext.convlstm(**(arguments | given | {"state": state}))
+        output, (_, c_n) = pdb_ext.convlstm(**(arguments | given | {"state": state}), recompute_gates=recompute_gates)
         return output, c_n
 
     assert torch.autograd.gradcheck(function, leaves)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_the_same_bits_in_every_run(dtype):
+def test_the_same_bits_in_every_run(path, dtype):
     arguments, leaves = gpu_arguments(PAPER, dtype)
     first = results_and_gradients(arguments, leaves)
     for _ in range(5):
@@ -101,7 +117,7 @@ def test_the_same_bits_in_every_run(dtype):
             assert torch.equal(one, other)
 
 
-def test_capture_in_a_cuda_graph():
+def test_capture_in_a_cuda_graph(path):
     arguments, leaves = gpu_arguments(PAPER)
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -118,7 +134,7 @@ def test_capture_in_a_cuda_graph():
         assert torch.equal(one, other)
 
 
-def test_runs_on_the_current_stream():
+def test_runs_on_the_current_stream(path):
     """A kernel on another stream would read x before the slow work that fills it has ended."""
     arguments, _ = gpu_arguments(PAPER)
     expected = pdb_ext.convlstm(**arguments)[0].detach()
@@ -142,7 +158,9 @@ def test_runs_on_the_device_of_its_arguments():
     assert state is None and torch.equal(pdb_ext.convlstm(**other)[0].cpu(), pdb_ext.convlstm(**arguments)[0].cpu())
 
 
-def test_more_than_2_to_31_elements():
+@pytest.mark.parametrize("forced", ["step", "aten"])
+def test_more_than_2_to_31_elements(monkeypatch, forced):
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", forced)
     if torch.cuda.mem_get_info()[0] < 16 * 2**30:
         pytest.skip("needs 16 GB of free GPU memory")
     x = torch.randn(33, 1, 1, 1024, 1024, device=DEVICE, dtype=torch.float16)
@@ -157,18 +175,55 @@ def test_more_than_2_to_31_elements():
     torch.testing.assert_close(c_n, c_last, atol=4e-3, rtol=4e-3)
 
 
-def test_out_of_memory_leaves_the_device_usable():
+def test_gradients_of_more_than_2_to_31_elements(monkeypatch):
+    """Gate gradients of 2^31 elements and more; those of the weights are sums over all of them."""
+    if torch.cuda.mem_get_info()[0] < 60 * 2**30:
+        pytest.skip("needs 60 GB of free GPU memory")
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", "step")
+    x = torch.randn(3, 1, 1, 2048, 2048, device=DEVICE)
+    weights = [(torch.randn(192, c, 1, 1, device=DEVICE) * 0.1).requires_grad_() for c in (1, 48)]
+    assert 3 * 192 * 2048**2 > 2**31
+
+    def gradients(path):
+        monkeypatch.setenv("PDB_EXT_CUDA_PATH", path)
+        output, _ = pdb_ext.convlstm(x, *weights, recompute_gates=True)
+        return torch.autograd.grad(output.sum(), weights)
+
+    for one, other in zip(gradients("step"), gradients("aten")):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3 * other.abs().max().item())
+
+
+@pytest.mark.parametrize("forced", ["step", "aten"])
+def test_out_of_memory_leaves_the_device_usable(monkeypatch, forced):
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", forced)
     weight = torch.zeros(4, 1, 1, 1, device=DEVICE)
     x = torch.zeros(1, 1, 1, 1024, 1024, device=DEVICE).expand(2**20, -1, -1, -1, -1)
     with pytest.raises(torch.cuda.OutOfMemoryError):
         pdb_ext.convlstm(x, weight, weight)
+    torch.cuda.synchronize()
     assert pdb_ext.convlstm(x[:1], weight, weight)[0].sum().item() == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16], ids=str)
 @pytest.mark.parametrize("allowed", [False, True], ids=["no-tf32", "tf32"])
-def test_small_enough_for_compute_sanitizer(dtype, allowed):
+def test_small_enough_for_compute_sanitizer(path, dtype, allowed):
     problem = Problem(T=2, N=2, in_channels=9, C=9, H=7, W=35, peephole="full", state=True, dilation=2)
     arguments, leaves = gpu_arguments(problem, dtype)
     with tf32(allowed):
         assert all(torch.isfinite(value).all() for value in results_and_gradients(arguments, leaves))
+
+
+def test_the_rule_takes_cudnn_for_large_layers_only():
+    """The same bits as the path that it should have picked."""
+    small, large = PAPER, Problem(T=2, N=8, in_channels=64, C=64, H=64, W=64)
+    for problem, expected in ((small, "step"), (large, "aten")):
+        arguments, leaves = gpu_arguments(problem, torch.float16)
+        chosen = results_and_gradients(arguments, leaves)
+        matching = []
+        for path in PATHS if expected == "step" else ["aten"]:
+            with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                patch.setenv("PDB_EXT_CUDA_PATH", path)
+                forced = results_and_gradients(arguments, leaves)
+            matching.append(all(torch.equal(one, other) for one, other in zip(chosen, forced)))
+        assert any(matching)

@@ -1,12 +1,14 @@
 """The CUDA side of the ops (csrc/cuda/convlstm_cuda.cpp) on the host: allocation, options, and the kernels behind them."""
 
+import ctypes
 import subprocess
+import warnings
 
 import pytest
 import torch
 from torch.utils import cpp_extension
 
-from cuda_on_host import ROOT, compiler, host_library
+from cuda_on_host import BINDINGS, ROOT, Arguments, compile_all, compiler, host_library
 from pdb_ext import reference
 
 # T, N, Cin, C, H, W of most tests
@@ -19,20 +21,38 @@ def ops(tmp_path_factory):
     kernels = host_library()
     folder = tmp_path_factory.mktemp("cuda_ops_on_host")
     sources = []
-    for name in ("convlstm.cpp", "cuda/convlstm_cuda.cpp"):
+    for name in ("convlstm.cpp", *(f"cuda/{name}.cpp" for name in BINDINGS)):
         text = (ROOT / "csrc" / name).read_text()
+        # Chunks of two steps of SIZES in float64, of many in half precision.
+        text = text.replace("kChunkBytes = 256 << 20", "kChunkBytes = 16 << 10")
         text = text.replace("TORCH_LIBRARY_IMPL(pdb_ext, CUDA,", "TORCH_LIBRARY_IMPL(pdb_ext_on_host, CPU,")
         text = text.replace("TORCH_LIBRARY(pdb_ext,", "TORCH_LIBRARY(pdb_ext_on_host,").replace('"../', '"')
         sources.append(folder / name.replace("/", "_"))
         sources[-1].write_text(text)
     include = [ROOT / "tests/cuda_host", ROOT / "csrc", ROOT / "csrc/cuda", *cpp_extension.include_paths()]
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    flags = ["-std=c++20", "-O0", abi, "-g0", "-fPIC", "-shared", *(f"-I{path}" for path in include)]
+    flags = ["-std=c++20", "-O0", abi, "-g0", "-fPIC", *(f"-I{path}" for path in include)]
     link = [*(f"-L{path}" for path in cpp_extension.library_paths()), "-lc10", "-ltorch_cpu", str(kernels)]
     library = folder / "cuda_ops_on_host.so"
-    subprocess.run([compiler(), *flags, *map(str, sources), *link, "-o", str(library)], check=True)
+    objects = compile_all([compiler(), *flags], sources, folder)
+    subprocess.run([compiler(), "-shared", *map(str, objects), *link, "-o", str(library)], check=True)
     torch.ops.load_library(str(library))
     return torch.ops.pdb_ext_on_host
+
+
+@pytest.fixture(params=["step", "aten"])
+def path(request, monkeypatch):
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", request.param)
+    return request.param
+
+
+@pytest.fixture
+def emulation():
+    """The library with the emulated GPU, for its settings; they are as before afterwards."""
+    library = ctypes.CDLL(str(host_library()))
+    yield library
+    library.pdb_set_architecture(90)
+    library.pdb_ignore_barrier(None, 0)
 
 
 def arguments(sizes=SIZES, dtype=torch.float64, optional=True, peephole_shape=None):
@@ -63,21 +83,19 @@ def expected(tensors, dilation=2, reverse=False, peephole_current=False):
     return output.detach(), c_n.detach(), cotangents, [None if t is None else next(grads) for t in leaves]
 
 
-def run(ops, tensors, cotangents, *options, needs=(True,) * 7):
-    output, c_n, reserve = ops.convlstm(*tensors, *options, True)
-    x, weight_x, weight_h, _, peephole, h_0, c_0 = tensors
-    grads = ops.convlstm_backward(
-        *cotangents, x, weight_x, weight_h, peephole, h_0, c_0, output, reserve, *options, list(needs)
-    )
+def run(ops, tensors, cotangents, *options, needs=(True,) * 7, save=1):
+    output, c_n, reserve = ops.convlstm(*tensors, *options, save)
+    grads = ops.convlstm_backward(*cotangents, *tensors, output, reserve, *options, list(needs))
     return output, c_n, reserve, grads
 
 
+@pytest.mark.parametrize("save", [1, 2])
 @pytest.mark.parametrize("optional", [True, False])
 @pytest.mark.parametrize("reverse, peephole_current", [(False, True), (True, False)])
-def test_equals_the_reference(ops, optional, reverse, peephole_current):
+def test_equals_the_reference(ops, path, optional, reverse, peephole_current, save):
     tensors = arguments(optional=optional)
     output, c_n, cotangents, grads = expected(tensors, 2, reverse, peephole_current)
-    actual = run(ops, tensors, cotangents, 2, reverse, peephole_current)
+    actual = run(ops, tensors, cotangents, 2, reverse, peephole_current, save=save)
     torch.testing.assert_close(actual[0], output)
     torch.testing.assert_close(actual[1], c_n)
     for ours, theirs in zip(actual[3], grads):
@@ -85,15 +103,29 @@ def test_equals_the_reference(ops, optional, reverse, peephole_current):
             torch.testing.assert_close(ours, theirs)
 
 
-def test_without_save_the_reserve_is_empty_and_the_result_the_same(ops):
+def test_what_is_saved_does_not_change_the_result(ops, path):
     tensors = arguments()
-    trained = ops.convlstm(*tensors, 1, False, False, True)
-    inferred = ops.convlstm(*tensors, 1, False, False, False)
-    assert trained[2].numel() == 5 * trained[0].numel() and inferred[2].numel() == 0
-    assert torch.equal(trained[0], inferred[0]) and torch.equal(trained[1], inferred[1])
+    inferred, trained, saving = (ops.convlstm(*tensors, 1, False, False, save) for save in (0, 1, 2))
+    assert [r[2].numel() // r[0].numel() for r in (inferred, trained, saving)] == [0, 5, 1]
+    for other in (trained, saving):
+        assert torch.equal(other[0], inferred[0]) and torch.equal(other[1], inferred[1])
 
 
-def test_strides_of_the_arguments_do_not_matter(ops):
+@pytest.mark.parametrize("forward, backward", [("step", "aten"), ("aten", "step")])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_one_path_reads_what_another_saved(ops, monkeypatch, forward, backward, dtype):
+    """The environment, TF32 or the device may differ between forward and backward."""
+    tensors = arguments(dtype=dtype)
+    _, _, cotangents, grads = expected(tensors)
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", forward)
+    output, _, reserve = ops.convlstm(*tensors, 2, False, False, 1)
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", backward)
+    actual = ops.convlstm_backward(*cotangents, *tensors, output, reserve, 2, False, False, [True] * 7)
+    for ours, theirs in zip(actual, grads):
+        torch.testing.assert_close(ours, theirs, **({} if dtype == torch.float64 else {"rtol": 2e-2, "atol": 2e-2}))
+
+
+def test_strides_of_the_arguments_do_not_matter(ops, path):
     T, N, Cin, C, H, W = SIZES
     tensors = arguments(peephole_shape=(3, 1, H, 1))
     output, c_n, cotangents, grads = expected(tensors)
@@ -108,17 +140,17 @@ def test_strides_of_the_arguments_do_not_matter(ops):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_only_the_gradients_that_are_needed(ops):
+def test_only_the_gradients_that_are_needed(ops, path):
     tensors = arguments()
     _, _, cotangents, grads = expected(tensors)
     for which in range(7):
         needs = [i == which for i in range(7)]
-        actual = run(ops, tensors, cotangents, 2, False, False, needs=needs)[3]
+        actual = run(ops, tensors, cotangents, 2, False, False, needs=needs, save=1 + which % 2)[3]
         assert [t.numel() > 0 for t in actual] == needs
         torch.testing.assert_close(actual[which], grads[which])
 
 
-def test_empty_batch(ops):
+def test_empty_batch(ops, path):
     tensors = arguments((2, 0, 3, 4, 5, 6))
     output, c_n, cotangents, _ = expected(tensors)
     actual = run(ops, tensors, cotangents, 1, False, False)
@@ -136,21 +168,22 @@ def no_tf32():
 
 def test_float32_follows_the_tf32_setting_of_pytorch(ops, no_tf32):
     tensors = arguments(dtype=torch.float32)
-    exact = ops.convlstm(*tensors, 1, False, False, False)[0]
+    exact = ops.convlstm(*tensors, 1, False, False, 0)[0]
     torch.backends.cudnn.allow_tf32 = True
-    tf32 = ops.convlstm(*tensors, 1, False, False, False)[0]
+    tf32 = ops.convlstm(*tensors, 1, False, False, 0)[0]
     # TF32 keeps 11 significant bits of the operands; float32 24.
     difference = (exact - tf32).abs().max()
     assert 2**-18 < difference < 2**-8
 
 
+@pytest.mark.parametrize("save", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-def test_dtypes(ops, dtype, no_tf32):
+def test_dtypes(ops, path, dtype, save, no_tf32):
     tensors = arguments(dtype=dtype)
     wide = [t.double() for t in tensors]
     output, c_n, cotangents, grads = expected(wide)
     narrow = expected(tensors)
-    actual = run(ops, tensors, [t.to(dtype) for t in cotangents], 2, False, False)
+    actual = run(ops, tensors, [t.to(dtype) for t in cotangents], 2, False, False, save=save)
     assert actual[2].dtype == torch.float32 and actual[0].dtype == actual[1].dtype == dtype
     exact = [output, c_n, *grads]
     pytorch = [narrow[0], narrow[1], *narrow[3]]
@@ -162,4 +195,111 @@ def test_dtypes(ops, dtype, no_tf32):
 def test_other_dtypes_are_refused(ops):
     tensors = [t.to(torch.float8_e5m2) for t in arguments(dtype=torch.float32, optional=False)[:3]]
     with pytest.raises(RuntimeError, match="x must be float16, bfloat16, float32 or float64, got"):
-        ops.convlstm(*tensors, None, None, None, None, 1, False, False, False)
+        ops.convlstm(*tensors, None, None, None, None, 1, False, False, 0)
+
+
+# More channels and pixels than a tile of the gate kernel (32 by 32), neither a multiple of it.
+WIDE = (3, 2, 5, 37, 5, 11)
+
+
+@pytest.mark.parametrize("save", [1, 2])
+@pytest.mark.parametrize("tf32", [False, True], ids=["contiguous", "channels_last"])
+def test_gate_kernel_in_both_layouts(ops, monkeypatch, no_tf32, tf32, save):
+    """With TF32 allowed the convolutions are in channels_last; on the host they compute in float32 all the same."""
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", "aten")
+    tensors = arguments(WIDE, torch.float32)
+    exact = expected([t.double() for t in tensors], 1, True, True)
+    pytorch = expected(tensors, 1, True, True)
+    torch.backends.cudnn.allow_tf32 = tf32
+    actual = run(ops, tensors, pytorch[2], 1, True, True, save=save)
+    for ours, theirs, value in zip([*actual[:2], *actual[3]], [*pytorch[:2], *pytorch[3]], [*exact[:2], *exact[3]]):
+        allowed = 2 * (theirs.double() - value).abs().max() + torch.finfo(torch.float32).eps * value.abs().max()
+        assert (ours.double() - value).abs().max() <= allowed
+
+
+def test_no_barrier_of_the_gate_kernel_is_missing_unnoticed(ops, emulation, monkeypatch):
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", "aten")
+    tensors = arguments(WIDE, torch.float16)
+    cotangents = [t.half() for t in expected(tensors)[2]]
+    right = run(ops, tensors, cotangents, 1, False, False)
+    lines = (ROOT / "csrc/cuda/gates.cu").read_text().splitlines()
+    sites = [number for number, line in enumerate(lines, 1) if "__syncthreads()" in line]
+    assert sites
+    for site in sites:
+        emulation.pdb_ignore_barrier(b"gates.cu", site)
+        wrong = run(ops, tensors, cotangents, 1, False, False)
+        assert any(not torch.equal(a, b) for a, b in zip([*right[:3], *right[3]], [*wrong[:3], *wrong[3]])), site
+
+
+def test_pytorchs_settings_are_as_before(ops, monkeypatch):
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", "aten")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    tensors = arguments()
+    run(ops, tensors, expected(tensors)[2], 1, False, False)
+    assert torch.backends.cudnn.benchmark and not torch.backends.cudnn.deterministic
+
+
+def test_autocast_does_not_reach_inside(ops, monkeypatch):
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", "aten")
+    tensors = arguments(dtype=torch.float32)
+    output, c_n, _ = ops.convlstm(*tensors, 1, False, False, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = ops.convlstm(*tensors, 1, False, False, 1)
+    assert torch.equal(inside[0], output) and torch.equal(inside[1], c_n)
+
+
+@pytest.mark.parametrize("save", [1, 2])
+@pytest.mark.parametrize("optional", [True, False])
+def test_a_gpu_without_kernels_uses_pytorchs_operators_and_warns_once(ops, emulation, optional, save):
+    emulation.pdb_set_architecture(0)
+    tensors = arguments(optional=optional)
+    output, c_n, cotangents, grads = expected(tensors, 2, True, optional)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        actual = run(ops, tensors, cotangents, 2, True, optional, save=save)
+        again = run(ops, tensors, cotangents, 2, True, optional, save=save)
+    assert len([w for w in caught if "was not built for this GPU (compute capability 9.0)" in str(w.message)]) <= 1
+    torch.testing.assert_close(actual[0], output)
+    torch.testing.assert_close(actual[1], c_n)
+    for ours, repeated, theirs in zip(actual[3], again[3], grads):
+        assert torch.equal(ours, repeated)
+        if theirs is not None:
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_a_path_that_does_not_exist_is_named(ops, monkeypatch):
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", "fast")
+    with pytest.raises((ValueError, RuntimeError), match="PDB_EXT_CUDA_PATH must be step, persistent or aten, got 'fast'"):
+        ops.convlstm(*arguments(), 1, False, False, 0)
+
+
+PATHS = ("step", "persistent", "aten")
+SIZES_OF_PATHS = {  # T, N, Cin, C, H, W, dilation, bytes of an element
+    "the paper's layer": ((5, 1, 32, 32, 60, 60), 1, 2, "step"),
+    "the paper's layer, dilation 2, TF32": ((5, 1, 32, 32, 60, 60), 2, 4, "step"),
+    "nowcasting": ((10, 8, 64, 64, 64, 64), 1, 2, "aten"),
+    "nowcasting, C=128": ((10, 8, 128, 128, 64, 64), 1, 2, "aten"),
+    "a batch of 16": ((5, 16, 32, 32, 60, 60), 1, 2, "aten"),
+    # The halo of dilation 9 is too wide for the tensor-core step.
+    "a large batch, dilation 9": ((5, 4, 32, 32, 60, 60), 9, 2, "aten"),
+}
+
+
+def chosen(emulation, sizes, dilation, element_size, architecture=90, multiprocessors=132):
+    T, N, Cin, C, H, W = sizes
+    layer = Arguments(T, N, Cin, C, H, W, 3, dilation, False, False, element_size < 8)
+    size = ctypes.c_int64(element_size)
+    index = emulation.pdb_choose_path(ctypes.byref(layer), size, architecture, multiprocessors)
+    return PATHS[index] if index >= 0 else None
+
+
+@pytest.mark.parametrize("name", SIZES_OF_PATHS)
+def test_the_rule_that_chooses_a_path(emulation, monkeypatch, name):
+    monkeypatch.delenv("PDB_EXT_CUDA_PATH", raising=False)
+    *problem, path = SIZES_OF_PATHS[name]
+    # Layers that fit on the chip may take the persistent path instead of single steps.
+    assert chosen(emulation, *problem) in ((path,) if path == "aten" else ("step", "persistent"))
+    for forced in ("step", "aten"):
+        monkeypatch.setenv("PDB_EXT_CUDA_PATH", forced)
+        assert chosen(emulation, *problem) == forced
+        assert chosen(emulation, *problem, architecture=0) == "aten"

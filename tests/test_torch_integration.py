@@ -12,26 +12,29 @@ from pdb_ext import _library, ops, reference
 needs_native = pytest.mark.skipif(_library.native is None, reason=f"no native library: {_library.why_not_native}")
 
 
-def op_arguments(problem, requires_grad=True):
+def op_arguments(problem, requires_grad=True, save=1):
     inputs = problem.inputs()
     if problem.peephole:
         inputs["peephole"] = inputs["peephole"].expand(3, problem.C, problem.H, problem.W).contiguous()
     leaves = [None if v is None else v.requires_grad_(requires_grad) for v in inputs.values()]
-    return (*leaves, problem.dilation, problem.reverse, problem.output_peephole == "current", True)
+    return (*leaves, problem.dilation, problem.reverse, problem.output_peephole == "current", save)
 
 
 @needs_native
-@pytest.mark.parametrize("problem", [Problem(), FIXED[7], FIXED[8], FIXED[2]], ids=str)
-def test_opcheck(problem):
-    torch.library.opcheck(torch.ops.pdb_ext.convlstm.default, op_arguments(problem))
+@pytest.mark.parametrize(
+    "problem, save", [(Problem(), 1), (FIXED[7], 1), (FIXED[8], 1), (FIXED[2], 1), (FIXED[8], 2), (FIXED[2], 2)], ids=str
+)
+def test_opcheck(problem, save):
+    torch.library.opcheck(torch.ops.pdb_ext.convlstm.default, op_arguments(problem, save=save))
 
 
 @needs_native
-def test_opcheck_of_backward():
-    problem = FIXED[7]
-    x, weight_x, weight_h, _, peephole, h_0, c_0, *options, _ = op_arguments(problem, requires_grad=False)
-    output, c_n, reserve = torch.ops.pdb_ext.convlstm(*op_arguments(problem, requires_grad=False))
-    saved = (x, weight_x, weight_h, peephole, h_0, c_0, output, reserve)
+@pytest.mark.parametrize("save", [1, 2])
+def test_opcheck_of_backward(save):
+    *tensors, dilation, reverse, peephole_current, _ = op_arguments(FIXED[7], requires_grad=False)
+    options = (dilation, reverse, peephole_current)
+    output, c_n, reserve = torch.ops.pdb_ext.convlstm(*tensors, *options, save)
+    saved = (*tensors, output, reserve)
     for grads in ((output, c_n), (output, None), (None, c_n)):
         for needs in ([True] * 7, [False, True, False, True, False, True, False]):
             torch.library.opcheck(torch.ops.pdb_ext.convlstm_backward.default, (*grads, *saved, *options, needs))
@@ -40,7 +43,9 @@ def test_opcheck_of_backward():
 @needs_native
 def test_inference_saves_nothing():
     inputs = op_arguments(Problem(), requires_grad=False)[:-1]
-    assert torch.ops.pdb_ext.convlstm(*inputs, False)[2].numel() == 0
+    output, _, reserve = torch.ops.pdb_ext.convlstm(*inputs, 0)
+    assert reserve.numel() == 0
+    assert [torch.ops.pdb_ext.convlstm(*inputs, save)[2].numel() for save in (1, 2)] == [5 * output.numel(), output.numel()]
     with torch.no_grad():
         output, _ = pdb_ext.convlstm(*inputs[:4])
     assert output.grad_fn is None

@@ -1,6 +1,9 @@
 // The backward pass. Each step, from the last to the first, is three parallel loops: the cell's gradients (strips), the
 // transposed convolution to x and to the previous h (strips), and the weights' gradients (each value summed by one thread
 // in one order). So the result does not depend on the number of threads.
+#include <optional>
+
+#include "recompute.h"
 #include "strip_convolution.h"
 #include "weight_gradient.h"
 
@@ -22,6 +25,7 @@ class Backward {
         dc_(Buffer<T>::zeros(plan_.state())),
         c_0_(tensors.c_0 ? plan_.state() : 0),
         weights_(plan_, tensors.grad_weight_x || tensors.grad_weight_h, tensors.grad_bias) {
+    if (!tensors.gates) recomputation_.emplace(plan_, tensors, peephole_.data());
     if (tensors.grad_peephole) dpeephole_ = Buffer<T>::zeros(3 * plan_.picture_state());
     if (tensors.c_0) plan_.to_pixels(tensors.c_0, layer.batch, c_0_.data());
     if (tensors.grad_c_n) plan_.to_pixels(tensors.grad_c_n, layer.batch, dc_.data());
@@ -59,6 +63,8 @@ class Backward {
 
   void cell(int64_t step) const {
     const int64_t C = plan_.layer.channels, batch = plan_.layer.batch;
+    const T* gates = recomputation_ ? recomputation_->gates(step, cells(step - 1))
+                                    : tensors_.gates + 4 * plan_.time(step) * plan_.state();
     // The pictures of a batch share the peephole: one thread sums its gradient over all of them.
     plan_.parallel(plan_.strips.size(), batch * kStripSlots * C * 32, [&](int64_t begin, int64_t end) {
       const Buffer<T> buffer(kStripSlots * 5 * C);
@@ -66,7 +72,7 @@ class Backward {
       for (int64_t strip = begin; strip < end; ++strip)
         for (int64_t n = 0; n < batch; ++n) {
           gather_dh(plan_.time(step), n, strip, dh);
-          cell_strip(step, n, strip, dh, dgates);
+          cell_strip(step, n, strip, gates, dh, dgates);
           const int64_t* position = plan_.strips.position.data() + plan_.strips.begin[strip];
           T* frame = plan_.frame(dgates_, n, 4 * C);
           for (int64_t p = 0; p < plan_.strips.pixels(strip); ++p)
@@ -87,7 +93,7 @@ class Backward {
     });
   }
 
-  void cell_strip(int64_t step, int64_t n, int64_t strip, const T* dh, T* dgates) const {
+  void cell_strip(int64_t step, int64_t n, int64_t strip, const T* gates, const T* dh, T* dgates) const {
     const int64_t entry = plan_.strips.begin[strip], picture = n * plan_.picture_state();
     CellBackward<T> cell;
     cell.pixels = plan_.strips.pixels(strip);
@@ -98,7 +104,7 @@ class Backward {
     cell.peephole = peephole_.data();
     cell.peephole_stride = plan_.picture_state();
     cell.c_previous = cells(step - 1) ? cells(step - 1) + picture : nullptr;
-    cell.saved_gates = tensors_.gates + 4 * (plan_.time(step) * plan_.state() + picture);
+    cell.saved_gates = gates + 4 * picture;
     cell.c = cells(step) + picture;
     cell.dh = dh;
     cell.dc = dc_.data() + picture;
@@ -140,6 +146,7 @@ class Backward {
   const Buffer<T> c_0_;
   Buffer<T> dpeephole_;
   const WeightGradient<T> weights_;
+  std::optional<Recomputation<T>> recomputation_;  // where the gates were not saved
 };
 
 }  // namespace

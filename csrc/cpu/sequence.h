@@ -52,7 +52,7 @@ struct ForwardTensors {
   T* output;          // (T, N, C, H, W): h_t at frame t
   T* c_n;             // (N, C, H, W): the cell state after the last step
   T* gates;           // (T, N, H, W, 4C): activated i, f, o, g for backward, or null
-  T* cells;           // (T, N, H, W, C): c_t for backward, null together with gates
+  T* cells;           // (T, N, H, W, C): c_t for backward, or null; not null with gates
 };
 
 template <class T>
@@ -66,11 +66,12 @@ struct BackwardTensors {
   Frames<const T> x;            // as in ForwardTensors, from here ...
   const T* weight_x;
   const T* weight_h;
+  const T* bias;
   PeepholeWeights<T> peephole;
   const T* h_0;
   const T* c_0;
   const T* output;
-  const T* gates;
+  const T* gates;               // null: computed again, from cells and output
   const T* cells;               // ... to here
   T* grad_x;                    // (T, N, Cin, H, W)
   T* grad_weight_x;             // (4C, Cin, k, k)

@@ -16,24 +16,38 @@ __device__ __forceinline__ Peephole<A> read_peephole(const PeepholeWeights<T>& w
   return {A(widen(data[0])), A(widen(data[weights.stride[0]])), A(widen(data[2 * weights.stride[0]]))};
 }
 
-// Forward. sum: the four gates of the convolutions.
+// c_{t-1} at one element.
+template <class Step>
+__device__ __forceinline__ auto previous_cell(const Step& step, int64_t at) {
+  using A = typename Step::A;
+  return step.c_previous ? step.c_previous[at] : step.c_0 ? A(widen(step.c_0[at])) : A(0);
+}
+
 template <class T, class A>
-__device__ __forceinline__ void update_cell(const ForwardStep<T>& step, const Layer& layer, int64_t image,
-                                            int64_t channel, int64_t y, int64_t x, const A* sum) {
+__device__ __forceinline__ Gates<A> add_bias(const A* sum, const T* bias, int64_t channels, int64_t channel) {
+  Gates<A> gates{sum[0], sum[1], sum[2], sum[3]};
+  if (bias) {
+    gates.i += widen(bias[channel]);
+    gates.f += widen(bias[channels + channel]);
+    gates.o += widen(bias[2 * channels + channel]);
+    gates.g += widen(bias[3 * channels + channel]);
+  }
+  return gates;
+}
+
+// Forward. sum: the four gates of the convolutions. Returns h.
+template <class T, class A>
+__device__ __forceinline__ T update_cell(const ForwardStep<T>& step, const Layer& layer, int64_t image, int64_t channel,
+                                         int64_t y, int64_t x, const A* sum) {
   const int64_t C = layer.channels, pixel = y * layer.width + x;
   const int64_t at = (image * C + channel) * layer.pixels() + pixel;
-  Gates<A> gates{sum[0], sum[1], sum[2], sum[3]};
-  if (step.bias) {
-    gates.i += widen(step.bias[channel]);
-    gates.f += widen(step.bias[C + channel]);
-    gates.o += widen(step.bias[2 * C + channel]);
-    gates.g += widen(step.bias[3 * C + channel]);
-  }
-  const A c_previous = step.c_previous ? step.c_previous[at] : step.c_0 ? A(widen(step.c_0[at])) : A(0);
+  Gates<A> gates = add_bias(sum, step.bias, C, channel);
   A c, h;
-  cell_forward(gates, read_peephole<A>(step.peephole, channel, y, x), c_previous, layer.peephole_current, c, h);
-  step.h[at] = narrowed<T>(h);
-  step.c[at] = c;
+  cell_forward(gates, read_peephole<A>(step.peephole, channel, y, x), previous_cell(step, at), layer.peephole_current, c,
+               h);
+  const T rounded = narrowed<T>(h);
+  if (step.h) step.h[at] = rounded;
+  if (step.c) step.c[at] = c;
   if (step.c_n) step.c_n[at] = narrowed<T>(c);
   if (step.gates) {
     A* saved = step.gates + (image * 4 * C + channel) * layer.pixels() + pixel;
@@ -43,25 +57,40 @@ __device__ __forceinline__ void update_cell(const ForwardStep<T>& step, const La
     saved[2 * gate] = gates.o;
     saved[3 * gate] = gates.g;
   }
+  return rounded;
 }
 
-// Backward. dh: what reaches h_t from the step that ran after this one.
+// Backward: from the activations and the gradient of h_t to those of the pre-activations; the gradient of c_{t-1} is
+// stored. last: the last step that ran, to which no other step sends a gradient.
+template <class T, class A>
+__device__ __forceinline__ Gates<A> gate_gradients(const BackwardStep<T>& step, const Layer& layer, int64_t image,
+                                                   int64_t channel, int64_t y, int64_t x, const Gates<A>& gates, A dh,
+                                                   bool last) {
+  const int64_t at = (image * layer.channels + channel) * layer.pixels() + y * layer.width + x;
+  if (step.grad_output) dh += widen(step.grad_output[at]);
+  A dc = !last ? step.grad_c[at] : step.grad_c_n ? A(widen(step.grad_c_n[at])) : A(0);
+  Gates<A> dgates;
+  cell_backward(gates, read_peephole<A>(step.peephole, channel, y, x), previous_cell(step, at), step.c[at],
+                layer.peephole_current, dh, dc, dgates);
+  step.grad_c[at] = dc;
+  if (step.grad_c_0) step.grad_c_0[at] = narrowed<T>(dc);
+  return dgates;
+}
+
+// The activations that update_cell has saved. saved: of gate i; gate: elements from one gate to the next.
+template <class A>
+__device__ __forceinline__ Gates<A> read_gates(const A* saved, int64_t gate) {
+  return {saved[0], saved[gate], saved[2 * gate], saved[3 * gate]};
+}
+
+// Backward in a fused step. dh: what reaches h_t from the step that ran after this one. step.grad_gates may be step.gates.
 template <class T, class A>
 __device__ __forceinline__ void update_gradients(const BackwardStep<T>& step, const Layer& layer, int64_t image,
                                                  int64_t channel, int64_t y, int64_t x, A dh) {
-  const int64_t C = layer.channels, pixel = y * layer.width + x, gate = C * layer.pixels();
-  const int64_t at = (image * C + channel) * layer.pixels() + pixel;
-  const int64_t at_gates = (image * 4 * C + channel) * layer.pixels() + pixel;
-  if (step.grad_output) dh += widen(step.grad_output[at]);
-  A dc = step.grad_gates_next ? step.grad_c[at] : step.grad_c_n ? A(widen(step.grad_c_n[at])) : A(0);
-  const A c_previous = step.c_previous ? step.c_previous[at] : step.c_0 ? A(widen(step.c_0[at])) : A(0);
-  const A* saved = step.gates + at_gates;
-  const Gates<A> gates{saved[0], saved[gate], saved[2 * gate], saved[3 * gate]};
-  Gates<A> dgates;
-  cell_backward(gates, read_peephole<A>(step.peephole, channel, y, x), c_previous, step.c[at], layer.peephole_current,
-                dh, dc, dgates);
-  step.grad_c[at] = dc;
-  if (step.grad_c_0) step.grad_c_0[at] = narrowed<T>(dc);
+  const int64_t C = layer.channels, gate = C * layer.pixels();
+  const int64_t at_gates = (image * 4 * C + channel) * layer.pixels() + y * layer.width + x;
+  const Gates<A> gates = read_gates(step.gates + at_gates, gate);
+  const Gates<A> dgates = gate_gradients(step, layer, image, channel, y, x, gates, dh, !step.grad_gates_next);
   A* result = step.grad_gates + at_gates;
   result[0] = dgates.i;
   result[gate] = dgates.f;

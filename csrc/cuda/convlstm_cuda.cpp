@@ -1,34 +1,20 @@
-// The ops on CUDA tensors: device guard, current stream, allocation. Equations and schemas: convlstm.cpp; the time loop
-// and its kernels: sequence.h. Needs of CUDA only c10 and the runtime's headers.
+// The ops on CUDA tensors: device guard, current stream, allocation. Equations and schemas: convlstm.cpp; the choice
+// among the implementations: choose_path.h. Needs of CUDA only c10 and the runtime's headers.
 #include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
-#include <c10/cuda/CUDAException.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 #include <torch/version.h>
 
 #include "../convlstm.h"
-#include "sequence.h"
+#include "aten_layer.h"
+#include "choose_path.h"
+#include "tensors.h"
 
 namespace pdb::cuda {
 namespace {
-
-// Calls function(T{}) with the storage type of the dtype.
-template <class Function>
-void dispatch(at::ScalarType dtype, const Function& function) {
-  switch (dtype) {
-    case at::kFloat: return function(float{});
-    case at::kDouble: return function(double{});
-    case at::kHalf: return function(Half{});
-    case at::kBFloat16: return function(BFloat16{});
-    default:
-      TORCH_CHECK(false, "convlstm: on CUDA, x must be float16, bfloat16, float32 or float64, got ", dtype);
-  }
-}
-
-at::ScalarType accumulation_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
 // PyTorch's own setting for float32 convolutions, torch.backends.cudnn.conv.fp32_precision or .allow_tf32.
 bool allow_tf32() {
@@ -39,77 +25,87 @@ bool allow_tf32() {
 #endif
 }
 
-Layer make_layer(const Sizes& s, at::ScalarType dtype, bool reverse, bool peephole_current) {
-  const bool tensor_cores = dtype != at::kDouble && (dtype != at::kFloat || allow_tf32()) && tensor_cores_available();
-  return {s.steps, s.batch, s.in_channels, s.channels, s.height, s.width, s.kernel_size, s.dilation, reverse,
-          peephole_current, tensor_cores};
-}
-
 OptionalTensor contiguous(const OptionalTensor& tensor) {
   return tensor ? OptionalTensor(tensor->contiguous()) : std::nullopt;
 }
 
-template <class T>
-const T* read(const at::Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
+// How one call is computed.
+struct Call {
+  Layer layer;
+  Device device;
+  CudaPath path;
 
-template <class T>
-const T* read(const OptionalTensor& tensor) {
-  return tensor ? read<T>(*tensor) : nullptr;
-}
+  Call(const Sizes& s, at::ScalarType dtype, bool reverse, bool peephole_current)
+      : layer{s.steps, s.batch, s.in_channels, s.channels, s.height, s.width, s.kernel_size, s.dilation, reverse,
+              peephole_current, false},
+        device(current_device()) {
+    const bool can_mma = dtype != at::kDouble && (dtype != at::kFloat || allow_tf32());
+    layer.tensor_cores = can_mma && (device.has_tensor_cores() || !device.has_kernels());
+    path = choose_path(layer, static_cast<int64_t>(c10::elementSize(dtype)), device);
+    warn();
+  }
 
-// Null for the empty tensors that stand for "not wanted".
-template <class T>
-T* write(const at::Tensor& tensor) {
-  return tensor.numel() ? static_cast<T*>(tensor.mutable_data_ptr()) : nullptr;
-}
+  void warn() const {
+    if (!device.has_kernels()) {
+      TORCH_WARN_ONCE("pdb_ext was not built for this GPU (compute capability ", device.architecture / 10, ".",
+                      device.architecture % 10, "); it uses PyTorch's convolutions and operators, which is slower. ",
+                      "Build it again with TORCH_CUDA_ARCH_LIST set to that number.");
+    } else if (path != CudaPath::persistent && path_from_environment() == CudaPath::persistent) {
+      TORCH_WARN_ONCE("PDB_EXT_CUDA_PATH=persistent: this layer does not fit on the chip; it runs step by step");
+    }
+  }
 
-template <class T>
-PeepholeWeights<T> read_peephole(const OptionalTensor& peephole) {
-  if (!peephole) return {};
-  return {read<T>(*peephole), {peephole->stride(0), peephole->stride(1), peephole->stride(2), peephole->stride(3)}};
-}
+  AtenOptions aten_options() const {
+    return {device.has_kernels(), allow_tf32(), c10::cuda::getCurrentCUDAStream().stream()};
+  }
+};
 
 ForwardResult convlstm(const at::Tensor& x, const at::Tensor& weight_x, const at::Tensor& weight_h,
                        const OptionalTensor& bias, const OptionalTensor& peephole, const OptionalTensor& h_0,
-                       const OptionalTensor& c_0, int64_t dilation, bool reverse, bool peephole_current, bool save) {
-  const Sizes s = check_inputs("convlstm", {x, weight_x, weight_h, bias, peephole, h_0, c_0, dilation});
+                       const OptionalTensor& c_0, int64_t dilation, bool reverse, bool peephole_current, int64_t save_) {
+  const Inputs inputs{x, weight_x, weight_h, bias, peephole, h_0, c_0, dilation};
+  const Sizes s = check_inputs("convlstm", inputs);
+  dispatch(x.scalar_type(), [](auto) {});  // refuses other dtypes
+  const Save save = check_save(save_);
   const c10::cuda::CUDAGuard guard(x.device());
-  const Layer layer = make_layer(s, x.scalar_type(), reverse, peephole_current);
+  const Call call(s, x.scalar_type(), reverse, peephole_current);
+  const Layer& layer = call.layer;
+  if (call.path == CudaPath::aten && s.batch > 0) return aten_forward(layer, inputs, save, call.aten_options());
   const auto options = x.options();
   const auto accumulation = options.dtype(accumulation_dtype(x.scalar_type()));
   const at::Tensor output = at::empty({s.steps, s.batch, s.channels, s.height, s.width}, options);
   const at::Tensor c_n = at::empty({s.batch, s.channels, s.height, s.width}, options);
-  const at::Tensor reserve = at::empty({save ? s.reserve() : 0}, accumulation);
+  const at::Tensor reserve = at::empty({reserve_size(save, s.sequence())}, accumulation);
   dispatch(x.scalar_type(), [&](auto type) {
     using T = decltype(type);
     using A = accumulation_t<T>;
     if (s.batch == 0) return;
-    const at::Tensor workspace = at::empty({forward_workspace<T>(layer, save)}, accumulation);
+    const at::Tensor workspace = at::empty({forward_workspace<T>(layer, save != Save::nothing)}, accumulation);
     const at::Tensor x_ = x.contiguous(), weight_x_ = weight_x.contiguous(), weight_h_ = weight_h.contiguous();
     const OptionalTensor bias_ = contiguous(bias), h_0_ = contiguous(h_0), c_0_ = contiguous(c_0);
-    A* const gates = write<A>(reserve);
+    const auto [gates, cells] = split_reserve(save, s, write<A>(reserve));
     const ForwardTensors<T> tensors{
         read<T>(x_), read<T>(weight_x_), read<T>(weight_h_), read<T>(bias_), read_peephole<T>(peephole), read<T>(h_0_),
-        read<T>(c_0_), write<T>(output), write<T>(c_n), gates, save ? gates + s.reserve() / 5 * 4 : nullptr,
-        write<A>(workspace)};
+        read<T>(c_0_), write<T>(output), write<T>(c_n), gates, cells, write<A>(workspace)};
     const auto stream = c10::cuda::getCurrentCUDAStream();
-    C10_CUDA_CHECK(static_cast<cudaError_t>(forward(layer, tensors, stream.stream())));
+    check_launch(forward(layer, tensors, stream.stream()));
   });
   return {output, c_n, reserve};
 }
 
 BackwardResult convlstm_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_c_n, const at::Tensor& x,
-                                 const at::Tensor& weight_x, const at::Tensor& weight_h, const OptionalTensor& peephole,
-                                 const OptionalTensor& h_0, const OptionalTensor& c_0, const at::Tensor& output,
-                                 const at::Tensor& reserve, int64_t dilation, bool reverse, bool peephole_current,
-                                 std::array<bool, 7> needs) {
-  const Inputs inputs{x, weight_x, weight_h, std::nullopt, peephole, h_0, c_0, dilation};
+                                 const at::Tensor& weight_x, const at::Tensor& weight_h, const OptionalTensor& bias,
+                                 const OptionalTensor& peephole, const OptionalTensor& h_0, const OptionalTensor& c_0,
+                                 const at::Tensor& output, const at::Tensor& reserve, int64_t dilation, bool reverse,
+                                 bool peephole_current, std::array<bool, kGradients> needs) {
+  const Inputs inputs{x, weight_x, weight_h, bias, peephole, h_0, c_0, dilation};
   const Sizes s = check_inputs("convlstm_backward", inputs);
-  check_saved(s, inputs, output, reserve, grad_output, grad_c_n);
+  const Save save = check_saved(s, inputs, output, reserve, grad_output, grad_c_n);
   const c10::cuda::CUDAGuard guard(x.device());
-  const Layer layer = make_layer(s, x.scalar_type(), reverse, peephole_current);
+  const Call call(s, x.scalar_type(), reverse, peephole_current);
+  const Layer& layer = call.layer;
+  if (call.path == CudaPath::aten && s.batch > 0)
+    return aten_backward(layer, inputs, {grad_output, grad_c_n}, output, reserve, needs, call.aten_options());
   const auto accumulation = x.options().dtype(accumulation_dtype(x.scalar_type()));
   const auto grad = [&](Gradient which, at::IntArrayRef shape) {
     if (!needs[which]) return at::empty({0}, x.options());
@@ -128,15 +124,15 @@ BackwardResult convlstm_backward(const OptionalTensor& grad_output, const Option
     const at::Tensor x_ = x.contiguous(), weight_x_ = weight_x.contiguous(), weight_h_ = weight_h.contiguous(),
                      output_ = output.contiguous(), reserve_ = reserve.contiguous();
     const OptionalTensor grad_output_ = contiguous(grad_output), grad_c_n_ = contiguous(grad_c_n),
-                         h_0_ = contiguous(h_0), c_0_ = contiguous(c_0);
-    const A* const gates = read<A>(reserve_);
+                         h_0_ = contiguous(h_0), c_0_ = contiguous(c_0), bias_ = contiguous(bias);
+    const auto [gates, cells] = split_reserve(save, s, read<A>(reserve_));
     const BackwardTensors<T> tensors{
         read<T>(grad_output_), read<T>(grad_c_n_), read<T>(x_), read<T>(weight_x_), read<T>(weight_h_),
-        read_peephole<T>(peephole), read<T>(h_0_), read<T>(c_0_), read<T>(output_), gates, gates + s.reserve() / 5 * 4,
+        read<T>(bias_), read_peephole<T>(peephole), read<T>(h_0_), read<T>(c_0_), read<T>(output_), gates, cells,
         write<T>(grad_x), write<T>(grad_weight_x), write<T>(grad_weight_h), write<T>(grad_bias), write<T>(grad_peephole),
         write<T>(grad_h_0), write<T>(grad_c_0), write<A>(workspace)};
     const auto stream = c10::cuda::getCurrentCUDAStream();
-    C10_CUDA_CHECK(static_cast<cudaError_t>(backward(layer, tensors, stream.stream())));
+    check_launch(backward(layer, tensors, stream.stream()));
   });
   return {grad_x, grad_weight_x, grad_weight_h, grad_bias, grad_peephole, grad_h_0, grad_c_0};
 }

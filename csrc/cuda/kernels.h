@@ -36,6 +36,13 @@ int launch_mma_pack_weight(const T* weight, int64_t rows, int64_t columns, int64
                            float* packed, Stream stream);
 
 // One time step: both convolutions, the cell, and its new state.
+//
+// The convolution of x is part of the step rather than hoisted over all steps before it. Reasoned on paper, not measured:
+// hoisting takes half of the products off the chain of steps, but writes and reads 2 * 4C floats a pixel and step, and
+// needs memory for all steps. It wins where a step leaves multiprocessors idle, that is for layers of fewer tiles than
+// multiprocessors, and those run in one persistent launch, which computes x's part while it waits for its neighbours.
+// A step that fills the GPU takes the same time for its products wherever they run. Layers with products large enough to
+// outweigh the traffic take the path with hoisted convolutions by cuDNN (choose_path.cpp).
 template <class T>
 struct ForwardStep {
   using A = accumulation_t<T>;
@@ -47,8 +54,8 @@ struct ForwardStep {
   const A* weight_h;      // (4C, C, k, k) packed as gates
   const T* bias;          // (4C) or null
   PeepholeWeights<T> peephole;
-  T* h;      // (N, C, H, W)
-  A* c;      // (N, C, H, W); may be the same as c_previous
+  T* h;      // (N, C, H, W), or null
+  A* c;      // (N, C, H, W), or null; may be the same as c_previous
   T* c_n;    // (N, C, H, W), or null: also c, rounded
   A* gates;  // (N, 4, C, H, W): activations, or null
 };
@@ -74,7 +81,7 @@ struct BackwardStep {
   const T* grad_c_n;      // (N, C, H, W), or null for zeros; read where grad_gates_next is null (the last step)
   A* grad_c;              // (N, C, H, W): in, the gradient of c_t (ignored at the last step); out, of c_{t-1}
   T* grad_c_0;            // (N, C, H, W), or null: also the outgoing grad_c, rounded
-  A* grad_gates;          // (N, 4C, H, W): gradients of the pre-activations
+  A* grad_gates;          // (N, 4C, H, W): gradients of the pre-activations; may be the same as gates
 };
 
 template <class T>

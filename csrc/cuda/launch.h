@@ -5,6 +5,7 @@
 #include <climits>
 #include <cstdint>
 
+#include "device.h"
 #include "dtype.h"
 #include "sequence.h"
 
@@ -32,13 +33,22 @@ __device__ __forceinline__ S& shared_storage() {
   return storage;
 }
 
-// Whether the kernel as loaded was compiled for this architecture (80: sm_80) or a newer one.
+// The calling thread's GPU, and for which architecture (80: sm_80) the kernel as loaded was compiled.
 template <class... Parameters>
-bool compiled_for(int architecture, void (*kernel)(Parameters...)) {
+Device describe_device(void (*kernel)(Parameters...)) {
+  int index = 0, major = 0, minor = 0;
+  Device device{};
   cudaFuncAttributes attributes;
-  if (cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess) return attributes.ptxVersion >= architecture;
-  cudaGetLastError();
-  return false;
+  if (cudaGetDevice(&index) == cudaSuccess &&
+      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index) == cudaSuccess &&
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index) == cudaSuccess &&
+      cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index) == cudaSuccess &&
+      cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess)
+    device.compiled = attributes.ptxVersion;
+  else
+    cudaGetLastError();  // a GPU without a kernel of ours is no error here: the caller takes another path
+  device.architecture = 10 * major + minor;
+  return device;
 }
 
 __device__ __forceinline__ float widen(Half value) {

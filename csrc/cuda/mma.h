@@ -27,7 +27,7 @@ __device__ __forceinline__ uint32_t operand_bits(float value, float) { return ro
 template <class T>
 __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
-// Below sm_80 these instructions do not exist; tensor_cores_available() keeps the kernels from being launched there.
+// Below sm_80 these instructions do not exist; Device::has_tensor_cores keeps the kernels from being launched there.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 #define PDB_MMA(SHAPE, TYPE)                                                                                     \
   asm("mma.sync.aligned." SHAPE ".row.col.f32." TYPE "." TYPE ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "     \

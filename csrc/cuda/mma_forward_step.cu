@@ -47,8 +47,6 @@ __global__ void __launch_bounds__(kThreads) mma_forward_step_kernel(Layer layer,
 
 }  // namespace
 
-bool tensor_cores_available() { return compiled_for(80, mma_forward_step_kernel<Half>); }
-
 template <class T>
 int launch_mma_forward_step(const Layer& layer, const ForwardStep<T>& step, Stream stream) {
   const BlockPlan plan(layer, kMmaTile, kMmaTile, layer.channels, kBlockChannels);

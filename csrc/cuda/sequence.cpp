@@ -19,6 +19,9 @@ Layer with_bounded_dilation(Layer layer) {
   return layer;
 }
 
+// To whole words of 16 bytes, in which packed weights are read.
+int64_t round_up(int64_t elements) { return (elements + 3) / 4 * 4; }
+
 template <class P>
 P* offset(P* array, int64_t elements) {
   return array ? array + elements : nullptr;
@@ -35,10 +38,47 @@ int weight_h_gradient(const Layer& layer, const BackwardTensors<T>& tensors, con
   return path.weight_gradient(layer.channels, recurrent, initial, tensors.grad_weight_h, workspace);
 }
 
-// Fills grad_gates (T, N, 4C, H, W), step by step from the last to the first, and grad_c_0.
+// Elements of the weights that recompute_gates packs.
+template <class T>
+int64_t recompute_workspace(const Layer& layer) {
+  const Path<T> path(layer);
+  return path.packed(layer.in_channels, Packing::gates) + path.packed(layer.channels, Packing::gates);
+}
+
+// The activated gates (T, N, 4, C, H, W) of all steps: with h and c known they do not wait for each other, so that one
+// launch computes those of the first step and another one all others.
+template <class T>
+int recompute_gates(const Layer& layer, const BackwardTensors<T>& tensors, accumulation_t<T>* workspace,
+                    accumulation_t<T>* gates, Stream stream) {
+  const int64_t C = layer.channels, Cin = layer.in_channels, state = layer.state(), x_state = state / C * Cin;
+  const Path<T> path(layer, stream);
+  ForwardStep<T> step{};
+  step.weight_x = workspace;
+  step.weight_h = workspace + path.packed(Cin, Packing::gates);
+  if (int error = path.pack(tensors.weight_x, Cin, Packing::gates, workspace)) return error;
+  if (int error = path.pack(tensors.weight_h, C, Packing::gates, workspace + path.packed(Cin, Packing::gates))) return error;
+  step.bias = tensors.bias;
+  step.peephole = tensors.peephole;
+  step.x = tensors.x + layer.first() * x_state;
+  step.h_previous = tensors.h_0;
+  step.c_0 = tensors.c_0;
+  step.gates = gates + layer.first() * 4 * state;
+  if (int error = path.forward_step(step)) return error;
+  Layer others = layer;
+  others.batch = (layer.steps - 1) * layer.batch;
+  const int64_t begin = layer.reverse ? 0 : 1, previous = layer.reverse ? 1 : 0;  // their first frame, and that before it
+  step.x = tensors.x + begin * x_state;
+  step.h_previous = tensors.output + previous * state;
+  step.c_previous = tensors.cells + previous * state;
+  step.gates = gates + begin * 4 * state;
+  return Path<T>(others, stream).forward_step(step);
+}
+
+// Fills grad_gates (T, N, 4C, H, W), step by step from the last to the first, and grad_c_0. gates may be grad_gates.
 template <class T>
 int backward_through_time(const Layer& layer, const BackwardTensors<T>& tensors, const Path<T>& path,
-                          const accumulation_t<T>* weight_h, accumulation_t<T>* grad_gates, accumulation_t<T>* grad_c) {
+                          const accumulation_t<T>* weight_h, const accumulation_t<T>* gates,
+                          accumulation_t<T>* grad_gates, accumulation_t<T>* grad_c) {
   const int64_t state = layer.state();
   BackwardStep<T> step{};
   step.weight_h = weight_h;
@@ -48,7 +88,7 @@ int backward_through_time(const Layer& layer, const BackwardTensors<T>& tensors,
   for (int64_t s = layer.steps - 1; s >= 0; --s) {
     const int64_t t = frame(layer, s);
     step.grad_output = offset(tensors.grad_output, t * state);
-    step.gates = tensors.gates + t * 4 * state;
+    step.gates = gates + t * 4 * state;
     step.c = tensors.cells + t * state;
     step.c_previous = s > 0 ? tensors.cells + before(layer, t) * state : nullptr;
     step.c_0 = s > 0 ? nullptr : tensors.c_0;
@@ -82,11 +122,11 @@ int batched_gradients(const Layer& layer, const BackwardTensors<T>& tensors, con
 }  // namespace
 
 template <class T>
-int64_t forward_workspace(const Layer& given, bool save) {
+int64_t forward_workspace(const Layer& given, bool cells) {
   const Layer layer = with_bounded_dilation(given);
   const Path<T> path(layer);
   return path.packed(layer.in_channels, Packing::gates) + path.packed(layer.channels, Packing::gates) +
-         (save ? 0 : layer.state());
+         (cells ? 0 : layer.state());
 }
 
 template <class T>
@@ -127,10 +167,10 @@ int64_t backward_workspace(const Layer& given) {
   const Layer layer = with_bounded_dilation(given);
   const Path<T> path(layer);
   const int64_t images = layer.steps * layer.batch;
-  return (4 * layer.steps + 1) * layer.state() + path.packed(layer.channels, Packing::transposed) +
+  return round_up((4 * layer.steps + 1) * layer.state()) + path.packed(layer.channels, Packing::transposed) +
          path.packed(layer.in_channels, Packing::transposed) +
-         std::max(weight_gradient_workspace(layer, images, layer.in_channels),
-                  weight_gradient_workspace(layer, images, layer.channels));
+         std::max({weight_gradient_workspace(layer, images, layer.in_channels),
+                   weight_gradient_workspace(layer, images, layer.channels), recompute_workspace<T>(layer)});
 }
 
 template <class T>
@@ -143,9 +183,14 @@ int backward(const Layer& given, const BackwardTensors<T>& tensors, Stream strea
   A* const weight_x = weight_h + path.packed(C, Packing::transposed);
   A* const grad_gates = weight_x + path.packed(Cin, Packing::transposed);
   A* const grad_c = grad_gates + layer.steps * 4 * state;
-  A* const partial = grad_c + state;
+  A* const partial = grad_gates + round_up((4 * layer.steps + 1) * state);
   if (int error = path.pack(tensors.weight_h, C, Packing::transposed, weight_h)) return error;
-  if (int error = backward_through_time(layer, tensors, path, weight_h, grad_gates, grad_c)) return error;
+  const A* gates = tensors.gates;
+  if (!gates) {  // each step's gates are read for the last time just when their gradients are written
+    if (int error = recompute_gates(layer, tensors, partial, grad_gates, stream)) return error;
+    gates = grad_gates;
+  }
+  if (int error = backward_through_time(layer, tensors, path, weight_h, gates, grad_gates, grad_c)) return error;
   if (tensors.grad_h_0) {
     const A* const initial = grad_gates + layer.first() * 4 * state;
     if (int error = path.input_gradient(layer.batch, C, initial, weight_h, tensors.grad_h_0)) return error;

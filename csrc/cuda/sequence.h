@@ -54,16 +54,13 @@ struct ForwardTensors {
   T* output;     // (T, N, C, H, W): h_t at frame t
   T* c_n;        // (N, C, H, W): the cell state after the last step
   A* gates;      // (T, N, 4, C, H, W): activated i, f, o, g for backward, or null
-  A* cells;      // (T, N, C, H, W): c_t for backward, null together with gates
-  A* workspace;  // forward_workspace<T>(layer, save) elements, aligned to 16 bytes
+  A* cells;      // (T, N, C, H, W): c_t for backward, or null; not null with gates
+  A* workspace;  // forward_workspace<T>(layer, cells) elements, aligned to 16 bytes
 };
 
-// Whether this GPU and this build have tensor cores for Layer::tensor_cores.
-bool tensor_cores_available();
-
-// Elements of ForwardTensors::workspace; save: whether gates and cells are stored.
+// Elements of ForwardTensors::workspace; cells: whether the cells are stored.
 template <class T>
-int64_t forward_workspace(const Layer& layer, bool save);
+int64_t forward_workspace(const Layer& layer, bool cells);
 
 template <class T>
 int forward(const Layer& layer, const ForwardTensors<T>& tensors, Stream stream);
@@ -77,11 +74,12 @@ struct BackwardTensors {
   const T* x;            // as in ForwardTensors, from here ...
   const T* weight_x;
   const T* weight_h;
+  const T* bias;
   PeepholeWeights<T> peephole;
   const T* h_0;
   const T* c_0;
   const T* output;
-  const A* gates;
+  const A* gates;  // null: computed again, from cells and output
   const A* cells;  // ... to here
   T* grad_x;         // (T, N, Cin, H, W)
   T* grad_weight_x;  // (4C, Cin, k, k)

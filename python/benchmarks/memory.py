@@ -22,10 +22,14 @@ def step(name: str, T: int) -> float:
     def checkpointed(x, weight_x, weight_h, bias, dilation, reverse):
         return pdb_ext.convlstm(x, weight_x, weight_h, bias, checkpoint_every=round(T**0.5))[0]
 
+    def recomputing(x, weight_x, weight_h, bias, dilation, reverse):
+        return pdb_ext.convlstm(x, weight_x, weight_h, bias, recompute_gates=True)[0]
+
     def ours(x, weight_x, weight_h, bias, dilation, reverse):
         return pdb_ext.convlstm(x, weight_x, weight_h, bias)[0]
 
-    layer = {"naive eager": naive, "hoisted": hoisted, "pdb_ext": ours, "pdb_ext, checkpoint_every": checkpointed}[name]
+    layers = {"pdb_ext": ours, "pdb_ext, recompute_gates": recomputing, "pdb_ext, checkpoint_every": checkpointed}
+    layer = ({"naive eager": naive, "hoisted": hoisted} | layers)[name]
     weights = [torch.randn(4 * CHANNELS, CHANNELS, 3, 3) * 0.04 for _ in range(2)] + [torch.zeros(4 * CHANNELS)]
     weights = [weight.requires_grad_() for weight in weights]
 
@@ -49,7 +53,7 @@ def main() -> None:
         print(step(arguments.one, arguments.steps))
         return
     baseline = None
-    for name in ("naive eager", "hoisted", "pdb_ext", "pdb_ext, checkpoint_every"):
+    for name in ("naive eager", "hoisted", "pdb_ext", "pdb_ext, recompute_gates", "pdb_ext, checkpoint_every"):
         command = [sys.executable, __file__, "--one", name, "--steps", str(arguments.steps)]
         used = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
         baseline = baseline or used

@@ -142,14 +142,15 @@ void expect_near(const char* what, double got, double expected, double tolerance
   std::exit(1);
 }
 
-Inputs run_backward(const Case& c, Inputs in, const Outputs& out, const Values& grad_output, const Values& grad_c_n) {
+Inputs run_backward(const Case& c, Inputs in, const Outputs& out, const Values& grad_output, const Values& grad_c_n,
+                    bool recompute = false) {
   const Layer& l = c.layer;
   Inputs grads = in;
   for (Values* values : grads.all()) std::fill(values->begin(), values->end(), std::nan(""));  // all must be written
   const auto pointer = [](Values& values) { return values.empty() ? nullptr : values.data(); };
   backward<double>(l, {frames(c, grad_output, l.channels), grad_c_n.data(), frames(c, in.x, l.in_channels),
-                       in.weight_x.data(), in.weight_h.data(), peephole(c, in), data_or_null(in.h_0), data_or_null(in.c_0),
-                       out.output.data(), out.gates.data(), out.cells.data(), grads.x.data(), grads.weight_x.data(),
+                       in.weight_x.data(), in.weight_h.data(), in.bias.data(), peephole(c, in), data_or_null(in.h_0),
+                       data_or_null(in.c_0), out.output.data(), recompute ? nullptr : out.gates.data(), out.cells.data(), grads.x.data(), grads.weight_x.data(),
                        grads.weight_h.data(), grads.bias.data(), pointer(grads.peephole), pointer(grads.h_0), pointer(grads.c_0)},
                    threads(c));
   return grads;
@@ -164,6 +165,9 @@ void test(const Case& c) {
 
   const Values grad_output = normal(out.output.size(), 1), grad_c_n = normal(out.c_n.size(), 1);
   Inputs grads = run_backward(c, in, out, grad_output, grad_c_n);
+  Inputs recomputed = run_backward(c, in, out, grad_output, grad_c_n, /*recompute=*/true);
+  for (size_t i = 0; i < in.all().size(); ++i)
+    if (*recomputed.all()[i] != *grads.all()[i]) expect_near("gates computed again change the gradients", 1, 0, 0);
   const auto loss = [&](const Inputs& at) {
     const Outputs result = run_forward(c, at, false);
     return dot(result.output, grad_output) + dot(result.c_n, grad_c_n);

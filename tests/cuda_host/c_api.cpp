@@ -1,4 +1,7 @@
 // C entry points to csrc/cuda on the host, for ctypes (tests/test_cuda_on_host.py).
+#include <exception>
+
+#include "choose_path.h"
 #include "launch.h"
 
 namespace {
@@ -36,8 +39,8 @@ int run_backward(const Arguments& arguments) {
   auto t = [&](int i) { return static_cast<T*>(a[i]); };
   auto acc = [&](int i) { return static_cast<A*>(a[i]); };
   return backward<T>(arguments.layer,
-                     {t(0), t(1), t(2), t(3), t(4), peephole<T>(arguments, a[5]), t(6), t(7), t(8), acc(9), acc(10), t(11),
-                      t(12), t(13), t(14), t(15), t(16), t(17), acc(18)},
+                     {t(0), t(1), t(2), t(3), t(4), t(5), peephole<T>(arguments, a[6]), t(7), t(8), t(9), acc(10), acc(11),
+                      t(12), t(13), t(14), t(15), t(16), t(17), t(18), acc(19)},
                      nullptr);
 }
 
@@ -65,12 +68,12 @@ extern "C" int pdb_backward(int dtype, const Arguments* a) {
 }
 
 // Elements of the accumulation type.
-extern "C" int64_t pdb_forward_workspace(int dtype, const Arguments* a, int save) {
+extern "C" int64_t pdb_forward_workspace(int dtype, const Arguments* a, int cells) {
   switch (dtype) {
-    case 0: return forward_workspace<float>(a->layer, save);
-    case 1: return forward_workspace<double>(a->layer, save);
-    case 2: return forward_workspace<Half>(a->layer, save);
-    case 3: return forward_workspace<BFloat16>(a->layer, save);
+    case 0: return forward_workspace<float>(a->layer, cells);
+    case 1: return forward_workspace<double>(a->layer, cells);
+    case 2: return forward_workspace<Half>(a->layer, cells);
+    case 3: return forward_workspace<BFloat16>(a->layer, cells);
   }
   return -1;
 }
@@ -85,6 +88,17 @@ extern "C" int64_t pdb_backward_workspace(int dtype, const Arguments* a) {
   return -1;
 }
 
+// The CudaPath, or -1 for a wrong value of the environment variable.
+extern "C" int pdb_choose_path(const Arguments* a, int64_t element_size, int architecture, int multiprocessors) {
+  try {
+    return static_cast<int>(choose_path(a->layer, element_size, {architecture, multiprocessors, architecture}));
+  } catch (const std::exception&) {
+    return -1;
+  }
+}
+
+// What the emulated GPU says its kernels were compiled for; 0: none were.
+extern "C" void pdb_set_architecture(int architecture) { host::compiled_architecture = architecture; }
 extern "C" void pdb_set_seed(uint64_t seed) { host::set_seed(seed); }
 extern "C" void pdb_ignore_barrier(const char* file, int line) { host::ignore_barrier(file, line); }
 extern "C" void pdb_narrow(int half, float value, uint16_t* bits) {

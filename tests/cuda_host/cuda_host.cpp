@@ -21,6 +21,7 @@
 namespace pdb::cuda::host {
 
 Index thread_index, block_index, block_dim, grid_dim;
+int compiled_architecture = 90;
 
 namespace {
 
@@ -46,6 +47,7 @@ std::vector<char> shared;
 // Two buffers a warp, used in turn: a lane may give its next words while others still read the last ones.
 std::vector<std::array<WarpWords, 2>> warp_words;
 bool shared_used;
+int64_t first_block = 0;
 std::string ignored_file;
 int ignored_line;
 
@@ -190,8 +192,11 @@ void run_grid(int64_t blocks, int threads, const std::function<void()>& thread_b
   warp_words.resize(threads / 32);
   block_dim.x = static_cast<unsigned>(threads);
   grid_dim.x = static_cast<unsigned>(blocks);
-  for (block_index.x = 0; block_index.x < grid_dim.x; ++block_index.x) run_block(threads);
+  const int64_t first = first_block < 0 ? blocks + first_block : first_block;
+  for (block_index.x = static_cast<unsigned>(first); block_index.x < grid_dim.x; ++block_index.x) run_block(threads);
 }
+
+void run_blocks_from(int64_t block) { first_block = block; }
 
 void set_seed(uint64_t seed) { generator.seed(seed); }
 

@@ -49,6 +49,12 @@ void run_grid(int64_t blocks, int threads, const std::function<void()>& body);
 // Draws the orders of the following launches from this seed.
 void set_seed(uint64_t seed);
 
+// Leaves the blocks before this one out of the following launches; negative: counted from the last, -1.
+void run_blocks_from(int64_t block);
+
+// Device::compiled; 0 emulates a GPU that none of the kernels was compiled for.
+extern int compiled_architecture;
+
 // Makes the barrier at this line of this file (its name without folders) do nothing: is it missed? Null: none.
 void ignore_barrier(const char* file, int line);
 
@@ -68,8 +74,8 @@ int launch(void (*kernel)(Parameters...), int64_t blocks, int threads, Stream, A
 }
 
 template <class... Parameters>
-bool compiled_for(int, void (*)(Parameters...)) {
-  return true;
+Device describe_device(void (*)(Parameters...)) {
+  return {90, 132, host::compiled_architecture};
 }
 
 template <class S>

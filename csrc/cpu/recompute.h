@@ -1,0 +1,80 @@
+// The activated gates of one step, computed again in the backward pass from x_t, h_{t-1} and c_{t-1}: the memory of one
+// step in place of that of all, for one more forward convolution. The same kernels give the same bits.
+#pragma once
+
+#include "strip_convolution.h"
+
+namespace pdb::cpu {
+
+template <class T>
+class Recomputation {
+ public:
+  Recomputation(const Plan<T>& plan, const BackwardTensors<T>& tensors, const T* peephole)
+      : plan_(plan),
+        tensors_(tensors),
+        convolution_(StripConvolution<T>::forward(plan_, join_weights(plan_, tensors.weight_x, tensors.weight_h).data(),
+                                                  plan_.gates(), plan_.inputs())),
+        peephole_(peephole),
+        bias_(Buffer<T>::zeros(convolution_.rows())),
+        frames_(plan_.frames(plan_.inputs())),
+        gates_(4 * plan_.state()),
+        c_(plan_.state()) {
+    if (tensors.bias) std::copy_n(tensors.bias, plan_.gates(), bias_.data());
+  }
+
+  // [N][pixels][4C] of a step, valid until the next call. c_previous: [N][pixels][C], or null for zeros.
+  const T* gates(int64_t step, const T* c_previous) const {
+    const Layer& layer = plan_.layer;
+    const T* h_previous = step > 0 ? tensors_.output : tensors_.h_0;
+    plan_.to_frames(tensors_.x, plan_.time(step), layer.in_channels, 0, frames_);
+    if (h_previous) {
+      const int64_t frame = step > 0 ? plan_.time(step - 1) : 0;
+      plan_.to_frames(plan_.states(h_previous), frame, layer.channels, layer.in_channels, frames_);
+    }
+    const int64_t strips = plan_.strips.size();
+    plan_.parallel(layer.batch * strips, plan_.strip_work(), [&](int64_t begin, int64_t end) {
+      const Buffer<T> buffer(kStripSlots * (convolution_.rows() + layer.channels) + convolution_.scratch());
+      T* sums = buffer.data();
+      T *h = sums + kStripSlots * convolution_.rows(), *scratch = h + kStripSlots * layer.channels;
+      for (int64_t unit = begin; unit < end; ++unit) {
+        const int64_t n = unit / strips, strip = unit % strips;
+        const Source<T> source{plan_.frame(frames_, n, plan_.inputs()), plan_.inputs(),
+                               h_previous ? plan_.inputs() : layer.in_channels};
+        convolution_.run(strip, source, bias_.data(), scratch, sums);
+        activate(n, strip, sums, c_previous, h);
+      }
+    });
+    return gates_.data();
+  }
+
+ private:
+  // c and h, which the cell gives besides, are known already.
+  void activate(int64_t n, int64_t strip, const T* sums, const T* c_previous, T* h) const {
+    const int64_t entry = plan_.strips.begin[strip], picture = n * plan_.picture_state();
+    CellForward<T> cell;
+    cell.pixels = plan_.strips.pixels(strip);
+    cell.channels = plan_.layer.channels;
+    cell.pixel = plan_.strips.pixel.data() + entry;
+    cell.slot = plan_.strips.slot.data() + entry;
+    cell.peephole_current = plan_.layer.peephole_current;
+    cell.peephole = peephole_;
+    cell.peephole_stride = plan_.picture_state();
+    cell.c_previous = c_previous ? c_previous + picture : nullptr;
+    cell.gates = sums;
+    cell.gates_stride = convolution_.rows();
+    cell.c = c_.data() + picture;
+    cell.h = h;
+    cell.saved_gates = gates_.data() + 4 * picture;
+    plan_.kernel.cell_forward(cell);
+  }
+
+  const Plan<T>& plan_;
+  const BackwardTensors<T>& tensors_;
+  const StripConvolution<T> convolution_;
+  const T* peephole_;
+  const Buffer<T> bias_;
+  const Buffer<T> frames_;  // x_t and h_{t-1}
+  const Buffer<T> gates_, c_;
+};
+
+}  // namespace pdb::cpu

@@ -1,0 +1,59 @@
+// See choose_path.h. The rule was derived on paper from the published rates of the GPUs; it is NOT MEASURED.
+#include "choose_path.h"
+
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "kernels.h"
+
+namespace pdb::cuda {
+namespace {
+
+// Operations of one multiprocessor in a cycle, dense, float32 sums. Tensor cores: 16 bit; TF32 has half of it.
+double operations_per_cycle(int architecture, bool tensor_cores, int64_t element_size) {
+  if (!tensor_cores) return element_size == 8 ? 64 : 256;
+  const bool data_centre = architecture / 10 == 9 || architecture / 10 == 10;  // sm_90, sm_100
+  const double half = data_centre ? 4096 : architecture == 80 ? 2048 : 1024;
+  return element_size == 2 ? half : half / 2;
+}
+
+}  // namespace
+
+std::optional<CudaPath> path_from_environment() {
+  const char* variable = std::getenv("PDB_EXT_CUDA_PATH");
+  const std::string name = variable ? variable : "";
+  if (name.empty()) return std::nullopt;
+  if (name == "step") return CudaPath::step;
+  if (name == "persistent") return CudaPath::persistent;
+  if (name == "aten") return CudaPath::aten;
+  throw std::invalid_argument("PDB_EXT_CUDA_PATH must be step, persistent or aten, got '" + name + "'");
+}
+
+// A step of n operations takes about n / (0.2 R) fused and n / (0.6 R) + 15 us through cuDNN, R being the peak rate: a
+// plain mma.sync pipeline reaches about a fifth of it, cuDNN's kernels about three fifths, and its step is three
+// launches and two dispatches longer, 15 us or some 22,500 cycles. Both are even at n = 15 us * R / (1/0.2 - 1/0.6).
+// Without tensor cores the shares are about 0.4 and 0.8. For an H100 in bfloat16 that gives 3.6 GFLOP: the paper's
+// layer (0.5 GFLOP a step) is fused, nowcasting with C = 64, N = 8, 64 x 64 pixels (19 GFLOP) is not.
+double break_even_operations(const Layer& layer, int64_t element_size, const Device& device) {
+  constexpr double kCycles = 22500;
+  // Dilations whose halo the tensor-core step cannot hold leave it to plain multiply-adds; cuDNN has no such limit.
+  const bool tensor_cores = layer.tensor_cores && layer.kernel / 2 * layer.dilation <= kMmaMaxRadius;
+  const double rate = device.multiprocessors * operations_per_cycle(device.architecture, tensor_cores, element_size);
+  return kCycles * rate / (tensor_cores ? 1 / 0.2 - 1 / 0.6 : 1 / 0.4 - 1 / 0.8);
+}
+
+bool persistent_fits(const Layer&, int64_t, const Device&) { return false; }
+
+CudaPath choose_path(const Layer& layer, int64_t element_size, const Device& device) {
+  if (!device.has_kernels()) return CudaPath::aten;
+  const std::optional<CudaPath> forced = path_from_environment();
+  const bool fits = persistent_fits(layer, element_size, device);
+  if (forced) return *forced == CudaPath::persistent && !fits ? CudaPath::step : *forced;
+  const double operations = 2.0 * 4 * layer.channels * (layer.in_channels + layer.channels) * layer.taps() * layer.batch *
+                            layer.pixels();
+  if (operations > break_even_operations(layer, element_size, device)) return CudaPath::aten;
+  return fits ? CudaPath::persistent : CudaPath::step;
+}
+
+}  // namespace pdb::cuda

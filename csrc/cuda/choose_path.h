@@ -1,0 +1,30 @@
+// Which of the three implementations computes a layer on the GPU.
+//   step        one launch a step that holds both convolutions and the cell (sequence.h)
+//   persistent  one launch for all steps of a layer that fits on the chip
+//   aten        convolutions by PyTorch (cuDNN), the cell in one kernel (aten_layer.h)
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "device.h"
+#include "sequence.h"
+
+namespace pdb::cuda {
+
+enum class CudaPath { step, persistent, aten };
+
+// The path that the environment variable PDB_EXT_CUDA_PATH names; nothing if it is not set. It is read at every call, so
+// that a process can compare the paths. Throws std::invalid_argument if it names none.
+std::optional<CudaPath> path_from_environment();
+
+// Operations of one step above which cuDNN's faster convolutions outweigh its additional launches.
+double break_even_operations(const Layer& layer, int64_t element_size, const Device& device);
+
+// Whether the layer's state and weights fit on the chip, all blocks of the persistent kernel being resident at once.
+bool persistent_fits(const Layer& layer, int64_t element_size, const Device& device);
+
+// The rule. element_size: bytes of an element of x.
+CudaPath choose_path(const Layer& layer, int64_t element_size, const Device& device);
+
+}  // namespace pdb::cuda

@@ -1,0 +1,36 @@
+"""What no implementation can beat on this GPU: the rate of large matrix products, and the latency of a flag between blocks."""
+
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from gpu_timing import PRECISIONS, precision_settings, time_interleaved
+
+
+def matrix_rates(device: str, size: int = 8192) -> dict[str, float]:
+    """Operations per second of a square product of random matrices, for each precision."""
+    rates = {}
+    for precision, dtype in PRECISIONS.items():
+        a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        with precision_settings(precision):
+            times = time_interleaved({"product": lambda a=a, b=b: a @ b}, device, seconds=0.3, samples=20)["product"]
+        rates[precision] = 2 * size**3 / (min(times) * 1e-3)
+    return rates
+
+
+def flag_latency(nvcc: str, architecture: str) -> float:
+    """Seconds from a block's release of a flag to another block's acquire of it (flag_latency.cu). Raises RuntimeError."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = Path(folder, "flag_latency")
+        source = Path(__file__).with_name("flag_latency.cu")
+        for command in ([nvcc, f"-arch={architecture}", "-o", str(program), str(source)], [str(program)]):
+            result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+            if result.returncode != 0:
+                raise RuntimeError(f"{Path(command[0]).name} failed: {(result.stdout + result.stderr).strip()[-300:]}")
+    return float(result.stdout) * 1e-9
+
+
+def floor_ms(flops: float, depth: int, rate: float, latency: float | None) -> float:
+    """The larger of arithmetic at the matrix rate and `depth` dependent steps of one flag each, in milliseconds."""
+    return 1e3 * max(flops / rate, depth * (latency or 0.0))
