@@ -1,0 +1,94 @@
+"""What the temporal part of a model is worth: the model beside its own spatial part, and beside itself with frames out of order.
+
+    python python/experiments/temporal_value.py MODEL VIDEOS [--every N]
+
+MODEL needs decoder "skip", whose temporal part adds to the spatial features, so that leaving it out leaves a whole model.
+Clips of five as `predict` makes them; the shuffled ones are put back into order before they are scored. Reported are max F,
+MAE, J at the threshold, as in `evaluate`, and steadiness: the mean IoU of the masks of consecutive frames, the earlier one
+carried over to the later frame by DIS optical flow.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from pdb_saliency.clips import CLIP_LENGTH
+from pdb_saliency.data.catalog import open_dataset
+from pdb_saliency.data.read import read_frame, read_mask
+from pdb_saliency.evaluation.metrics import SaliencyScores
+from pdb_saliency.model import SaliencyModel, upsample_logits
+from pdb_saliency.options import THRESHOLD
+from pdb_saliency.postprocess import to_source_size
+from pdb_saliency.weights import load_model
+
+_FLOW_SIZE = (320, 180)
+
+
+@torch.inference_mode()
+def clip_maps(model: SaliencyModel, frames: list[np.ndarray], how: str, order: np.ndarray) -> np.ndarray:
+    """float32 (T, height, width) at the network's size. how: "full", "spatial" or "shuffled" (the frames in `order`)."""
+    if how == "shuffled":
+        return clip_maps(model, [frames[i] for i in order], "full", order)[np.argsort(order)]
+    clip = model.input_spec.prepare(frames)
+    encoded = model.encode(clip)
+    if how == "full":
+        return model.saliency(encoded, (1, len(frames)), clip.shape[-2:])[0].numpy()
+    return torch.sigmoid(upsample_logits(model.head(*encoded), clip.shape[-2:]))[:, 0].numpy()
+
+
+def steadiness(frames: list[np.ndarray], masks: list[np.ndarray]) -> list[float]:
+    """IoU of each mask with the one before, warped. masks: bool, at the frames' sizes."""
+    flow_of = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    greys = [cv2.cvtColor(cv2.resize(frame, _FLOW_SIZE), cv2.COLOR_BGR2GRAY) for frame in frames]
+    small = [cv2.resize(mask.astype(np.float32), _FLOW_SIZE, interpolation=cv2.INTER_AREA) for mask in masks]
+    x, y = np.meshgrid(np.arange(_FLOW_SIZE[0], dtype=np.float32), np.arange(_FLOW_SIZE[1], dtype=np.float32))
+    values = []
+    for t in range(1, len(frames)):
+        flow = flow_of.calc(greys[t], greys[t - 1], None)
+        carried = cv2.remap(small[t - 1], x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR) >= 0.5
+        now = small[t] >= 0.5
+        union = (carried | now).sum()
+        values.append(float((carried & now).sum() / union) if union else 1.0)
+    return values
+
+
+def score(model: SaliencyModel, folder: Path, every: int, how: str) -> dict[str, float]:
+    scores, overlaps, steady = SaliencyScores(THRESHOLD), [], []
+    for video in open_dataset(str(folder), None).videos:
+        rng, of_video = np.random.default_rng(0), []
+        for start in range(0, len(video.frames) - CLIP_LENGTH + 1, CLIP_LENGTH * every):
+            frames = [read_frame(path) for path in video.frames[start : start + CLIP_LENGTH]]
+            order = rng.permutation(CLIP_LENGTH)
+            maps = [to_source_size(m, *frames[0].shape[:2]) for m in clip_maps(model, frames, how, order)]
+            steady += steadiness(frames, [m >= THRESHOLD for m in maps])
+            for map_, paths in zip(maps, video.masks[start : start + CLIP_LENGTH]):
+                if paths:
+                    of_video.append(scores.add(map_, read_mask(paths, frames[0].shape[:2])).j)
+        overlaps.append(np.mean(of_video))
+    result = scores.result()
+    return {"max_f": result["max_f"], "mae": result["mae"], "j": np.mean(overlaps), "steadiness": np.mean(steady)}
+
+
+def main(tell: Callable[[str], None] = print) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("videos", type=Path)
+    parser.add_argument("--every", type=int, default=1, help="look at every n-th clip only (default: %(default)s)")
+    arguments = parser.parse_args()
+    model = load_model(arguments.model).eval()
+    if model.config.decoder != "skip":
+        parser.error(f"{arguments.model}: expected a model with decoder 'skip', got {model.config.decoder!r}")
+    tell("| | max F | MAE | J | steadiness |\n|---|---|---|---|---|")
+    for how, words in (("full", "the model"), ("shuffled", "frames shuffled"), ("spatial", "spatial part alone")):
+        values = score(model, arguments.videos, arguments.every, how)
+        tell(f"| {words} | " + " | ".join(f"{value:.3f}" for value in values.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()
