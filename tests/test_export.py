@@ -35,7 +35,11 @@ _LOAD = {
     "network = lambda clip: session.run(None, {'clip': clip.numpy()})[0]",
 }
 SUFFIX = {"torch-export": ".pt2", "aoti": ".pt2", "onnx": ".onnx"}
-KINDS = {"paper": {}, "light": {"backbone": "efficientnet_lite0", "decoder": "skip"}, "released": {"variant": "released"}}
+KINDS = {
+    "paper": {},
+    "light": {"backbone": "efficientnet_lite0", "decoder": "skip", "motion": "residual"},
+    "released": {"variant": "released"},
+}
 
 
 @pytest.fixture

@@ -65,8 +65,20 @@ def test_tensors_in_either_out(model, output):
     results = list(model.stream(frames, output=output))
     for given, (frame, saliency) in zip(frames, results):
         assert isinstance(saliency, np.ndarray if output == "numpy" else torch.Tensor)
-        assert type(frame) is type(saliency) and (frame is given or output == "numpy")
+        assert type(frame) is type(saliency) and np.array_equal(frame, given)
     assert [round(255 * float(saliency.mean())) for _, saliency in results] == SHADES
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
+def test_a_reader_that_uses_one_buffer_for_all_frames(model, convert):
+    def read():
+        buffer = grey_frame(0)
+        for shade in SHADES:
+            buffer[:] = shade
+            yield convert(buffer)
+
+    results = [(int(frame[0, 0, 0]), round(255 * float(saliency.mean()))) for frame, saliency in model.stream(read())]
+    assert results == [(shade, shade) for shade in SHADES]
 
 
 def test_frames_of_several_sizes_and_not_contiguous(model):

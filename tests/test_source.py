@@ -197,6 +197,14 @@ def test_video_frames_are_numbered_and_can_be_read_twice(tmp_path):
     assert source.remark is None
 
 
+def test_a_video_as_standard_input(tmp_path):
+    """Its decoder is another process, whose /dev/stdin is a pipe."""
+    path = write_video(tmp_path / "clip.mp4", [grey_frame(20 * i) for i in range(3)])
+    with open(path) as file:
+        source = open_source(f"/dev/fd/{file.fileno()}")
+        assert len(list(source)) == 3 and list(source.files) == [path.resolve()]
+
+
 def test_a_path_that_is_not_utf8(tmp_path):
     """OpenCV 5.0 dies of such a path."""
     name = os.fsencode(tmp_path) + b"/caf\xe9.mp4"

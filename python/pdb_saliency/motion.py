@@ -78,15 +78,15 @@ class ResidualMotion(nn.Module):
         return torch.cat(bands, dim=3).permute(0, 3, 1, 2)
 
     def _reversed(self, similarity: Tensor) -> Tensor:
-        """The same of the second frames to the first: pixel q at shift -d is pixel q - d at shift d."""
+        """The same of the second frames to the first: pixel q at shift -d is pixel q - d at shift d.
+
+        As in `_similarity`, a diagonal is a column of rows that are cut one shorter; 121 slices would burden exporters.
+        """
         side, (height, width) = 2 * self.radius + 1, similarity.shape[-2:]
-        last = side - 1
-        padded = F.pad(similarity, (self.radius,) * 4)
-        shifts = ((dy, dx) for dy in reversed(range(side)) for dx in reversed(range(side)))
-        maps = [
-            padded[:, dy * side + dx, last - dy : last - dy + height, last - dx : last - dx + width] for dy, dx in shifts
-        ]
-        return torch.stack(maps, dim=3).permute(0, 3, 1, 2)
+        padded = F.pad(similarity, (self.radius,) * 4).unflatten(1, (side, side))
+        maps = padded.transpose(2, 3)  # (M, dy, h + 2r, dx, w + 2r)
+        maps = _sheared(maps.flatten(3), 3, side, width)
+        return _sheared(maps.flatten(1, 2), 1, side, height).transpose(2, 3).flatten(1, 2).flip(1)
 
     def _motion(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
         """Motion (M, 2, h, w) less the camera's, and its certainty (M, 1, h, w)."""
@@ -107,6 +107,13 @@ def _standardised(features: Tensor) -> Tensor:
     """Each channel of each frame with mean 0 and variance 1: else few strong channels decide what is alike."""
     centred = features - features.mean((2, 3), keepdim=True)
     return centred / (centred.square().mean((2, 3), keepdim=True) + 1e-5).sqrt()
+
+
+def _sheared(lines: Tensor, dim: int, side: int, length: int) -> Tensor:
+    """Of `side` lines of length + side - 1, one after the other along `dim`: of line i what begins at side - 1 - i."""
+    last = side - 1
+    lines = lines.narrow(dim, last, side * (length + last - 1))
+    return lines.unflatten(dim, (side, length + last - 1)).narrow(dim + 1, 0, length)
 
 
 def _of_frames(onward: Tensor, back: Tensor, sign: int) -> tuple[Tensor, Tensor]:

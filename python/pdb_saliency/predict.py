@@ -19,9 +19,14 @@ from .writer import ResultWriter
 __all__ = ["move", "resolve_device", "run", "saliency_maps"]
 
 
+def authors_engine(model: nn.Module, device: torch.device) -> Engine:
+    """With the authors' clips of five, in float32 on every device. It keeps the weights that the model has now."""
+    return Engine(model, device, EngineOptions(precision="float32"))
+
+
 def saliency_maps(frames: Iterable[Frame], model: nn.Module, device: torch.device) -> Iterator[tuple[Frame, np.ndarray]]:
-    """`Engine.maps` with the authors' clips of five, in float32 on every device. model: a SaliencyModel."""
-    return Engine(model, device, EngineOptions(precision="float32")).maps(frames)
+    """`Engine.maps` of `authors_engine`. model: a SaliencyModel. For many videos make the engine once."""
+    return authors_engine(model, device).maps(frames)
 
 
 def run(source: Source, engine: Engine, writer: ResultWriter, progress: bool = True) -> None:

@@ -61,7 +61,8 @@ class Predictor:
 
         source: a video file, a folder of pictures or a glob; or anything that can be iterated into frames, (H, W, 3) uint8
         RGB, as numpy arrays or tensors of any device: a list, a generator, a camera's reader. It is read in a thread of its
-        own, a few frames ahead; an endless one is fine, and ends when the iterator is closed.
+        own, a few frames ahead; an endless one is fine, and ends when the iterator is closed. Frames come back as copies, so
+        that a reader may use one buffer for all.
         output: "numpy" or "torch" (on the CPU) for frame and saliency; None: what the source gives, for files numpy.
 
         A map comes with the last frame of its clip; with `load(causal=True)` at once. Memory does not grow with the video.
@@ -97,7 +98,7 @@ class Predictor:
         def frames() -> Iterator[Frame]:
             for index, array in enumerate(arrays):
                 frame = Frame(str(index), _to_bgr(array))
-                given.append(array)
+                given.append(_copy(array))
                 yield frame
 
         for _, saliency in self.engine.maps(frames()):
@@ -111,6 +112,10 @@ def _to_bgr(array: Array) -> np.ndarray:
     if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         return np.ascontiguousarray(image[:, :, ::-1])
     return image  # The engine refuses it, in words that name what came.
+
+
+def _copy(array: Array) -> Array:
+    return array.detach().clone() if isinstance(array, Tensor) else np.array(array)
 
 
 def _as(array: Array, as_tensor: bool) -> Array:

@@ -23,6 +23,8 @@ def open_source(text: str) -> Source:
     Raises InputError: nothing there, no permission, no pictures, not a video, two frames of one name.
     """
     path = Path(text)
+    if path.parts[:2] in (("/", "dev"), ("/", "proc")):
+        path = Path(os.path.realpath(path))  # /dev/stdin is another file in the process that decodes.
     try:
         if not os.path.lexists(path) and glob.has_magic(text):
             return PictureFiles(_pictures(map(Path, _glob(text)), f"{text}: the glob matches"))

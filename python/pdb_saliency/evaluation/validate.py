@@ -12,10 +12,11 @@ from torch import nn
 from ..clips import CLIP_LENGTH
 from ..data.items import Video
 from ..data.read import read_frame, read_mask
+from ..engine import Engine
 from ..errors import InputError
 from ..frame import Frame
 from ..options import THRESHOLD
-from ..predict import saliency_maps
+from ..predict import authors_engine
 from .davis import scored_frames
 from .metrics import SaliencyScores
 
@@ -62,7 +63,8 @@ def score_videos(
     was_training = model.training
     model.eval()
     try:
-        return [_score_video(model, video, device, threshold, clips_every) for video in videos]
+        engine = authors_engine(model, device)
+        return [_score_video(engine, video, threshold, clips_every) for video in videos]
     finally:
         model.train(was_training)
 
@@ -82,16 +84,14 @@ def combine(videos: Sequence[VideoScores]) -> dict[str, float]:
     return scores | ({"j_mean": float(np.mean(per_video))} if per_video else {})
 
 
-def _score_video(
-    model: nn.Module, video: Video, device: torch.device, threshold: float, clips_every: int
-) -> VideoScores:
+def _score_video(engine: Engine, video: Video, threshold: float, clips_every: int) -> VideoScores:
     annotated = [index for index, paths in enumerate(video.masks) if paths]
     counted = set(annotated[scored_frames(len(annotated))])
     looked_at = annotated_clips(video, clips_every)
     scored = chosen_frames(video, clips_every)
     frames = (Frame(str(index), read_frame(video.frames[index])) for index in looked_at)
     scores = VideoScores(SaliencyScores(threshold))
-    for index, (frame, saliency) in zip(looked_at, saliency_maps(frames, model, device)):
+    for index, (frame, saliency) in zip(looked_at, engine.maps(frames)):
         if video.masks[index] and index in scored:
             frame_scores = scores.frames.add(saliency, read_mask(video.masks[index], frame.image.shape[:2]))
             if index in counted:
