@@ -15,6 +15,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+NO_FAULT, MISSING, RELAXED = range(3)  # host::Fault of tests/cuda_host/cuda_host.h
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 
 
