@@ -15,6 +15,7 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
+RESIDENT_BLOCKS = 132  # of the emulated GPU, where it may launch cooperatively
 NO_FAULT, MISSING, RELAXED = range(3)  # host::Fault of tests/cuda_host/cuda_host.h
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 
@@ -55,12 +56,13 @@ def host_library() -> Path:
 class HostKernels:
     """The two ops on the emulated GPU. Every array that a kernel must write is full of NaN first."""
 
-    def __init__(self, tensor_cores: bool = False):
-        self.tensor_cores = tensor_cores
+    def __init__(self, tensor_cores: bool = False, persistent: bool = False):
+        self.tensor_cores, self.persistent = tensor_cores, persistent
         self.library = ctypes.CDLL(str(host_library()))
         for function in (self.library.pdb_forward_workspace, self.library.pdb_backward_workspace):
             function.restype = ctypes.c_int64
         self.library.pdb_set_seed.argtypes = [ctypes.c_uint64]
+        self.library.pdb_set_resident_blocks.argtypes = [ctypes.c_int64]
 
     def _arguments(self, x, weight_h, peephole, options, arrays) -> Arguments:
         dilation, reverse, peephole_current = options
@@ -79,6 +81,7 @@ class HostKernels:
         gates = _unwritten((T, N, 4, *state[1:]), accumulation) if save else None
         cells = _unwritten((T, *state), accumulation) if save else None
         tensors = [x, weight_x, weight_h, bias, peephole, h_0, c_0, output, c_n, gates, cells]
+        self.library.pdb_set_resident_blocks(RESIDENT_BLOCKS if self.persistent else 0)
         arguments = self._arguments(x, weight_h, peephole, options, tensors)
         size = self.library.pdb_forward_workspace(DTYPES[x.dtype], ctypes.byref(arguments), int(save))
         tensors.append(_unwritten((size,), accumulation))
@@ -93,6 +96,7 @@ class HostKernels:
         shapes = [x.shape, weight_x.shape, weight_h.shape, (4 * C,), (3, C, H, W), c_n.shape, c_n.shape]
         grads = [_unwritten(shape, x.dtype) for shape in shapes]
         tensors = [grad_output, grad_c_n, x, weight_x, weight_h, peephole, h_0, c_0, output, gates, cells, *grads]
+        self.library.pdb_set_resident_blocks(RESIDENT_BLOCKS if self.persistent else 0)
         arguments = self._arguments(x, weight_h, peephole, options, tensors)
         size = self.library.pdb_backward_workspace(DTYPES[x.dtype], ctypes.byref(arguments))
         tensors.append(_unwritten((size,), gates.dtype))

@@ -26,6 +26,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __syncthreads() pdb::cuda::host::barrier(__FILE__, __LINE__)
 
 namespace pdb::cuda::host {
