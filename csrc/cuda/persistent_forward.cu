@@ -99,8 +99,8 @@ struct Forward {
       if (!valid(j)) continue;
       store_global(tensors.output + t * shape.state() + at(j), narrowed<T>(h[j]));
       if (r + 1 == shape.steps) tensors.c_n[at(j)] = narrowed<T>(c[j]);
+      if (tensors.cells) tensors.cells[t * shape.state() + at(j)] = c[j];
       if (!tensors.gates) continue;
-      tensors.cells[t * shape.state() + at(j)] = c[j];
       A* const saved = tensors.gates + t * 4 * shape.state() + at(j, 4 * shape.channels);
 #pragma unroll
       for (int gate = 0; gate < 4; ++gate) saved[gate * shape.channels * shape.pixels()] = Core::value(sum, j, gate);

@@ -80,6 +80,18 @@ int batched_gradients(const Layer& layer, const BackwardTensors<T>& tensors, con
   return 0;
 }
 
+// Elements of both weights packed for the data gradients, and of what the larger weight gradient works in.
+template <class T>
+int64_t packed_transposed(const Layer& layer, const Path<T>& path) {
+  return path.packed(layer.channels, Packing::transposed) + path.packed(layer.in_channels, Packing::transposed);
+}
+
+int64_t weight_gradient_workspace(const Layer& layer) {
+  const int64_t images = layer.steps * layer.batch;
+  return std::max(pdb::cuda::weight_gradient_workspace(layer, images, layer.in_channels),
+                  pdb::cuda::weight_gradient_workspace(layer, images, layer.channels));
+}
+
 }  // namespace
 
 template <class T>
@@ -129,12 +141,30 @@ int forward(const Layer& given, const ForwardTensors<T>& tensors, Stream stream)
 template <class T>
 int64_t backward_workspace(const Layer& given) {
   const Layer layer = with_bounded_dilation(given);
-  const Path<T> path(layer);
-  const int64_t images = layer.steps * layer.batch;
-  return (4 * layer.steps + 1) * layer.state() + path.packed(layer.channels, Packing::transposed) +
-         path.packed(layer.in_channels, Packing::transposed) +
-         std::max(weight_gradient_workspace(layer, images, layer.in_channels),
-                  weight_gradient_workspace(layer, images, layer.channels));
+  // What backward through time works in is free again for the weight gradients.
+  return packed_transposed(layer, Path<T>(layer)) + 4 * layer.steps * layer.state() +
+         std::max({layer.state(), persistent_backward_workspace<T>({&layer, 1, 1}), weight_gradient_workspace(layer)});
+}
+
+// Everything behind backward through time. weight: room for the packed weights of h and x; the former is there if
+// `packed`.
+template <class T>
+int backward_rest(const Layer& layer, const BackwardTensors<T>& tensors, const Path<T>& path, bool packed,
+                  accumulation_t<T>* weight, const accumulation_t<T>* grad_gates, accumulation_t<T>* partial,
+                  Stream stream) {
+  const int64_t C = layer.channels, Cin = layer.in_channels;
+  if (tensors.grad_h_0) {
+    if (!packed)
+      if (int error = path.pack(tensors.weight_h, C, Packing::transposed, weight)) return error;
+    const auto* const initial = grad_gates + layer.first() * 4 * layer.state();
+    if (int error = path.input_gradient(layer.batch, C, initial, weight, tensors.grad_h_0)) return error;
+  }
+  if (tensors.grad_x) {
+    auto* const weight_x = weight + path.packed(C, Packing::transposed);
+    if (int error = path.pack(tensors.weight_x, Cin, Packing::transposed, weight_x)) return error;
+    if (int error = path.input_gradient(layer.steps * layer.batch, Cin, grad_gates, weight_x, tensors.grad_x)) return error;
+  }
+  return batched_gradients(layer, tensors, path, grad_gates, partial, stream);
 }
 
 template <class T>
@@ -142,30 +172,63 @@ int backward(const Layer& given, const BackwardTensors<T>& tensors, Stream strea
   using A = accumulation_t<T>;
   const Layer layer = with_bounded_dilation(given);
   const Path<T> path(layer, stream);
-  const int64_t C = layer.channels, Cin = layer.in_channels, state = layer.state();
-  A* const weight_h = tensors.workspace;
-  A* const weight_x = weight_h + path.packed(C, Packing::transposed);
-  A* const grad_gates = weight_x + path.packed(Cin, Packing::transposed);
-  A* const grad_c = grad_gates + layer.steps * 4 * state;
-  A* const partial = grad_c + state;
-  if (int error = path.pack(tensors.weight_h, C, Packing::transposed, weight_h)) return error;
-  if (int error = backward_through_time(layer, tensors, path, weight_h, grad_gates, grad_c)) return error;
-  if (tensors.grad_h_0) {
-    const A* const initial = grad_gates + layer.first() * 4 * state;
-    if (int error = path.input_gradient(layer.batch, C, initial, weight_h, tensors.grad_h_0)) return error;
+  A* const weight = tensors.workspace;
+  A* const grad_gates = weight + packed_transposed(layer, path);
+  A* const partial = grad_gates + 4 * layer.steps * layer.state();
+  const bool persistent = persistent_backward_workspace<T>({&layer, 1, 1}) > 0;
+  if (persistent) {
+    if (int error = persistent_backward({&layer, 1, 1}, &tensors, &grad_gates, partial, stream)) return error;
+  } else {
+    if (int error = path.pack(tensors.weight_h, layer.channels, Packing::transposed, weight)) return error;
+    if (int error = backward_through_time(layer, tensors, path, weight, grad_gates, partial)) return error;
   }
-  if (tensors.grad_x) {
-    if (int error = path.pack(tensors.weight_x, Cin, Packing::transposed, weight_x)) return error;
-    if (int error = path.input_gradient(layer.steps * layer.batch, Cin, grad_gates, weight_x, tensors.grad_x)) return error;
+  return backward_rest(layer, tensors, path, !persistent, weight, grad_gates, partial, stream);
+}
+
+// The workspace holds the gate gradients of all layers, the packed weights of one, and what backward through time and
+// then each weight gradient works in.
+template <class T>
+int64_t chains_backward_workspace(const Chains& chains) {
+  int64_t partial = persistent_backward_workspace<T>(chains), packed = 0;
+  if (partial == 0) return 0;
+  const int count = chains.chains * chains.depth;
+  for (int i = 0; i < count; ++i) {
+    const Layer layer = with_bounded_dilation(chains.layers[i]);
+    packed = std::max(packed, packed_transposed(layer, Path<T>(layer)));
+    partial = std::max(partial, weight_gradient_workspace(layer));
   }
-  return batched_gradients(layer, tensors, path, grad_gates, partial, stream);
+  return packed + count * 4 * chains.layers[0].steps * chains.layers[0].state() + partial;
+}
+
+template <class T>
+int chains_backward(const Chains& chains, const BackwardTensors<T>* tensors, accumulation_t<T>* workspace, Stream stream) {
+  using A = accumulation_t<T>;
+  const int count = chains.chains * chains.depth;
+  int64_t packed = 0;
+  Layer layers[kMaxPersistentLayers] = {};
+  for (int i = 0; i < count; ++i) {
+    layers[i] = with_bounded_dilation(chains.layers[i]);
+    packed = std::max(packed, packed_transposed(layers[i], Path<T>(layers[i])));
+  }
+  A* const weight = workspace;
+  A* grad_gates[kMaxPersistentLayers] = {};
+  for (int i = 0; i < count; ++i) grad_gates[i] = workspace + packed + i * 4 * layers[0].steps * layers[0].state();
+  A* const partial = workspace + packed + count * 4 * layers[0].steps * layers[0].state();
+  if (int error = persistent_backward(chains, tensors, grad_gates, partial, stream)) return error;
+  for (int i = 0; i < count; ++i) {
+    const Path<T> path(layers[i], stream);
+    if (int error = backward_rest(layers[i], tensors[i], path, false, weight, grad_gates[i], partial, stream)) return error;
+  }
+  return 0;
 }
 
 #define INSTANTIATE(T)                                                    \
   template int64_t forward_workspace<T>(const Layer&, bool);              \
   template int forward(const Layer&, const ForwardTensors<T>&, Stream);   \
   template int64_t backward_workspace<T>(const Layer&);                   \
-  template int backward(const Layer&, const BackwardTensors<T>&, Stream);
+  template int backward(const Layer&, const BackwardTensors<T>&, Stream); \
+  template int64_t chains_backward_workspace<T>(const Chains&);           \
+  template int chains_backward(const Chains&, const BackwardTensors<T>*, accumulation_t<T>*, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)
 
 }  // namespace pdb::cuda

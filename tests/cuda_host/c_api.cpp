@@ -87,6 +87,12 @@ extern "C" int64_t pdb_backward_workspace(int dtype, const Arguments* a) {
 
 extern "C" void pdb_set_seed(uint64_t seed) { host::set_seed(seed); }
 extern "C" void pdb_inject(int fault, const char* file, int line) { host::inject(host::Fault(fault), file, line); }
+// Since the last call.
+extern "C" int pdb_cooperative_launches() {
+  const int count = host::cooperative_launches;
+  host::cooperative_launches = 0;
+  return count;
+}
 extern "C" void pdb_set_resident_blocks(int64_t blocks) { host::resident_blocks = blocks; }
 extern "C" void pdb_narrow(int half, float value, uint16_t* bits) {
   if (half) {

@@ -243,6 +243,7 @@ void start_grid(int64_t blocks, int threads, const std::function<void()>& thread
 }  // namespace
 
 int64_t resident_blocks = 0;
+int cooperative_launches = 0;
 
 void barrier(const char* file, int line) {
   if (fault_at(file, line) == Fault::missing) return;
@@ -308,6 +309,7 @@ void run_grid(int64_t blocks, int threads, const std::function<void()>& thread_b
 
 void run_resident(int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& thread_body) {
   if (blocks > resident_blocks) fail("a cooperative launch of more blocks than are resident");
+  ++cooperative_launches;
   start_grid(blocks, threads, thread_body);
   run_blocks(0, grid_dim.x, threads, shared_bytes);
 }

@@ -61,6 +61,9 @@ void run_resident(int64_t blocks, int threads, size_t shared_bytes, const std::f
 // How many blocks the emulated GPU takes at once: none at first, so that nothing is launched cooperatively.
 extern int64_t resident_blocks;
 
+// How many cooperative launches there were.
+extern int cooperative_launches;
+
 // Stores for other blocks and loads of what other blocks stored, up to 16 bytes.
 void store_global(void* target, const void* value, size_t bytes);
 void load_global(const void* source, void* value, size_t bytes);
