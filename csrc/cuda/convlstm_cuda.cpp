@@ -1,75 +1,14 @@
 // The ops on CUDA tensors: device guard, current stream, allocation. Equations and schemas: convlstm.cpp; the time loop
 // and its kernels: sequence.h. Needs of CUDA only c10 and the runtime's headers.
-#include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
-#include <c10/cuda/CUDAException.h>
-#include <c10/cuda/CUDAGuard.h>
-#include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
-#include <torch/version.h>
 
 #include "../convlstm.h"
-#include "sequence.h"
+#include "tensors.h"
 
 namespace pdb::cuda {
 namespace {
-
-// Calls function(T{}) with the storage type of the dtype.
-template <class Function>
-void dispatch(at::ScalarType dtype, const Function& function) {
-  switch (dtype) {
-    case at::kFloat: return function(float{});
-    case at::kDouble: return function(double{});
-    case at::kHalf: return function(Half{});
-    case at::kBFloat16: return function(BFloat16{});
-    default:
-      TORCH_CHECK(false, "convlstm: on CUDA, x must be float16, bfloat16, float32 or float64, got ", dtype);
-  }
-}
-
-at::ScalarType accumulation_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
-
-// PyTorch's own setting for float32 convolutions, torch.backends.cudnn.conv.fp32_precision or .allow_tf32.
-bool allow_tf32() {
-#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 11
-  return at::globalContext().allowTF32CuDNN(at::Float32Op::CONV);
-#else
-  return at::globalContext().allowTF32CuDNN();
-#endif
-}
-
-Layer make_layer(const Sizes& s, at::ScalarType dtype, bool reverse, bool peephole_current) {
-  const bool tensor_cores = dtype != at::kDouble && (dtype != at::kFloat || allow_tf32()) && tensor_cores_available();
-  return {s.steps, s.batch, s.in_channels, s.channels, s.height, s.width, s.kernel_size, s.dilation, reverse,
-          peephole_current, tensor_cores};
-}
-
-OptionalTensor contiguous(const OptionalTensor& tensor) {
-  return tensor ? OptionalTensor(tensor->contiguous()) : std::nullopt;
-}
-
-template <class T>
-const T* read(const at::Tensor& tensor) {
-  return static_cast<const T*>(tensor.const_data_ptr());
-}
-
-template <class T>
-const T* read(const OptionalTensor& tensor) {
-  return tensor ? read<T>(*tensor) : nullptr;
-}
-
-// Null for the empty tensors that stand for "not wanted".
-template <class T>
-T* write(const at::Tensor& tensor) {
-  return tensor.numel() ? static_cast<T*>(tensor.mutable_data_ptr()) : nullptr;
-}
-
-template <class T>
-PeepholeWeights<T> read_peephole(const OptionalTensor& peephole) {
-  if (!peephole) return {};
-  return {read<T>(*peephole), {peephole->stride(0), peephole->stride(1), peephole->stride(2), peephole->stride(3)}};
-}
 
 ForwardResult convlstm(const at::Tensor& x, const at::Tensor& weight_x, const at::Tensor& weight_h,
                        const OptionalTensor& bias, const OptionalTensor& peephole, const OptionalTensor& h_0,
