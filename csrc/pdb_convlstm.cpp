@@ -29,15 +29,18 @@ OptionalTensor part(const OptionalTensor& tensor, int64_t layer) {
 
 }  // namespace
 
-PdbLayer::PdbLayer(const Parameters& parameters, int64_t layer) {
-  const auto at = [&](Parameter which) -> OptionalTensor { return parameters.get(kLayerParameters * layer + which); };
+PdbLayer::PdbLayer(Parameters parameters, int64_t layer) {
+  const auto at = [&](Parameter which) -> OptionalTensor {
+    const at::Tensor& tensor = parameters[kLayerParameters * layer + which];
+    return tensor.numel() ? OptionalTensor(tensor) : std::nullopt;
+  };
   const OptionalTensor x = at(kParameterWeightX), h = at(kParameterWeightH);
   TORCH_CHECK(x && h, "pdb_convlstm: layer ", layer, " must have weight_x and weight_h");
   weight_x = *x, weight_h = *h;
   bias = at(kParameterBias), peephole = at(kParameterPeephole), h_0 = at(kParameterH0), c_0 = at(kParameterC0);
 }
 
-void check_pdb(const char* op, const at::Tensor& x, const Parameters& parameters, at::IntArrayRef dilations) {
+void check_pdb(const char* op, const at::Tensor& x, Parameters parameters, at::IntArrayRef dilations) {
   TORCH_CHECK(!dilations.empty(), op, ": dilations must name at least one branch");
   const int64_t count = 2 * kLayerParameters * static_cast<int64_t>(dilations.size());
   TORCH_CHECK(static_cast<int64_t>(parameters.size()) == count, op, ": parameters must have ", count, " elements (",
@@ -51,7 +54,7 @@ void check_pdb(const char* op, const at::Tensor& x, const Parameters& parameters
   TORCH_CHECK(x.dim() == 5, op, ": x must have shape (T, N, Cin, H, W), got ", x.sizes());
 }
 
-PdbResult pdb_convlstm_by_layers(const at::Tensor& x, const Parameters& parameters, at::IntArrayRef dilations,
+PdbResult pdb_convlstm_by_layers(const at::Tensor& x, Parameters parameters, at::IntArrayRef dilations,
                                  bool peephole_current, bool save) {
   static const auto convlstm = find_op<Forward>("pdb_ext::convlstm");
   check_pdb("pdb_convlstm", x, parameters, dilations);
@@ -68,7 +71,7 @@ PdbResult pdb_convlstm_by_layers(const at::Tensor& x, const Parameters& paramete
 }
 
 std::vector<at::Tensor> pdb_convlstm_backward_by_layers(const OptionalTensor& grad_output, const OptionalTensor& grad_c_n,
-                                                        const at::Tensor& x, const Parameters& parameters,
+                                                        const at::Tensor& x, Parameters parameters,
                                                         const at::Tensor& output, const at::Tensor& reserve,
                                                         at::IntArrayRef dilations, bool peephole_current,
                                                         at::ArrayRef<bool> needs) {
@@ -104,13 +107,13 @@ std::vector<at::Tensor> pdb_convlstm_backward_by_layers(const OptionalTensor& gr
 
 namespace {
 
-PdbResult pdb_convlstm(const at::Tensor& x, const Parameters& parameters, at::IntArrayRef dilations, bool peephole_current,
+PdbResult pdb_convlstm(const at::Tensor& x, Parameters parameters, at::IntArrayRef dilations, bool peephole_current,
                        bool save) {
   return pdb_convlstm_by_layers(x, parameters, dilations, peephole_current, save);
 }
 
 std::vector<at::Tensor> pdb_convlstm_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_c_n,
-                                              const at::Tensor& x, const Parameters& parameters, const at::Tensor& output,
+                                              const at::Tensor& x, Parameters parameters, const at::Tensor& output,
                                               const at::Tensor& reserve, at::IntArrayRef dilations, bool peephole_current,
                                               const c10::List<bool>& needs) {
   const std::vector<bool> given(needs.begin(), needs.end());
@@ -122,16 +125,16 @@ std::vector<at::Tensor> pdb_convlstm_backward(const OptionalTensor& grad_output,
 }  // namespace
 
 // parameters: for each of `dilations`, the forward layer's weight_x, weight_h, bias, peephole, h_0, c_0, then the same of
-// the backward layer, which reads the forward layer's output in reverse. x as in convlstm.
+// the backward layer, which reads the forward layer's output in reverse; what is absent has no elements. x as in convlstm.
 // output (2B, T, N, C, H, W), c_n (2B, N, C, H, W) and reserve (2B, 5*T*N*C*H*W or 0) stack those of the 2B layers.
 // pdb_convlstm_backward: the gradients of x and of every parameter; those that `needs` leaves out have no elements.
 TORCH_LIBRARY_FRAGMENT(pdb_ext, m) {
   m.def(
-      "pdb_convlstm(Tensor x, Tensor?[] parameters, int[] dilations, bool peephole_current, bool save) -> "
+      "pdb_convlstm(Tensor x, Tensor[] parameters, int[] dilations, bool peephole_current, bool save) -> "
       "(Tensor output, Tensor c_n, Tensor reserve)",
       {at::Tag::pt2_compliant_tag});
   m.def(
-      "pdb_convlstm_backward(Tensor? grad_output, Tensor? grad_c_n, Tensor x, Tensor?[] parameters, Tensor output, "
+      "pdb_convlstm_backward(Tensor? grad_output, Tensor? grad_c_n, Tensor x, Tensor[] parameters, Tensor output, "
       "Tensor reserve, int[] dilations, bool peephole_current, bool[] needs) -> Tensor[]",
       {at::Tag::pt2_compliant_tag});
 }

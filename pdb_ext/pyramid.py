@@ -15,7 +15,7 @@ def runs_in_one_op(x: Tensor, layers: list, states: list[State | None]) -> bool:
 
     On CUDA, without what the op does not have: checkpoints, forward-mode differentiation.
     """
-    if x.device.type != "cuda" or "cuda" not in NATIVE_DEVICES or x.shape[0] == 0:
+    if x.device.type != "cuda" or "cuda" not in NATIVE_DEVICES or x.numel() == 0:
         return False
     tensors = [x, *(t for layer in layers for t in layer.parameters()), *(t for s in states if s is not None for t in s)]
     return all(layer.checkpoint_every is None for layer in layers) and not ops._has_tangent(tuple(tensors))
@@ -44,7 +44,8 @@ def pdb_convlstm(x: Tensor, layers: list, states: list[State | None]) -> list[tu
             peephole = peephole.expand(3, layer.hidden_channels, *x.shape[3:])
         parameters += [layer.weight_x, layer.weight_h, layer.bias, peephole, *(state or (None, None))]
     x, *parameters = ops._autocast(x, *parameters)
-    save = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, *parameters))
+    parameters = [x.new_empty(0) if t is None else t for t in parameters]
+    save = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parameters))
     dilations, current = [layer.dilation for layer in layers[::2]], layers[0].output_peephole == "current"
     output, c_n, _ = torch.ops.pdb_ext.pdb_convlstm(x, parameters, dilations, current, save)
     last = [h[0] if layer.reverse else h[-1] for layer, h in zip(layers, output.unbind())]
@@ -75,18 +76,14 @@ def _setup_context(ctx, inputs, output):
     h, _, reserve = output
     ctx.mark_non_differentiable(reserve)
     ctx.set_materialize_grads(False)
-    ctx.absent = [parameter is None for parameter in parameters]
-    ctx.save_for_backward(x, h, reserve, *(parameter for parameter in parameters if parameter is not None))
+    ctx.save_for_backward(x, h, reserve, *parameters)
 
 
 def _backward(ctx, grad_output, grad_c_n, _grad_reserve):
     if not ctx.saved:
         raise RuntimeError("pdb_convlstm: the op was called with save=False; call it with save=True to differentiate it")
-    x, h, reserve, *present = ctx.saved_tensors
-    given = iter(present)
-    parameters = [None if absent else next(given) for absent in ctx.absent]
-    wanted = [ctx.needs_input_grad[0], *ctx.needs_input_grad[1]]
-    needs = [bool(needed) for needed in wanted]
+    x, h, reserve, *parameters = ctx.saved_tensors
+    needs = [ctx.needs_input_grad[0], *ctx.needs_input_grad[1]]
     options = (ctx.dilations, ctx.peephole_current, needs)
     grads = torch.ops.pdb_ext.pdb_convlstm_backward(grad_output, grad_c_n, x, parameters, h, reserve, *options)
     grads = [grad if needed else None for grad, needed in zip(grads, needs)]

@@ -27,6 +27,9 @@ PERSISTENT_CASES = CASES | {
     "two groups of channels": ((4, 2, 5, 20, 9, 10), {"reverse": True}),
 }
 
+# Where shared memory does not hold the gate gradients of so many channels in double, or the window at all.
+LAUNCHES = {"above the tile": 1, "more channels than a chunk": 1, "two groups of channels": 1, "halo beyond shared memory": 0}
+
 
 @pytest.mark.parametrize("name", PERSISTENT_CASES)
 def test_double_equals_the_reference(kernels, name):
@@ -34,7 +37,7 @@ def test_double_equals_the_reference(kernels, name):
     problem = Problem(sizes, **options)
     kernels.library.pdb_cooperative_launches()
     actual = problem.run(kernels, torch.float64)
-    assert kernels.library.pdb_cooperative_launches() == 2 or name == "kernel beyond one chunk"
+    assert kernels.library.pdb_cooperative_launches() == LAUNCHES.get(name, 2)
     for key, value in problem.reference(torch.float64).items():
         torch.testing.assert_close(actual[key], value, msg=lambda text, key=key: f"{key}: {text}")
 
@@ -58,7 +61,7 @@ def test_tensor_core_error_is_at_most_twice_that_of_pytorch(tensor_cores, name):
 FLAG_CASE = ((4, 1, 17, 17, 9, 17), {"reverse": True})
 
 
-@pytest.mark.parametrize("which, dtype", [("kernels", torch.float64), ("tensor_cores", torch.bfloat16)], ids=str)
+@pytest.mark.parametrize("which, dtype", [("kernels", torch.float32), ("tensor_cores", torch.bfloat16)], ids=str)
 def test_any_schedule_of_blocks_and_threads_gives_the_same_bits(which, dtype, request):
     problem, kernels = Problem(FLAG_CASE[0], **FLAG_CASE[1]), request.getfixturevalue(which)
     results = []
@@ -72,7 +75,9 @@ def test_any_schedule_of_blocks_and_threads_gives_the_same_bits(which, dtype, re
 def synchronisation():
     """Every barrier, publish and await of the persistent kernels, and what may be wrong with it."""
     for path in sorted(ROOT.glob("csrc/cuda/persistent*")):
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        # What stands between the layers of a chain: test_cuda_ops_on_host.py.
+        text = path.read_text().split("void __launch_bounds__(kPersistentThreads, Policy::kMinBlocks)")[0]
+        for number, line in enumerate(text.splitlines(), 1):
             code = line.split("//")[0]
             if "__syncthreads()" in code or "PDB_AWAIT(" in code:
                 yield path.name, number, MISSING
@@ -83,17 +88,17 @@ def synchronisation():
 def run_faulty(kernels, problem, fault, name, line):
     kernels.library.pdb_inject(fault, name.encode(), line)
     try:
-        return problem.run(kernels, torch.float64)
+        return problem.run(kernels, torch.float32)
     finally:
         kernels.library.pdb_inject(NO_FAULT, None, 0)
 
 
-@pytest.mark.parametrize("site", [s for s in synchronisation() if "persistent_kernel" not in s[0]], ids=str)
+@pytest.mark.parametrize("site", list(synchronisation()), ids=str)
 def test_no_synchronisation_is_missing_unnoticed(kernels, site):
     """What the emulation is worth: without any one of them, or without its release or acquire, the results are wrong."""
     name, line, fault = site
     problem = Problem(FLAG_CASE[0], **FLAG_CASE[1])
-    expected = problem.run(kernels, torch.float64)
+    expected = problem.run(kernels, torch.float32)
     seen = False
     for seed in range(4):
         kernels.library.pdb_set_seed(seed)
@@ -110,7 +115,7 @@ from cuda_on_host import HostKernels, MISSING
 from test_cuda_on_host import Problem
 kernels = HostKernels(persistent=True)
 kernels.library.pdb_inject(MISSING, {name.encode()!r}, {line})
-Problem({FLAG_CASE[0]}).run(kernels, __import__("torch").float64)
+Problem({FLAG_CASE[0]}).run(kernels, __import__("torch").float32)
 """
     result = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "tests", capture_output=True, text=True)
     assert result.returncode != 0 and "a deadlock: every block waits" in result.stderr

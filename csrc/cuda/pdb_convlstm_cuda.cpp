@@ -18,7 +18,7 @@ struct Module {
   std::vector<Layer> layers;
   Sizes sizes;
 
-  Module(const char* op, const at::Tensor& given, const Parameters& list, at::IntArrayRef dilations, bool peephole_current)
+  Module(const char* op, const at::Tensor& given, Parameters list, at::IntArrayRef dilations, bool peephole_current)
       : count(2 * static_cast<int64_t>(dilations.size())), x(given.contiguous()), sizes() {
     for (int64_t i = 0; i < count; ++i) {
       parameters.emplace_back(list, i);
@@ -66,7 +66,7 @@ PdbResult forward_in_one_launch(const Module& module, bool save) {
   return {output, c_n, reserve};
 }
 
-PdbResult pdb_convlstm(const at::Tensor& x, const Parameters& parameters, at::IntArrayRef dilations, bool peephole_current,
+PdbResult pdb_convlstm(const at::Tensor& x, Parameters parameters, at::IntArrayRef dilations, bool peephole_current,
                        bool save) {
   check_pdb("pdb_convlstm", x, parameters, dilations);
   const c10::cuda::CUDAGuard guard(x.device());
@@ -127,7 +127,7 @@ std::vector<at::Tensor> make_gradients(const Module& module, const c10::List<boo
 }
 
 std::vector<at::Tensor> pdb_convlstm_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_c_n,
-                                              const at::Tensor& x, const Parameters& parameters, const at::Tensor& output,
+                                              const at::Tensor& x, Parameters parameters, const at::Tensor& output,
                                               const at::Tensor& reserve, at::IntArrayRef dilations, bool peephole_current,
                                               const c10::List<bool>& needs) {
   const char* op = "pdb_convlstm_backward";
