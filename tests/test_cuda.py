@@ -134,6 +134,41 @@ def test_capture_in_a_cuda_graph(path):
         assert torch.equal(one, other)
 
 
+def pyramid_results(module, x):
+    y, _ = module(x)
+    return [y, *torch.autograd.grad(y, [x, *module.parameters()], torch.ones_like(y))]
+
+
+@pytest.mark.parametrize("N, H, W", [(1, 60, 60), (2, 9, 17), (40, 60, 60)], ids=["paper", "small", "more than fits"])
+def test_a_pyramid_equals_its_layers_one_by_one(N, H, W, monkeypatch):
+    torch.manual_seed(0)
+    module = pdb_ext.PDBConvLSTM(8, 8, peephole=(3, 8, 1, 1)).to(DEVICE, torch.float64)
+    x = torch.randn(N, 3, 8, H, W, device=DEVICE, dtype=torch.float64, requires_grad=True)
+    together = pyramid_results(module, x)
+    monkeypatch.setattr(pdb_ext.modules, "runs_in_one_op", lambda *_: False)
+    for one, other in zip(together, pyramid_results(module, x)):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_a_pyramid_in_a_cuda_graph_gives_the_same_bits_in_every_run(dtype):
+    torch.manual_seed(0)
+    module = pdb_ext.PDBConvLSTM(32, 32).to(DEVICE, dtype)
+    x = torch.randn(1, 5, 32, 60, 60, device=DEVICE, dtype=dtype, requires_grad=True)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        pyramid_results(module, x)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = pyramid_results(module, x)
+    expected = pyramid_results(module, x)
+    for _ in range(20):
+        graph.replay()
+        assert all(torch.equal(one, other) for one, other in zip(captured, expected))
+
+
 def test_runs_on_the_current_stream(path):
     """A kernel on another stream would read x before the slow work that fills it has ended."""
     arguments, _ = gpu_arguments(PAPER)
