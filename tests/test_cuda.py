@@ -1,6 +1,7 @@
 """The ops on a real GPU; skipped where there is none. `python python/benchmarks/gpu_check.py` runs this and more."""
 
 import contextlib
+import copy
 import functools
 import warnings
 
@@ -148,6 +149,35 @@ def test_a_pyramid_equals_its_layers_one_by_one(N, H, W, monkeypatch):
     monkeypatch.setattr(pdb_ext.modules, "runs_in_one_op", lambda *_: False)
     for one, other in zip(together, pyramid_results(module, x)):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16"])
+def test_error_of_a_pyramid_is_at_most_twice_that_of_pytorch(precision, monkeypatch):
+    """RMS error against float64, of the output and every gradient, at the paper's sizes."""
+    torch.manual_seed(0)
+    module = pdb_ext.PDBConvLSTM(32, 32).to(DEVICE, getattr(torch, precision.replace("tf32", "float32")))
+    x = torch.randn(1, 5, 32, 60, 60, device=DEVICE, dtype=module.branches[0].forward_layer.weight_x.dtype)
+    exact = pyramid_results(copy.deepcopy(module).double(), x.double().requires_grad_())
+    with tf32(precision == "tf32"):
+        ours = pyramid_results(module, x.requires_grad_())
+        monkeypatch.setattr(pdb_ext.modules, "runs_in_one_op", lambda *_: False)
+        monkeypatch.setattr(pdb_ext.modules, "convlstm", reference_convlstm)
+        theirs = pyramid_results(module, x)
+    eps = 2**-10 if precision == "tf32" else torch.finfo(x.dtype).eps
+    for one, other, value in zip(ours, theirs, exact):
+        assert rms(one - value) <= max(2 * rms(other - value), 2 * eps * rms(value))
+
+
+def reference_convlstm(*arguments, checkpoint_every=None, recompute_gates=False, **options):
+    return reference.convlstm(*arguments, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("recompute_gates", [False, True])
+def test_a_pyramid_small_enough_for_compute_sanitizer(dtype, recompute_gates):
+    module = pdb_ext.PDBConvLSTM(9, 9, recompute_gates=recompute_gates).to(DEVICE, dtype)
+    x = torch.randn(2, 2, 9, 7, 19, device=DEVICE, dtype=dtype, requires_grad=True)
+    assert all(torch.isfinite(value).all() for value in pyramid_results(module, x))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

@@ -19,10 +19,14 @@ def ops():
     return host_ops()
 
 
-@pytest.fixture(params=["step", "aten"])
-def path(request, monkeypatch):
+@pytest.fixture(params=["step", "persistent", "aten"])
+def path(request, monkeypatch, emulation):
+    """Every layer takes it: a launch that is not the path's would show in the count of cooperative ones."""
     monkeypatch.setenv("PDB_EXT_CUDA_PATH", request.param)
-    return request.param
+    emulation.pdb_set_resident_blocks(RESIDENT_BLOCKS)
+    emulation.pdb_cooperative_launches()
+    yield request.param
+    assert (emulation.pdb_cooperative_launches() > 0) == (request.param == "persistent" and "empty" not in request.node.name)
 
 
 @pytest.fixture
@@ -92,10 +96,13 @@ def test_what_is_saved_does_not_change_the_result(ops, path):
         assert torch.equal(other[0], inferred[0]) and torch.equal(other[1], inferred[1])
 
 
-@pytest.mark.parametrize("forward, backward", [("step", "aten"), ("aten", "step")])
+@pytest.mark.parametrize(
+    "forward, backward", [("step", "aten"), ("aten", "step"), ("persistent", "step"), ("aten", "persistent")]
+)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_one_path_reads_what_another_saved(ops, monkeypatch, forward, backward, dtype):
+def test_one_path_reads_what_another_saved(ops, emulation, monkeypatch, forward, backward, dtype):
     """The environment, TF32 or the device may differ between forward and backward."""
+    emulation.pdb_set_resident_blocks(RESIDENT_BLOCKS)
     tensors = arguments(dtype=dtype)
     _, _, cotangents, grads = expected(tensors)
     monkeypatch.setenv("PDB_EXT_CUDA_PATH", forward)
@@ -284,3 +291,33 @@ def test_the_rule_that_chooses_a_path(emulation, monkeypatch, name):
         monkeypatch.setenv("PDB_EXT_CUDA_PATH", forced)
         assert chosen(emulation, *problem) == forced
         assert chosen(emulation, *problem, architecture=0) == "aten"
+
+
+def test_the_rule_takes_the_persistent_path_where_the_layer_fits(emulation, monkeypatch):
+    monkeypatch.delenv("PDB_EXT_CUDA_PATH", raising=False)
+    (sizes, *rest, _), (large, *other, _) = SIZES_OF_PATHS["the paper's layer"], SIZES_OF_PATHS["nowcasting"]
+    tiles = 8 * 8
+    for resident, path in ((0, "step"), (tiles - 1, "step"), (tiles, "persistent")):
+        emulation.pdb_set_resident_blocks(resident)
+        assert chosen(emulation, sizes, *rest) == path
+        monkeypatch.setenv("PDB_EXT_CUDA_PATH", "persistent")
+        assert chosen(emulation, sizes, *rest) == path and chosen(emulation, large, *other) == "step"
+        monkeypatch.delenv("PDB_EXT_CUDA_PATH")
+        assert chosen(emulation, large, *other) == "aten"
+
+
+def test_a_forced_persistent_path_that_does_not_fit_warns(ops, emulation, monkeypatch):
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", "persistent")
+    tensors = arguments()
+    expected_output = expected(tensors)[0]
+    torch.set_warn_always(True)  # else only the first of a process would
+    try:
+        with pytest.warns(UserWarning, match="PDB_EXT_CUDA_PATH=persistent: this layer does not fit on the chip"):
+            output = ops.convlstm(*tensors, 2, False, False, 0)[0]
+        emulation.pdb_set_resident_blocks(RESIDENT_BLOCKS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ops.convlstm(*tensors, 2, False, False, 0)
+    finally:
+        torch.set_warn_always(False)
+    torch.testing.assert_close(output, expected_output)

@@ -71,10 +71,10 @@ def persistent():
     library.pdb_set_resident_blocks(0)
 
 
-def check_pyramid(ops, optional):
+def check_pyramid(ops, optional, save=1):
     x, parameters = pyramid(optional)
     (output, c_n), cotangents, grads = pyramid_reference(x, parameters)
-    actual = run_pyramid(ops, x, parameters, cotangents)
+    actual = run_pyramid(ops, x, parameters, cotangents, save)
     torch.testing.assert_close(actual[0], output)
     torch.testing.assert_close(actual[1], c_n)
     for ours, theirs in zip(actual[2], grads):
@@ -82,14 +82,30 @@ def check_pyramid(ops, optional):
             torch.testing.assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize("save", [1, 2])
 @pytest.mark.parametrize("optional", [True, False])
-def test_a_pyramid_runs_in_one_launch_each_way(ops, persistent, optional):
-    check_pyramid(ops, optional)
+def test_a_pyramid_runs_in_one_launch_each_way(ops, persistent, optional, save):
+    check_pyramid(ops, optional, save)
     assert persistent.pdb_cooperative_launches() == 2
 
 
-def test_a_pyramid_that_does_not_fit_runs_layer_by_layer(ops):
+@pytest.mark.parametrize("save", [1, 2])
+def test_a_pyramid_that_does_not_fit_runs_layer_by_layer(ops, save):
+    check_pyramid(ops, True, save)
+
+
+@pytest.mark.parametrize("forced", ["step", "aten"])
+def test_a_pyramid_follows_the_path_that_is_forced(ops, persistent, monkeypatch, forced):
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", forced)
     check_pyramid(ops, True)
+    assert persistent.pdb_cooperative_launches() == 0
+
+
+def test_layers_that_fit_alone_but_not_together_get_a_launch_each(ops, persistent, monkeypatch):
+    persistent.pdb_set_resident_blocks(2 * 2 * 3)  # one layer's tiles of two images
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", "persistent")
+    check_pyramid(ops, True)
+    assert persistent.pdb_cooperative_launches() == 2 * 2 * len(DILATIONS)
 
 
 def test_no_flag_between_the_layers_of_a_chain_is_missing_unnoticed(ops, persistent):
