@@ -62,13 +62,18 @@ def run_pyramid(ops, x, parameters, cotangents, save=1):
 
 @pytest.fixture
 def persistent():
-    """An emulated GPU that launches cooperatively. Yields its library."""
+    """An emulated GPU that launches cooperatively, with memory full of NaN. Yields its library.
+
+    Without the NaN, what was not written yet may hold the same values from the run before.
+    """
+    torch.use_deterministic_algorithms(True)
     library = ctypes.CDLL(str(host_library()))
     library.pdb_set_resident_blocks.argtypes = [ctypes.c_int64]
     library.pdb_set_resident_blocks(RESIDENT_BLOCKS)
     library.pdb_cooperative_launches()
     yield library
     library.pdb_set_resident_blocks(0)
+    torch.use_deterministic_algorithms(False)
 
 
 def check_pyramid(ops, optional, save=1):
