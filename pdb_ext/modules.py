@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .checks import check_flag, check_steps
 from .ops import convlstm
+from .pyramid import pdb_convlstm, runs_in_one_op
 
 State = tuple[Tensor, Tensor]
 
@@ -179,10 +180,19 @@ class DBConvLSTM(nn.Module):
         state_f, state_b = _unpack("state", state, 2, "((h_f, c_f), (h_b, c_b))")
         if self.batch_first:
             x = x.transpose(0, 1)
-        h_f, state_f = self.forward_layer(x, state_f)
-        h_b, state_b = self.backward_layer(h_f, state_b)
+        if runs_in_one_op(x, self._layers(), [state_f, state_b]):
+            (h_f, state_f), (h_b, state_b) = pdb_convlstm(x, self._layers(), [state_f, state_b])
+        else:
+            h_f, state_f = self.forward_layer(x, state_f)
+            h_b, state_b = self.backward_layer(h_f, state_b)
+        return self._merged(h_f, h_b), (state_f, state_b)
+
+    def _layers(self) -> list[ConvLSTM]:
+        return [self.forward_layer, self.backward_layer]
+
+    def _merged(self, h_f: Tensor, h_b: Tensor) -> Tensor:
         y = self._tanh_merge(h_f, h_b) if self.merge == "tanh" else h_f + h_b
-        return y.transpose(0, 1) if self.batch_first else y, (state_f, state_b)
+        return y.transpose(0, 1) if self.batch_first else y
 
     def _tanh_merge(self, h_f: Tensor, h_b: Tensor) -> Tensor:
         frames = self.merge_forward(h_f.flatten(0, 1)) + self.merge_backward(h_b.flatten(0, 1))
@@ -243,7 +253,17 @@ class PDBConvLSTM(nn.Module):
     def forward(self, x: Tensor, states: tuple | None = None) -> tuple[Tensor, tuple]:
         _check_sequence(type(self).__name__, x, self.in_channels, self.batch_first)
         states = _unpack("states", states, len(self.branches), "one DBConvLSTM state for each branch")
-        outputs, states = zip(*(branch(x, state) for branch, state in zip(self.branches, states)))
+        frames = x.transpose(0, 1) if self.batch_first else x
+        layers = [layer for branch in self.branches for layer in branch._layers()]
+        pairs = [_unpack("state", state, 2, "((h_f, c_f), (h_b, c_b))") for state in states]
+        if runs_in_one_op(frames, layers, [state for pair in pairs for state in pair]):
+            results = pdb_convlstm(frames, layers, [state for pair in pairs for state in pair])
+            outputs, states = [], []
+            for branch, (h_f, state_f), (h_b, state_b) in zip(self.branches, results[::2], results[1::2]):
+                outputs.append(branch._merged(h_f, h_b))
+                states.append((state_f, state_b))
+        else:
+            outputs, states = zip(*(branch(x, state) for branch, state in zip(self.branches, states)))
         return torch.cat(outputs, dim=2), tuple(states)
 
     def extra_repr(self) -> str:

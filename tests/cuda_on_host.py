@@ -16,7 +16,9 @@ from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[1]
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
-BINDINGS = ("convlstm_cuda", "aten_layer", "aten_gates")  # the files of csrc/cuda that need torch
+BINDINGS = ("convlstm_cuda", "pdb_convlstm_cuda", "aten_layer", "aten_gates")  # the files of csrc/cuda that need torch
+RESIDENT_BLOCKS = 132  # of the emulated GPU, where it may launch cooperatively
+NO_FAULT, MISSING, RELAXED = range(3)  # host::Fault of tests/cuda_host/cuda_host.h
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"]
 
 
@@ -28,6 +30,7 @@ class Arguments(ctypes.Structure):
         ("reverse", ctypes.c_bool),
         ("peephole_current", ctypes.c_bool),
         ("tensor_cores", ctypes.c_bool),
+        ("persistent", ctypes.c_bool),
         ("peephole_stride", ctypes.c_int64 * 4),
         ("arrays", ctypes.c_void_p * 32),
     ]
@@ -68,12 +71,13 @@ def compile_all(command: list[str], sources: list[Path], folder: Path) -> list[P
 class HostKernels:
     """The two ops on the emulated GPU. Every array that a kernel must write is full of NaN first."""
 
-    def __init__(self, tensor_cores: bool = False):
-        self.tensor_cores = tensor_cores
+    def __init__(self, tensor_cores: bool = False, persistent: bool = False):
+        self.tensor_cores, self.persistent = tensor_cores, persistent
         self.library = ctypes.CDLL(str(host_library()))
         for function in (self.library.pdb_forward_workspace, self.library.pdb_backward_workspace):
             function.restype = ctypes.c_int64
         self.library.pdb_set_seed.argtypes = [ctypes.c_uint64]
+        self.library.pdb_set_resident_blocks.argtypes = [ctypes.c_int64]
 
     def _arguments(self, x, weight_h, peephole, options, arrays) -> Arguments:
         dilation, reverse, peephole_current = options
@@ -81,7 +85,8 @@ class HostKernels:
         T, N, Cin, H, W = x.shape
         strides = (ctypes.c_int64 * 4)(*(peephole.stride() if peephole is not None else (0,) * 4))
         pointers = (ctypes.c_void_p * 32)(*(None if a is None else a.data_ptr() for a in arrays))
-        return Arguments(T, N, Cin, C, H, W, kernel, dilation, reverse, peephole_current, self.tensor_cores, strides, pointers)
+        flags = (reverse, peephole_current, self.tensor_cores, self.persistent)
+        return Arguments(T, N, Cin, C, H, W, kernel, dilation, *flags, strides, pointers)
 
     def forward(self, x, weight_x, weight_h, bias, peephole, h_0, c_0, *options, save: bool, recompute: bool = False):
         """-> output, c_n, gates, cells options: dilation, reverse, peephole_current.
@@ -95,6 +100,7 @@ class HostKernels:
         gates = _unwritten((T, N, 4, *state[1:]), accumulation) if save and not recompute else None
         cells = _unwritten((T, *state), accumulation) if save else None
         tensors = [x, weight_x, weight_h, bias, peephole, h_0, c_0, output, c_n, gates, cells]
+        self.library.pdb_set_resident_blocks(RESIDENT_BLOCKS if self.persistent else 0)
         arguments = self._arguments(x, weight_h, peephole, options, tensors)
         size = self.library.pdb_forward_workspace(DTYPES[x.dtype], ctypes.byref(arguments), int(save))
         tensors.append(_unwritten((size,), accumulation))
@@ -109,6 +115,7 @@ class HostKernels:
         shapes = [x.shape, weight_x.shape, weight_h.shape, (4 * C,), (3, C, H, W), c_n.shape, c_n.shape]
         grads = [_unwritten(shape, x.dtype) for shape in shapes]
         tensors = [grad_output, grad_c_n, x, weight_x, weight_h, bias, peephole, h_0, c_0, output, gates, cells, *grads]
+        self.library.pdb_set_resident_blocks(RESIDENT_BLOCKS if self.persistent else 0)
         arguments = self._arguments(x, weight_h, peephole, options, tensors)
         size = self.library.pdb_backward_workspace(DTYPES[x.dtype], ctypes.byref(arguments))
         tensors.append(_unwritten((size,), cells.dtype))

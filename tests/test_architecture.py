@@ -24,7 +24,7 @@ def is_torch(include):
 
 def is_glue(path):
     """csrc/cuda's bindings, and the path whose convolutions are PyTorch's."""
-    return path.stem in ("convlstm_cuda", "tensors") or path.stem.startswith("aten_")
+    return path.stem in ("convlstm_cuda", "pdb_convlstm_cuda", "tensors") or path.stem.startswith("aten_")
 
 
 def imports(path):

@@ -1,6 +1,7 @@
 """The ops on a real GPU; skipped where there is none. `python python/benchmarks/gpu_check.py` runs this and more."""
 
 import contextlib
+import copy
 import functools
 import warnings
 
@@ -132,6 +133,70 @@ def test_capture_in_a_cuda_graph(path):
     graph.replay()
     for one, other in zip(captured, results_and_gradients(arguments, leaves)):
         assert torch.equal(one, other)
+
+
+def pyramid_results(module, x):
+    y, _ = module(x)
+    return [y, *torch.autograd.grad(y, [x, *module.parameters()], torch.ones_like(y))]
+
+
+@pytest.mark.parametrize("N, H, W", [(1, 60, 60), (2, 9, 17), (40, 60, 60)], ids=["paper", "small", "more than fits"])
+def test_a_pyramid_equals_its_layers_one_by_one(N, H, W, monkeypatch):
+    torch.manual_seed(0)
+    module = pdb_ext.PDBConvLSTM(8, 8, peephole=(3, 8, 1, 1)).to(DEVICE, torch.float64)
+    x = torch.randn(N, 3, 8, H, W, device=DEVICE, dtype=torch.float64, requires_grad=True)
+    together = pyramid_results(module, x)
+    monkeypatch.setattr(pdb_ext.modules, "runs_in_one_op", lambda *_: False)
+    for one, other in zip(together, pyramid_results(module, x)):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16"])
+def test_error_of_a_pyramid_is_at_most_twice_that_of_pytorch(precision, monkeypatch):
+    """RMS error against float64, of the output and every gradient, at the paper's sizes."""
+    torch.manual_seed(0)
+    module = pdb_ext.PDBConvLSTM(32, 32).to(DEVICE, getattr(torch, precision.replace("tf32", "float32")))
+    x = torch.randn(1, 5, 32, 60, 60, device=DEVICE, dtype=module.branches[0].forward_layer.weight_x.dtype)
+    exact = pyramid_results(copy.deepcopy(module).double(), x.double().requires_grad_())
+    with tf32(precision == "tf32"):
+        ours = pyramid_results(module, x.requires_grad_())
+        monkeypatch.setattr(pdb_ext.modules, "runs_in_one_op", lambda *_: False)
+        monkeypatch.setattr(pdb_ext.modules, "convlstm", reference_convlstm)
+        theirs = pyramid_results(module, x)
+    eps = 2**-10 if precision == "tf32" else torch.finfo(x.dtype).eps
+    for one, other, value in zip(ours, theirs, exact):
+        assert rms(one - value) <= max(2 * rms(other - value), 2 * eps * rms(value))
+
+
+def reference_convlstm(*arguments, checkpoint_every=None, recompute_gates=False, **options):
+    return reference.convlstm(*arguments, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("recompute_gates", [False, True])
+def test_a_pyramid_small_enough_for_compute_sanitizer(dtype, recompute_gates):
+    module = pdb_ext.PDBConvLSTM(9, 9, recompute_gates=recompute_gates).to(DEVICE, dtype)
+    x = torch.randn(2, 2, 9, 7, 19, device=DEVICE, dtype=dtype, requires_grad=True)
+    assert all(torch.isfinite(value).all() for value in pyramid_results(module, x))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_a_pyramid_in_a_cuda_graph_gives_the_same_bits_in_every_run(dtype):
+    torch.manual_seed(0)
+    module = pdb_ext.PDBConvLSTM(32, 32).to(DEVICE, dtype)
+    x = torch.randn(1, 5, 32, 60, 60, device=DEVICE, dtype=dtype, requires_grad=True)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        pyramid_results(module, x)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = pyramid_results(module, x)
+    expected = pyramid_results(module, x)
+    for _ in range(20):
+        graph.replay()
+        assert all(torch.equal(one, other) for one, other in zip(captured, expected))
 
 
 def test_runs_on_the_current_stream(path):

@@ -1,14 +1,13 @@
 """The CUDA side of the ops (csrc/cuda/convlstm_cuda.cpp) on the host: allocation, options, and the kernels behind them."""
 
 import ctypes
-import subprocess
 import warnings
 
 import pytest
 import torch
-from torch.utils import cpp_extension
 
-from cuda_on_host import BINDINGS, ROOT, Arguments, compile_all, compiler, host_library
+from cuda_on_host import MISSING, NO_FAULT, RESIDENT_BLOCKS, ROOT, Arguments, host_library
+from cuda_ops_on_host import host_ops
 from pdb_ext import reference
 
 # T, N, Cin, C, H, W of most tests
@@ -16,43 +15,29 @@ SIZES = (3, 2, 3, 4, 5, 6)
 
 
 @pytest.fixture(scope="session")
-def ops(tmp_path_factory):
-    """The two ops, registered for CPU tensors under a name of their own; the kernels run on the emulated GPU."""
-    kernels = host_library()
-    folder = tmp_path_factory.mktemp("cuda_ops_on_host")
-    sources = []
-    for name in ("convlstm.cpp", *(f"cuda/{name}.cpp" for name in BINDINGS)):
-        text = (ROOT / "csrc" / name).read_text()
-        # Chunks of two steps of SIZES in float64, of many in half precision.
-        text = text.replace("kChunkBytes = 256 << 20", "kChunkBytes = 16 << 10")
-        text = text.replace("TORCH_LIBRARY_IMPL(pdb_ext, CUDA,", "TORCH_LIBRARY_IMPL(pdb_ext_on_host, CPU,")
-        text = text.replace("TORCH_LIBRARY(pdb_ext,", "TORCH_LIBRARY(pdb_ext_on_host,").replace('"../', '"')
-        sources.append(folder / name.replace("/", "_"))
-        sources[-1].write_text(text)
-    include = [ROOT / "tests/cuda_host", ROOT / "csrc", ROOT / "csrc/cuda", *cpp_extension.include_paths()]
-    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-    flags = ["-std=c++20", "-O0", abi, "-g0", "-fPIC", *(f"-I{path}" for path in include)]
-    link = [*(f"-L{path}" for path in cpp_extension.library_paths()), "-lc10", "-ltorch_cpu", str(kernels)]
-    library = folder / "cuda_ops_on_host.so"
-    objects = compile_all([compiler(), *flags], sources, folder)
-    subprocess.run([compiler(), "-shared", *map(str, objects), *link, "-o", str(library)], check=True)
-    torch.ops.load_library(str(library))
-    return torch.ops.pdb_ext_on_host
+def ops():
+    return host_ops()
 
 
-@pytest.fixture(params=["step", "aten"])
-def path(request, monkeypatch):
+@pytest.fixture(params=["step", "persistent", "aten"])
+def path(request, monkeypatch, emulation):
+    """Every layer takes it: a launch that is not the path's would show in the count of cooperative ones."""
     monkeypatch.setenv("PDB_EXT_CUDA_PATH", request.param)
-    return request.param
+    emulation.pdb_set_resident_blocks(RESIDENT_BLOCKS)
+    emulation.pdb_cooperative_launches()
+    yield request.param
+    assert (emulation.pdb_cooperative_launches() > 0) == (request.param == "persistent" and "empty" not in request.node.name)
 
 
 @pytest.fixture
 def emulation():
     """The library with the emulated GPU, for its settings; they are as before afterwards."""
     library = ctypes.CDLL(str(host_library()))
+    library.pdb_set_resident_blocks.argtypes = [ctypes.c_int64]
     yield library
+    library.pdb_set_resident_blocks(0)
     library.pdb_set_architecture(90)
-    library.pdb_ignore_barrier(None, 0)
+    library.pdb_inject(NO_FAULT, None, 0)
 
 
 def arguments(sizes=SIZES, dtype=torch.float64, optional=True, peephole_shape=None):
@@ -111,10 +96,13 @@ def test_what_is_saved_does_not_change_the_result(ops, path):
         assert torch.equal(other[0], inferred[0]) and torch.equal(other[1], inferred[1])
 
 
-@pytest.mark.parametrize("forward, backward", [("step", "aten"), ("aten", "step")])
+@pytest.mark.parametrize(
+    "forward, backward", [("step", "aten"), ("aten", "step"), ("persistent", "step"), ("aten", "persistent")]
+)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-def test_one_path_reads_what_another_saved(ops, monkeypatch, forward, backward, dtype):
+def test_one_path_reads_what_another_saved(ops, emulation, monkeypatch, forward, backward, dtype):
     """The environment, TF32 or the device may differ between forward and backward."""
+    emulation.pdb_set_resident_blocks(RESIDENT_BLOCKS)
     tensors = arguments(dtype=dtype)
     _, _, cotangents, grads = expected(tensors)
     monkeypatch.setenv("PDB_EXT_CUDA_PATH", forward)
@@ -226,7 +214,7 @@ def test_no_barrier_of_the_gate_kernel_is_missing_unnoticed(ops, emulation, monk
     sites = [number for number, line in enumerate(lines, 1) if "__syncthreads()" in line]
     assert sites
     for site in sites:
-        emulation.pdb_ignore_barrier(b"gates.cu", site)
+        emulation.pdb_inject(MISSING, b"gates.cu", site)
         wrong = run(ops, tensors, cotangents, 1, False, False)
         assert any(not torch.equal(a, b) for a, b in zip([*right[:3], *right[3]], [*wrong[:3], *wrong[3]])), site
 
@@ -303,3 +291,33 @@ def test_the_rule_that_chooses_a_path(emulation, monkeypatch, name):
         monkeypatch.setenv("PDB_EXT_CUDA_PATH", forced)
         assert chosen(emulation, *problem) == forced
         assert chosen(emulation, *problem, architecture=0) == "aten"
+
+
+def test_the_rule_takes_the_persistent_path_where_the_layer_fits(emulation, monkeypatch):
+    monkeypatch.delenv("PDB_EXT_CUDA_PATH", raising=False)
+    (sizes, *rest, _), (large, *other, _) = SIZES_OF_PATHS["the paper's layer"], SIZES_OF_PATHS["nowcasting"]
+    tiles = 8 * 8
+    for resident, path in ((0, "step"), (tiles - 1, "step"), (tiles, "persistent")):
+        emulation.pdb_set_resident_blocks(resident)
+        assert chosen(emulation, sizes, *rest) == path
+        monkeypatch.setenv("PDB_EXT_CUDA_PATH", "persistent")
+        assert chosen(emulation, sizes, *rest) == path and chosen(emulation, large, *other) == "step"
+        monkeypatch.delenv("PDB_EXT_CUDA_PATH")
+        assert chosen(emulation, large, *other) == "aten"
+
+
+def test_a_forced_persistent_path_that_does_not_fit_warns(ops, emulation, monkeypatch):
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", "persistent")
+    tensors = arguments()
+    expected_output = expected(tensors)[0]
+    torch.set_warn_always(True)  # else only the first of a process would
+    try:
+        with pytest.warns(UserWarning, match="PDB_EXT_CUDA_PATH=persistent: this layer does not fit on the chip"):
+            output = ops.convlstm(*tensors, 2, False, False, 0)[0]
+        emulation.pdb_set_resident_blocks(RESIDENT_BLOCKS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ops.convlstm(*tensors, 2, False, False, 0)
+    finally:
+        torch.set_warn_always(False)
+    torch.testing.assert_close(output, expected_output)

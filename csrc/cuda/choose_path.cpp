@@ -43,17 +43,27 @@ double break_even_operations(const Layer& layer, int64_t element_size, const Dev
   return kCycles * rate / (tensor_cores ? 1 / 0.2 - 1 / 0.6 : 1 / 0.4 - 1 / 0.8);
 }
 
-bool persistent_fits(const Layer&, int64_t, const Device&) { return false; }
+bool persistent_fits(const Chains& chains, int64_t element_size, Pass pass) {
+  if (pass == Pass::forward)
+    return (element_size == 8   ? persistent_forward_workspace<double>(chains)
+            : element_size == 4 ? persistent_forward_workspace<float>(chains)
+                                : persistent_forward_workspace<Half>(chains)) > 0;
+  return (element_size == 8   ? persistent_backward_workspace<double>(chains)
+          : element_size == 4 ? persistent_backward_workspace<float>(chains)
+                              : persistent_backward_workspace<Half>(chains)) > 0;
+}
 
-CudaPath choose_path(const Layer& layer, int64_t element_size, const Device& device) {
+CudaPath choose_path(const Chains& chains, int64_t element_size, const Device& device, Pass pass) {
   if (!device.has_kernels()) return CudaPath::aten;
   const std::optional<CudaPath> forced = path_from_environment();
-  const bool fits = persistent_fits(layer, element_size, device);
-  if (forced) return *forced == CudaPath::persistent && !fits ? CudaPath::step : *forced;
-  const double operations = 2.0 * 4 * layer.channels * (layer.in_channels + layer.channels) * layer.taps() * layer.batch *
-                            layer.pixels();
-  if (operations > break_even_operations(layer, element_size, device)) return CudaPath::aten;
-  return fits ? CudaPath::persistent : CudaPath::step;
+  if (forced && *forced != CudaPath::persistent) return *forced;
+  for (int i = 0; !forced && i < chains.chains * chains.depth; ++i) {
+    const Layer& layer = chains.layers[i];
+    const double operations = 2.0 * 4 * layer.channels * (layer.in_channels + layer.channels) * layer.taps() *
+                              layer.batch * layer.pixels();
+    if (operations > break_even_operations(layer, element_size, device)) return CudaPath::aten;
+  }
+  return persistent_fits(chains, element_size, pass) ? CudaPath::persistent : CudaPath::step;
 }
 
 }  // namespace pdb::cuda

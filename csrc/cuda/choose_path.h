@@ -1,6 +1,6 @@
 // Which of the three implementations computes a layer on the GPU.
 //   step        one launch a step that holds both convolutions and the cell (sequence.h)
-//   persistent  one launch for all steps of a layer that fits on the chip
+//   persistent  one launch for all steps of layers that fit on the chip (persistent.h)
 //   aten        convolutions by PyTorch (cuDNN), the cell in one kernel (aten_layer.h)
 #pragma once
 
@@ -8,7 +8,7 @@
 #include <optional>
 
 #include "device.h"
-#include "sequence.h"
+#include "persistent.h"
 
 namespace pdb::cuda {
 
@@ -21,10 +21,14 @@ std::optional<CudaPath> path_from_environment();
 // Operations of one step above which cuDNN's faster convolutions outweigh its additional launches.
 double break_even_operations(const Layer& layer, int64_t element_size, const Device& device);
 
-// Whether the layer's state and weights fit on the chip, all blocks of the persistent kernel being resident at once.
-bool persistent_fits(const Layer& layer, int64_t element_size, const Device& device);
+enum class Pass { forward, backward };
 
-// The rule. element_size: bytes of an element of x.
-CudaPath choose_path(const Layer& layer, int64_t element_size, const Device& device);
+// Whether the layers' states and weights fit on the calling thread's GPU, all blocks of the persistent kernel being
+// resident at once.
+bool persistent_fits(const Chains& chains, int64_t element_size, Pass pass);
+
+// The rule, for layers that may share a persistent launch; step and aten: each alone. element_size: bytes of an element
+// of x.
+CudaPath choose_path(const Chains& chains, int64_t element_size, const Device& device, Pass pass);
 
 }  // namespace pdb::cuda

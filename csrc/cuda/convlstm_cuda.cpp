@@ -1,12 +1,10 @@
 // The ops on CUDA tensors: device guard, current stream, allocation. Equations and schemas: convlstm.cpp; the choice
 // among the implementations: choose_path.h. Needs of CUDA only c10 and the runtime's headers.
-#include <ATen/Context.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
-#include <torch/version.h>
 
 #include "../convlstm.h"
 #include "aten_layer.h"
@@ -16,32 +14,16 @@
 namespace pdb::cuda {
 namespace {
 
-// PyTorch's own setting for float32 convolutions, torch.backends.cudnn.conv.fp32_precision or .allow_tf32.
-bool allow_tf32() {
-#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 11
-  return at::globalContext().allowTF32CuDNN(at::Float32Op::CONV);
-#else
-  return at::globalContext().allowTF32CuDNN();
-#endif
-}
-
-OptionalTensor contiguous(const OptionalTensor& tensor) {
-  return tensor ? OptionalTensor(tensor->contiguous()) : std::nullopt;
-}
-
 // How one call is computed.
 struct Call {
-  Layer layer;
   Device device;
+  Layer layer;
   CudaPath path;
 
-  Call(const Sizes& s, at::ScalarType dtype, bool reverse, bool peephole_current)
-      : layer{s.steps, s.batch, s.in_channels, s.channels, s.height, s.width, s.kernel_size, s.dilation, reverse,
-              peephole_current, false},
-        device(current_device()) {
-    const bool can_mma = dtype != at::kDouble && (dtype != at::kFloat || allow_tf32());
-    layer.tensor_cores = can_mma && (device.has_tensor_cores() || !device.has_kernels());
-    path = choose_path(layer, static_cast<int64_t>(c10::elementSize(dtype)), device);
+  Call(const Sizes& s, at::ScalarType dtype, bool reverse, bool peephole_current, Pass pass)
+      : device(current_device()), layer(make_layer(s, dtype, reverse, peephole_current, device)),
+        path(choose_path({&layer, 1, 1}, static_cast<int64_t>(c10::elementSize(dtype)), device, pass)) {
+    layer.persistent = path == CudaPath::persistent;
     warn();
   }
 
@@ -68,7 +50,7 @@ ForwardResult convlstm(const at::Tensor& x, const at::Tensor& weight_x, const at
   dispatch(x.scalar_type(), [](auto) {});  // refuses other dtypes
   const Save save = check_save(save_);
   const c10::cuda::CUDAGuard guard(x.device());
-  const Call call(s, x.scalar_type(), reverse, peephole_current);
+  const Call call(s, x.scalar_type(), reverse, peephole_current, Pass::forward);
   const Layer& layer = call.layer;
   if (call.path == CudaPath::aten && s.batch > 0) return aten_forward(layer, inputs, save, call.aten_options());
   const auto options = x.options();
@@ -102,7 +84,7 @@ BackwardResult convlstm_backward(const OptionalTensor& grad_output, const Option
   const Sizes s = check_inputs("convlstm_backward", inputs);
   const Save save = check_saved(s, inputs, output, reserve, grad_output, grad_c_n);
   const c10::cuda::CUDAGuard guard(x.device());
-  const Call call(s, x.scalar_type(), reverse, peephole_current);
+  const Call call(s, x.scalar_type(), reverse, peephole_current, Pass::backward);
   const Layer& layer = call.layer;
   if (call.path == CudaPath::aten && s.batch > 0)
     return aten_backward(layer, inputs, {grad_output, grad_c_n}, output, reserve, needs, call.aten_options());

@@ -26,6 +26,41 @@ int launch(void (*kernel)(Parameters...), int64_t blocks, int threads, Stream st
   return cudaGetLastError();
 }
 
+// How many blocks of this kernel, with so much dynamic shared memory, run on the current device at once; 0 if none can, or
+// the device cannot launch cooperatively. Allows the kernel that much.
+template <class... Parameters>
+int64_t resident_blocks(void (*kernel)(Parameters...), int threads, int64_t shared_bytes) {
+  int device = 0, processors = 0, cooperative = 0, largest = 0, blocks = 0;
+  bool ok = cudaGetDevice(&device) == cudaSuccess &&
+            cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device) == cudaSuccess &&
+            cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) == cudaSuccess &&
+            cudaDeviceGetAttribute(&largest, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
+  if (ok && (!cooperative || shared_bytes > largest)) return 0;
+  const int bytes = static_cast<int>(shared_bytes);
+  ok = ok && cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, largest) == cudaSuccess &&
+       cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, bytes) == cudaSuccess;
+  if (!ok) cudaGetLastError();
+  return ok ? int64_t(blocks) * processors : 0;
+}
+
+// As launch(), of blocks that wait for each other; no more than resident_blocks(). cudaErrorCooperativeLaunchTooLarge
+// rather than a deadlock if there were more.
+template <class... Parameters, class... Arguments>
+int launch_cooperative(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes, Stream stream,
+                       Arguments... arguments) {
+  void* pointers[] = {&arguments...};
+  const cudaError_t error = cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel),
+                                                        static_cast<unsigned>(blocks), threads, pointers,
+                                                        static_cast<size_t>(shared_bytes), stream);
+  return error != cudaSuccess ? error : cudaGetLastError();
+}
+
+// The block's shared memory of a size given at the launch, aligned to 16 bytes.
+__device__ __forceinline__ char* dynamic_shared_memory() {
+  extern __shared__ __align__(16) char dynamic_shared[];
+  return dynamic_shared;
+}
+
 // The block's shared memory, holding one S. Its contents are indeterminate at first.
 template <class S>
 __device__ __forceinline__ S& shared_storage() {

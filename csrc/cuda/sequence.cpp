@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "path.h"
+#include "persistent.h"
 
 namespace pdb::cuda {
 namespace {
@@ -18,9 +19,6 @@ Layer with_bounded_dilation(Layer layer) {
   layer.dilation = std::min(layer.dilation, std::max(layer.height, layer.width));
   return layer;
 }
-
-// To whole words of 16 bytes, in which packed weights are read.
-int64_t round_up(int64_t elements) { return (elements + 3) / 4 * 4; }
 
 template <class P>
 P* offset(P* array, int64_t elements) {
@@ -74,11 +72,22 @@ int recompute_gates(const Layer& layer, const BackwardTensors<T>& tensors, accum
   return Path<T>(others, stream).forward_step(step);
 }
 
-// Fills grad_gates (T, N, 4C, H, W), step by step from the last to the first, and grad_c_0. gates may be grad_gates.
+// Computes the gates into `room` unless they were saved. That may be the place of their gradients: each step's gates are
+// read for the last time just when their gradients are written.
+template <class T>
+int ensure_gates(const Layer& layer, BackwardTensors<T>& tensors, accumulation_t<T>* workspace, accumulation_t<T>* room,
+                 Stream stream) {
+  if (tensors.gates) return 0;
+  if (int error = recompute_gates(layer, tensors, workspace, room, stream)) return error;
+  tensors.gates = room;
+  return 0;
+}
+
+// Fills grad_gates (T, N, 4C, H, W), step by step from the last to the first, and grad_c_0. tensors.gates may be grad_gates.
 template <class T>
 int backward_through_time(const Layer& layer, const BackwardTensors<T>& tensors, const Path<T>& path,
-                          const accumulation_t<T>* weight_h, const accumulation_t<T>* gates,
-                          accumulation_t<T>* grad_gates, accumulation_t<T>* grad_c) {
+                          const accumulation_t<T>* weight_h, accumulation_t<T>* grad_gates,
+                          accumulation_t<T>* grad_c) {
   const int64_t state = layer.state();
   BackwardStep<T> step{};
   step.weight_h = weight_h;
@@ -88,7 +97,7 @@ int backward_through_time(const Layer& layer, const BackwardTensors<T>& tensors,
   for (int64_t s = layer.steps - 1; s >= 0; --s) {
     const int64_t t = frame(layer, s);
     step.grad_output = offset(tensors.grad_output, t * state);
-    step.gates = gates + t * 4 * state;
+    step.gates = tensors.gates + t * 4 * state;
     step.c = tensors.cells + t * state;
     step.c_previous = s > 0 ? tensors.cells + before(layer, t) * state : nullptr;
     step.c_0 = s > 0 ? nullptr : tensors.c_0;
@@ -119,11 +128,35 @@ int batched_gradients(const Layer& layer, const BackwardTensors<T>& tensors, con
   return 0;
 }
 
+// Elements of both weights packed for the data gradients, and of what the larger weight gradient works in.
+template <class T>
+int64_t packed_transposed(const Layer& layer, const Path<T>& path) {
+  return path.packed(layer.channels, Packing::transposed) + path.packed(layer.in_channels, Packing::transposed);
+}
+
+int64_t weight_gradient_workspace(const Layer& layer) {
+  const int64_t images = layer.steps * layer.batch;
+  return std::max(pdb::cuda::weight_gradient_workspace(layer, images, layer.in_channels),
+                  pdb::cuda::weight_gradient_workspace(layer, images, layer.channels));
+}
+
+// Elements of the workspace of a persistent launch of this layer; 0: it runs step by step.
+template <class T>
+int64_t persistent_forward_size(const Layer& layer) {
+  return layer.persistent ? persistent_forward_workspace<T>({&layer, 1, 1}) : 0;
+}
+
+template <class T>
+int64_t persistent_backward_size(const Layer& layer) {
+  return layer.persistent ? persistent_backward_workspace<T>({&layer, 1, 1}) : 0;
+}
+
 }  // namespace
 
 template <class T>
 int64_t forward_workspace(const Layer& given, bool cells) {
   const Layer layer = with_bounded_dilation(given);
+  if (const int64_t size = persistent_forward_size<T>(layer)) return size;
   const Path<T> path(layer);
   return path.packed(layer.in_channels, Packing::gates) + path.packed(layer.channels, Packing::gates) +
          (cells ? 0 : layer.state());
@@ -133,6 +166,8 @@ template <class T>
 int forward(const Layer& given, const ForwardTensors<T>& tensors, Stream stream) {
   using A = accumulation_t<T>;
   const Layer layer = with_bounded_dilation(given);
+  if (persistent_forward_size<T>(layer))
+    return persistent_forward({&layer, 1, 1}, &tensors, tensors.workspace, stream);
   const Path<T> path(layer, stream);
   const int64_t C = layer.channels, Cin = layer.in_channels, state = layer.state();
   A* const weight_x = tensors.workspace;
@@ -165,48 +200,102 @@ int forward(const Layer& given, const ForwardTensors<T>& tensors, Stream stream)
 template <class T>
 int64_t backward_workspace(const Layer& given) {
   const Layer layer = with_bounded_dilation(given);
-  const Path<T> path(layer);
-  const int64_t images = layer.steps * layer.batch;
-  return round_up((4 * layer.steps + 1) * layer.state()) + path.packed(layer.channels, Packing::transposed) +
-         path.packed(layer.in_channels, Packing::transposed) +
-         std::max({weight_gradient_workspace(layer, images, layer.in_channels),
-                   weight_gradient_workspace(layer, images, layer.channels), recompute_workspace<T>(layer)});
+  // What backward through time works in is free again for the weight gradients, as are the weights that compute the gates.
+  return packed_transposed(layer, Path<T>(layer)) + 4 * layer.steps * layer.state() +
+         std::max({layer.state(), persistent_backward_size<T>(layer), recompute_workspace<T>(layer),
+                   weight_gradient_workspace(layer)});
 }
 
+// Everything behind backward through time. weight: room for the packed weights of h and x; the former is there if
+// `packed`.
 template <class T>
-int backward(const Layer& given, const BackwardTensors<T>& tensors, Stream stream) {
-  using A = accumulation_t<T>;
-  const Layer layer = with_bounded_dilation(given);
-  const Path<T> path(layer, stream);
-  const int64_t C = layer.channels, Cin = layer.in_channels, state = layer.state();
-  A* const weight_h = tensors.workspace;
-  A* const weight_x = weight_h + path.packed(C, Packing::transposed);
-  A* const grad_gates = weight_x + path.packed(Cin, Packing::transposed);
-  A* const grad_c = grad_gates + layer.steps * 4 * state;
-  A* const partial = grad_gates + round_up((4 * layer.steps + 1) * state);
-  if (int error = path.pack(tensors.weight_h, C, Packing::transposed, weight_h)) return error;
-  const A* gates = tensors.gates;
-  if (!gates) {  // each step's gates are read for the last time just when their gradients are written
-    if (int error = recompute_gates(layer, tensors, partial, grad_gates, stream)) return error;
-    gates = grad_gates;
-  }
-  if (int error = backward_through_time(layer, tensors, path, weight_h, gates, grad_gates, grad_c)) return error;
+int backward_rest(const Layer& layer, const BackwardTensors<T>& tensors, const Path<T>& path, bool packed,
+                  accumulation_t<T>* weight, const accumulation_t<T>* grad_gates, accumulation_t<T>* partial,
+                  Stream stream) {
+  const int64_t C = layer.channels, Cin = layer.in_channels;
   if (tensors.grad_h_0) {
-    const A* const initial = grad_gates + layer.first() * 4 * state;
-    if (int error = path.input_gradient(layer.batch, C, initial, weight_h, tensors.grad_h_0)) return error;
+    if (!packed)
+      if (int error = path.pack(tensors.weight_h, C, Packing::transposed, weight)) return error;
+    const auto* const initial = grad_gates + layer.first() * 4 * layer.state();
+    if (int error = path.input_gradient(layer.batch, C, initial, weight, tensors.grad_h_0)) return error;
   }
   if (tensors.grad_x) {
+    auto* const weight_x = weight + path.packed(C, Packing::transposed);
     if (int error = path.pack(tensors.weight_x, Cin, Packing::transposed, weight_x)) return error;
     if (int error = path.input_gradient(layer.steps * layer.batch, Cin, grad_gates, weight_x, tensors.grad_x)) return error;
   }
   return batched_gradients(layer, tensors, path, grad_gates, partial, stream);
 }
 
+template <class T>
+int backward(const Layer& given, const BackwardTensors<T>& given_tensors, Stream stream) {
+  using A = accumulation_t<T>;
+  const Layer layer = with_bounded_dilation(given);
+  const Path<T> path(layer, stream);
+  A* const weight = given_tensors.workspace;
+  A* const grad_gates = weight + packed_transposed(layer, path);
+  A* const partial = grad_gates + 4 * layer.steps * layer.state();
+  BackwardTensors<T> tensors = given_tensors;
+  if (int error = ensure_gates(layer, tensors, partial, grad_gates, stream)) return error;
+  const bool persistent = persistent_backward_size<T>(layer) > 0;
+  if (persistent) {
+    if (int error = persistent_backward({&layer, 1, 1}, &tensors, &grad_gates, partial, stream)) return error;
+  } else {
+    if (int error = path.pack(tensors.weight_h, layer.channels, Packing::transposed, weight)) return error;
+    if (int error = backward_through_time(layer, tensors, path, weight, grad_gates, partial)) return error;
+  }
+  return backward_rest(layer, tensors, path, !persistent, weight, grad_gates, partial, stream);
+}
+
+// The workspace holds the gate gradients of all layers, the packed weights of one, and what backward through time and
+// then each weight gradient works in.
+template <class T>
+int64_t chains_backward_workspace(const Chains& chains) {
+  int64_t partial = persistent_backward_workspace<T>(chains), packed = 0;
+  if (partial == 0) return 0;
+  const int count = chains.chains * chains.depth;
+  for (int i = 0; i < count; ++i) {
+    const Layer layer = with_bounded_dilation(chains.layers[i]);
+    packed = std::max(packed, packed_transposed(layer, Path<T>(layer)));
+    partial = std::max({partial, recompute_workspace<T>(layer), weight_gradient_workspace(layer)});
+  }
+  return packed + count * 4 * chains.layers[0].steps * chains.layers[0].state() + partial;
+}
+
+template <class T>
+int chains_backward(const Chains& chains, const BackwardTensors<T>* given, accumulation_t<T>* workspace, Stream stream) {
+  using A = accumulation_t<T>;
+  const int count = chains.chains * chains.depth;
+  int64_t packed = 0;
+  Layer layers[kMaxPersistentLayers] = {};
+  for (int i = 0; i < count; ++i) {
+    layers[i] = with_bounded_dilation(chains.layers[i]);
+    packed = std::max(packed, packed_transposed(layers[i], Path<T>(layers[i])));
+  }
+  A* const weight = workspace;
+  A* grad_gates[kMaxPersistentLayers] = {};
+  for (int i = 0; i < count; ++i) grad_gates[i] = workspace + packed + i * 4 * layers[0].steps * layers[0].state();
+  A* const partial = workspace + packed + count * 4 * layers[0].steps * layers[0].state();
+  BackwardTensors<T> tensors[kMaxPersistentLayers] = {};
+  for (int i = 0; i < count; ++i) {
+    tensors[i] = given[i];
+    if (int error = ensure_gates(layers[i], tensors[i], partial, grad_gates[i], stream)) return error;
+  }
+  if (int error = persistent_backward(chains, tensors, grad_gates, partial, stream)) return error;
+  for (int i = 0; i < count; ++i) {
+    const Path<T> path(layers[i], stream);
+    if (int error = backward_rest(layers[i], tensors[i], path, false, weight, grad_gates[i], partial, stream)) return error;
+  }
+  return 0;
+}
+
 #define INSTANTIATE(T)                                                    \
   template int64_t forward_workspace<T>(const Layer&, bool);              \
   template int forward(const Layer&, const ForwardTensors<T>&, Stream);   \
   template int64_t backward_workspace<T>(const Layer&);                   \
-  template int backward(const Layer&, const BackwardTensors<T>&, Stream);
+  template int backward(const Layer&, const BackwardTensors<T>&, Stream); \
+  template int64_t chains_backward_workspace<T>(const Chains&);           \
+  template int chains_backward(const Chains&, const BackwardTensors<T>*, accumulation_t<T>*, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)
 
 }  // namespace pdb::cuda

@@ -26,6 +26,7 @@ struct Layer {
   bool reverse;                   // runs t = T-1 ... 0
   bool peephole_current;          // the output gate reads c_t rather than c_{t-1}
   bool tensor_cores;              // convolutions on tensor cores where they can: half types, and float in TF32
+  bool persistent;                // all steps in one launch (persistent.h) if the layer fits, else one launch a step
 
   PDB_HD int64_t pixels() const { return height * width; }
   PDB_HD int64_t taps() const { return kernel * kernel; }

@@ -1,16 +1,38 @@
-// From tensors to the pointers that the kernels take, for the bindings.
+// From tensors to the arrays of sequence.h, for the bindings.
 #pragma once
 
-#include <ATen/core/Tensor.h>
+#include <ATen/Context.h>
 #include <c10/cuda/CUDAException.h>
+#include <torch/version.h>
 
-#include <optional>
-
+#include "../convlstm.h"
+#include "device.h"
 #include "sequence.h"
 
 namespace pdb::cuda {
 
 inline at::ScalarType accumulation_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
+
+// PyTorch's own setting for float32 convolutions, torch.backends.cudnn.conv.fp32_precision or .allow_tf32.
+inline bool allow_tf32() {
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 11
+  return at::globalContext().allowTF32CuDNN(at::Float32Op::CONV);
+#else
+  return at::globalContext().allowTF32CuDNN();
+#endif
+}
+
+// Without `persistent`: the path is chosen later.
+inline Layer make_layer(const Sizes& s, at::ScalarType dtype, bool reverse, bool peephole_current, const Device& device) {
+  const bool can_mma = dtype != at::kDouble && (dtype != at::kFloat || allow_tf32());
+  const bool tensor_cores = can_mma && (device.has_tensor_cores() || !device.has_kernels());
+  return {s.steps, s.batch, s.in_channels, s.channels, s.height, s.width, s.kernel_size, s.dilation, reverse,
+          peephole_current, tensor_cores, false};
+}
+
+inline OptionalTensor contiguous(const OptionalTensor& tensor) {
+  return tensor ? OptionalTensor(tensor->contiguous()) : std::nullopt;
+}
 
 // Calls function(T{}) with the storage type of the dtype.
 template <class Function>
@@ -32,7 +54,7 @@ const T* read(const at::Tensor& tensor) {
 }
 
 template <class T>
-const T* read(const std::optional<at::Tensor>& tensor) {
+const T* read(const OptionalTensor& tensor) {
   return tensor ? read<T>(*tensor) : nullptr;
 }
 
@@ -43,7 +65,7 @@ T* write(const at::Tensor& tensor) {
 }
 
 template <class T>
-PeepholeWeights<T> read_peephole(const std::optional<at::Tensor>& peephole) {
+PeepholeWeights<T> read_peephole(const OptionalTensor& peephole) {
   if (!peephole) return {};
   return {read<T>(*peephole), {peephole->stride(0), peephole->stride(1), peephole->stride(2), peephole->stride(3)}};
 }

@@ -91,7 +91,8 @@ extern "C" int64_t pdb_backward_workspace(int dtype, const Arguments* a) {
 // The CudaPath, or -1 for a wrong value of the environment variable.
 extern "C" int pdb_choose_path(const Arguments* a, int64_t element_size, int architecture, int multiprocessors) {
   try {
-    return static_cast<int>(choose_path(a->layer, element_size, {architecture, multiprocessors, architecture}));
+    const Device device{architecture, multiprocessors, architecture};
+    return static_cast<int>(choose_path({&a->layer, 1, 1}, element_size, device, Pass::forward));
   } catch (const std::exception&) {
     return -1;
   }
@@ -100,7 +101,14 @@ extern "C" int pdb_choose_path(const Arguments* a, int64_t element_size, int arc
 // What the emulated GPU says its kernels were compiled for; 0: none were.
 extern "C" void pdb_set_architecture(int architecture) { host::compiled_architecture = architecture; }
 extern "C" void pdb_set_seed(uint64_t seed) { host::set_seed(seed); }
-extern "C" void pdb_ignore_barrier(const char* file, int line) { host::ignore_barrier(file, line); }
+extern "C" void pdb_inject(int fault, const char* file, int line) { host::inject(host::Fault(fault), file, line); }
+// Since the last call.
+extern "C" int pdb_cooperative_launches() {
+  const int count = host::cooperative_launches;
+  host::cooperative_launches = 0;
+  return count;
+}
+extern "C" void pdb_set_resident_blocks(int64_t blocks) { host::resident_blocks = blocks; }
 extern "C" void pdb_narrow(int half, float value, uint16_t* bits) {
   if (half) {
     Half result;

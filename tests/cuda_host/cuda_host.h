@@ -7,6 +7,11 @@
 // Shared memory is a heap block of the exact size, filled with 0xFF (NaN) for every block, so that reads of memory that
 // nothing wrote show, and AddressSanitizer sees every access out of bounds. A barrier that only some threads reach, or
 // that they reach at different lines, ends the process with a message.
+//
+// The blocks of a cooperative launch run at once, each at a speed of its own, and talk through flags (halo_flags.h) under
+// a memory model as weak as the GPU's: what a block stores for others stays its own until a thread releases it that comes
+// behind it (in its own program order, or after a barrier), and what a block has once read from others it sees unchanged
+// until it acquires. Blocks that all wait for each other end the process with a message.
 // Not covered: races between warps within one phase that the drawn orders miss, occupancy, speed.
 #pragma once
 
@@ -21,6 +26,7 @@
 #define __host__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 #define __syncthreads() pdb::cuda::host::barrier(__FILE__, __LINE__)
 
 namespace pdb::cuda::host {
@@ -43,8 +49,28 @@ const WarpWords& exchange(const uint32_t (&words)[6]);
 // The current block's shared memory. A kernel has one shared_storage().
 void* shared_memory(size_t bytes);
 
-// Runs body() once per thread of every block.
+// The same of a kernel that was given its size at the launch.
+void* dynamic_shared_memory();
+
+// Runs body() once per thread of every block, one block after the other.
 void run_grid(int64_t blocks, int threads, const std::function<void()>& body);
+
+// The same with all blocks at once. shared_bytes: for dynamic_shared_memory().
+void run_resident(int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& body);
+
+// How many blocks the emulated GPU takes at once: none at first, so that nothing is launched cooperatively.
+extern int64_t resident_blocks;
+
+// How many cooperative launches there were.
+extern int cooperative_launches;
+
+// Stores for other blocks and loads of what other blocks stored, up to 16 bytes.
+void store_global(void* target, const void* value, size_t bytes);
+void load_global(const void* source, void* value, size_t bytes);
+
+// Sets a flag and releases; waits until a flag has at least this value and acquires.
+void publish_flag(uint32_t* flag, uint32_t value, const char* file, int line);
+void await_flag(const uint32_t* flag, uint32_t value, const char* file, int line);
 
 // Draws the orders of the following launches from this seed.
 void set_seed(uint64_t seed);
@@ -55,8 +81,11 @@ void run_blocks_from(int64_t block);
 // Device::compiled; 0 emulates a GPU that none of the kernels was compiled for.
 extern int compiled_architecture;
 
-// Makes the barrier at this line of this file (its name without folders) do nothing: is it missed? Null: none.
-void ignore_barrier(const char* file, int line);
+// What is wrong with a barrier, publish or await: nothing; it is not there; or it does not release or acquire.
+enum class Fault { none, missing, relaxed };
+
+// Breaks the one at this line of this file (its name without folders): is it missed?
+void inject(Fault fault, const char* file, int line);
 
 }  // namespace pdb::cuda::host
 
@@ -72,6 +101,22 @@ int launch(void (*kernel)(Parameters...), int64_t blocks, int threads, Stream, A
   host::run_grid(blocks, threads, [&] { kernel(arguments...); });
   return 0;
 }
+
+template <class... Parameters, class... Arguments>
+int launch_cooperative(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes, Stream,
+                       Arguments... arguments) {
+  host::run_resident(blocks, threads, static_cast<size_t>(shared_bytes), [&] { kernel(arguments...); });
+  return 0;
+}
+
+constexpr int64_t kHostSharedBytes = 227 * 1024;
+
+template <class... Parameters>
+int64_t resident_blocks(void (*)(Parameters...), int, int64_t shared_bytes) {
+  return shared_bytes <= kHostSharedBytes ? host::resident_blocks : 0;
+}
+
+inline char* dynamic_shared_memory() { return static_cast<char*>(host::dynamic_shared_memory()); }
 
 template <class... Parameters>
 Device describe_device(void (*)(Parameters...)) {

@@ -117,7 +117,7 @@ int main() {
   bool passed = true;
   for (bool tensor_cores : {false, true}) {
     // 3 images of 8 channels of 16,384 x 16,384 pixels: 6.4e9 elements, four times as many for the gates.
-    Layer layer{1, 3, kChannels, kChannels, 1 << 14, 1 << 14, 3, 1, false, false, tensor_cores};
+    Layer layer{1, 3, kChannels, kChannels, 1 << 14, 1 << 14, 3, 1, false, false, tensor_cores, false};
     const std::vector<float> large = run(layer, tensor_cores);
     layer.batch = 1, layer.height = layer.width = 64;
     const std::vector<float> small = run(layer, tensor_cores);

@@ -1,0 +1,152 @@
+// Forward of persistent.h: c in registers, h to the neighbours.
+#include "cell_step.h"
+#include "persistent_launch.h"
+
+namespace pdb::cuda {
+namespace {
+
+template <class T, class C>
+struct Forward {
+  using Core = C;
+  using A = accumulation_t<T>;
+  using Sum = typename Core::Sum;
+  static constexpr int kCells = Core::kCells, kMinBlocks = 1;
+
+  struct Tensors {
+    const T* x;
+    const T* bias;
+    PeepholeWeights<T> peephole;
+    const T *h_0, *c_0;
+    T *output, *c_n;
+    A *gates, *cells;
+  };
+
+  const PersistentShape& shape;
+  const Tensors& tensors;
+  const Place& place;
+  A c[kCells], h[kCells];
+
+  static int64_t recurrent_chunks(const PersistentShape& shape) {
+    return round_up((shape.channels + Core::kPerChunk - 1) / Core::kPerChunk, Core::kChunkMultiple);
+  }
+  static int64_t side_chunks(const PersistentShape&, const Layer& layer, int) {
+    return (layer.in_channels + Core::kPerChunk - 1) / Core::kPerChunk;
+  }
+  static __device__ __forceinline__ OwnChunks own_chunks(const PersistentShape& shape, int group) {
+    constexpr int kOwn = Core::kGroupChannels / Core::kPerChunk;
+    const int end = (group + 1) * kOwn;
+    return {group * kOwn, end < shape.recurrent_chunks ? end : shape.recurrent_chunks};
+  }
+  // The element of the weight that is packed at this place. False: none, a zero.
+  static __device__ bool source(const PersistentShape& shape, int64_t columns, const WeightPlace& at, int64_t& row,
+                                int64_t& column, int64_t& tap) {
+    int64_t channel, gate;
+    Core::gate_row(at.output % Core::kOutputs, channel, gate);
+    channel += at.output / Core::kOutputs * Core::kGroupChannels;
+    row = gate * shape.channels + channel, column = at.depth, tap = at.tap;
+    return channel < shape.channels && column < columns;
+  }
+
+  __device__ Forward(const PersistentShape& shape, const Tensors& tensors, const Place& place, bool)
+      : shape(shape), tensors(tensors), place(place) {
+#pragma unroll
+    for (int j = 0; j < kCells; ++j) c[j] = tensors.c_0 && valid(j) ? A(widen(tensors.c_0[at(j)])) : A(0);
+  }
+
+  __device__ __forceinline__ int64_t channel(int j) const { return place.group * Core::kGroupChannels + Core::channel(j); }
+  __device__ __forceinline__ bool valid(int j) const {
+    return channel(j) < shape.channels && place.y() + Core::y(j) < shape.height && place.x() + Core::x(j) < shape.width;
+  }
+  // Where the cell is in an image of (channels, H, W); `channels`: of the image.
+  __device__ __forceinline__ int64_t at(int j, int64_t channels) const {
+    return ((place.image * channels + channel(j)) * shape.height + place.y() + Core::y(j)) * shape.width + place.x() +
+           Core::x(j);
+  }
+  __device__ __forceinline__ int64_t at(int j) const { return at(j, shape.channels); }
+
+  __device__ const T* side() const { return tensors.x; }
+  static __device__ __forceinline__ int64_t side_row(int64_t depth, int64_t channels) { return depth < channels ? depth : -1; }
+  __device__ const T* initial() const { return tensors.h_0; }
+
+  __device__ __forceinline__ void start(Sum& sum, int, int) const {
+#pragma unroll
+    for (int j = 0; j < kCells; ++j) {
+#pragma unroll
+      for (int gate = 0; gate < 4; ++gate)
+        Core::value(sum, j, gate) = tensors.bias && channel(j) < shape.channels
+                                        ? A(widen(tensors.bias[gate * shape.channels + channel(j)])) : A(0);
+    }
+  }
+
+  // tile: this block's own first pixel. The activations stay in sum.
+  __device__ __forceinline__ void finish(Sum& sum, Chunk* tile, int side, int pitch) {
+#pragma unroll
+    for (int j = 0; j < kCells; ++j) {
+      if (!valid(j)) continue;
+      Gates<A> gates{Core::value(sum, j, 0), Core::value(sum, j, 1), Core::value(sum, j, 2), Core::value(sum, j, 3)};
+      const Peephole<A> peephole =
+          read_peephole<A>(tensors.peephole, channel(j), place.y() + Core::y(j), place.x() + Core::x(j));
+      cell_forward(gates, peephole, A(c[j]), shape.peephole_current, c[j], h[j]);
+      Core::value(sum, j, 0) = gates.i, Core::value(sum, j, 1) = gates.f;
+      Core::value(sum, j, 2) = gates.o, Core::value(sum, j, 3) = gates.g;
+      Core::write(tile + (Core::y(j) * side + Core::x(j)) * pitch, int(channel(j)), Core::rounded(h[j]));
+    }
+  }
+
+  __device__ __forceinline__ void store(Sum& sum, int t, int r) const {
+#pragma unroll
+    for (int j = 0; j < kCells; ++j) {
+      if (!valid(j)) continue;
+      store_global(tensors.output + t * shape.state() + at(j), narrowed<T>(h[j]));
+      if (r + 1 == shape.steps) tensors.c_n[at(j)] = narrowed<T>(c[j]);
+      if (tensors.cells) tensors.cells[t * shape.state() + at(j)] = c[j];
+      if (!tensors.gates) continue;
+      A* const saved = tensors.gates + t * 4 * shape.state() + at(j, 4 * shape.channels);
+#pragma unroll
+      for (int gate = 0; gate < 4; ++gate) saved[gate * shape.channels * shape.pixels()] = Core::value(sum, j, gate);
+    }
+  }
+};
+
+template <class T>
+using Fma = Forward<T, FmaCore<T, true>>;
+template <class T>
+using Mma = Forward<T, MmaCore<T, true>>;
+
+template <class Policy, class T>
+int run(const PersistentPlan<Policy>& plan, const Chains& chains, const ForwardTensors<T>* tensors,
+        accumulation_t<T>* workspace, Stream stream) {
+  LayerWeights<T> weights[kMaxPersistentLayers];
+  typename Policy::Tensors given[kMaxPersistentLayers];
+  for (int i = 0; i < chains.chains * chains.depth; ++i) {
+    const Layer& layer = chains.layers[i];
+    const ForwardTensors<T>& a = tensors[i];
+    weights[i] = {a.weight_h, a.weight_x, layer.channels, layer.in_channels, layer.in_channels, layer.reverse};
+    given[i] = {a.x, a.bias, a.peephole, a.h_0, a.c_0, a.output, a.c_n, a.gates, a.cells};
+  }
+  return launch_persistent(plan, chains, weights, given, workspace, stream);
+}
+
+}  // namespace
+
+template <class T>
+int64_t persistent_forward_workspace(const Chains& chains) {
+  if constexpr (!std::is_same_v<T, double>)
+    if (chains.layers[0].tensor_cores) return PersistentPlan<Mma<T>>(chains).workspace();
+  return PersistentPlan<Fma<T>>(chains).workspace();
+}
+
+template <class T>
+int persistent_forward(const Chains& chains, const ForwardTensors<T>* tensors, accumulation_t<T>* workspace,
+                       Stream stream) {
+  if constexpr (!std::is_same_v<T, double>)
+    if (chains.layers[0].tensor_cores) return run(PersistentPlan<Mma<T>>(chains), chains, tensors, workspace, stream);
+  return run(PersistentPlan<Fma<T>>(chains), chains, tensors, workspace, stream);
+}
+
+#define INSTANTIATE(T)                                               \
+  template int64_t persistent_forward_workspace<T>(const Chains&);   \
+  template int persistent_forward(const Chains&, const ForwardTensors<T>*, accumulation_t<T>*, Stream);
+PDB_FOR_EACH_DTYPE(INSTANTIATE)
+
+}  // namespace pdb::cuda

@@ -1,0 +1,41 @@
+"""The CUDA side of the ops (csrc/cuda/*_cuda.cpp) on the host, as torch ops on CPU tensors."""
+
+import atexit
+import functools
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch.utils import cpp_extension
+
+from cuda_on_host import BINDINGS, ROOT, compile_all, compiler, host_library
+
+
+@functools.cache
+def host_ops():
+    """The ops, registered for CPU tensors under a name of their own; the kernels run on the emulated GPU."""
+    kernels = host_library()
+    folder = Path(tempfile.mkdtemp(prefix="cuda_ops_on_host_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    sources = []
+    for name in ("convlstm.cpp", "pdb_convlstm.cpp", *(f"cuda/{name}.cpp" for name in BINDINGS)):
+        text = (ROOT / "csrc" / name).read_text()
+        # Chunks of two steps of SIZES in float64, of many in half precision.
+        text = text.replace("kChunkBytes = 256 << 20", "kChunkBytes = 16 << 10")
+        text = text.replace("TORCH_LIBRARY_IMPL(pdb_ext, CUDA,", "TORCH_LIBRARY_IMPL(pdb_ext_on_host, CPU,")
+        text = text.replace("TORCH_LIBRARY_IMPL(pdb_ext, CPU,", "TORCH_LIBRARY_IMPL(pdb_ext_on_host, Meta,")  # not tested here
+        text = text.replace("TORCH_LIBRARY(pdb_ext,", "TORCH_LIBRARY(pdb_ext_on_host,").replace('"../', '"')
+        text = text.replace("FRAGMENT(pdb_ext,", "FRAGMENT(pdb_ext_on_host,").replace('"pdb_ext::', '"pdb_ext_on_host::')
+        sources.append(folder / name.replace("/", "_"))
+        sources[-1].write_text(text)
+    include = [ROOT / "tests/cuda_host", ROOT / "csrc", ROOT / "csrc/cuda", *cpp_extension.include_paths()]
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    flags = ["-std=c++20", "-O0", abi, "-g0", "-fPIC", *(f"-I{path}" for path in include)]
+    link = [*(f"-L{path}" for path in cpp_extension.library_paths()), "-lc10", "-ltorch_cpu", str(kernels)]
+    library = folder / "cuda_ops_on_host.so"
+    objects = compile_all([compiler(), *flags], sources, folder)
+    subprocess.run([compiler(), "-shared", *map(str, objects), *link, "-o", str(library)], check=True)
+    torch.ops.load_library(str(library))
+    return torch.ops.pdb_ext_on_host

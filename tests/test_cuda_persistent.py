@@ -1,0 +1,141 @@
+"""The persistent CUDA kernels without a GPU: all blocks at once, halo flags under a weak memory model (tests/cuda_host)."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from cuda_on_host import MISSING, NO_FAULT, RELAXED, RESIDENT_BLOCKS, ROOT, HostKernels
+from test_cuda_on_host import CASES, TENSOR_CORE_CASES, Problem, check_errors
+
+
+@pytest.fixture(scope="session")
+def kernels():
+    return HostKernels(persistent=True)
+
+
+@pytest.fixture(scope="session")
+def tensor_cores():
+    return HostKernels(tensor_cores=True, persistent=True)
+
+
+# T, N, Cin, C, H, W: every kind of neighbourhood, and several groups of channels (16 a block, 32 with tensor cores).
+PERSISTENT_CASES = CASES | {
+    "3 x 3 tiles": ((4, 1, 3, 4, 17, 24), {"dilation": 2}),
+    "ring over two tiles": ((3, 1, 2, 3, 33, 18), {"dilation": 9, "reverse": True}),
+    "two groups of channels": ((4, 2, 5, 20, 9, 10), {"reverse": True}),
+}
+
+# Where shared memory does not hold the gate gradients of so many channels in double, or the window at all.
+LAUNCHES = {"above the tile": 1, "more channels than a chunk": 1, "two groups of channels": 1, "halo beyond shared memory": 0}
+
+
+@pytest.mark.parametrize("name", PERSISTENT_CASES)
+def test_double_equals_the_reference(kernels, name):
+    sizes, options = PERSISTENT_CASES[name]
+    problem = Problem(sizes, **options)
+    kernels.library.pdb_cooperative_launches()
+    actual = problem.run(kernels, torch.float64)
+    assert kernels.library.pdb_cooperative_launches() == LAUNCHES.get(name, 2)
+    for key, value in problem.reference(torch.float64).items():
+        torch.testing.assert_close(actual[key], value, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["odd", "Shi peephole", "two groups of channels"])
+def test_error_is_at_most_twice_that_of_pytorch(kernels, name, dtype):
+    sizes, options = PERSISTENT_CASES[name]
+    check_errors(Problem(sizes, **options), kernels, dtype)
+
+
+@pytest.mark.parametrize("name", [name for name in TENSOR_CORE_CASES if name != "5x5 kernel"])
+def test_tensor_core_error_is_at_most_twice_that_of_pytorch(tensor_cores, name):
+    sizes, options = TENSOR_CORE_CASES[name]
+    tensor_cores.library.pdb_cooperative_launches()
+    check_errors(Problem(sizes, **options), tensor_cores, torch.float16)
+    assert tensor_cores.library.pdb_cooperative_launches() == 2
+
+
+# Neighbours on all sides, two groups of channels for the FMA kernels, more steps than the exchange has slots.
+FLAG_CASE = ((4, 1, 17, 17, 9, 17), {"reverse": True})
+
+
+@pytest.mark.parametrize("which, dtype", [("kernels", torch.float32), ("tensor_cores", torch.bfloat16)], ids=str)
+def test_any_schedule_of_blocks_and_threads_gives_the_same_bits(which, dtype, request):
+    problem, kernels = Problem(FLAG_CASE[0], **FLAG_CASE[1]), request.getfixturevalue(which)
+    results = []
+    for seed in range(3 if which == "kernels" else 2):
+        kernels.library.pdb_set_seed(seed)
+        results.append(problem.run(kernels, dtype))
+    for key in results[0]:
+        assert all(torch.equal(results[0][key], other[key]) for other in results[1:]), key
+
+
+def synchronisation():
+    """Every barrier, publish and await of the persistent kernels, and what may be wrong with it."""
+    for path in sorted(ROOT.glob("csrc/cuda/persistent*")):
+        # What stands between the layers of a chain: test_cuda_ops_on_host.py.
+        text = path.read_text().split("void __launch_bounds__(kPersistentThreads, Policy::kMinBlocks)")[0]
+        for number, line in enumerate(text.splitlines(), 1):
+            code = line.split("//")[0]
+            if "__syncthreads()" in code or "PDB_AWAIT(" in code:
+                yield path.name, number, MISSING
+            if "PDB_AWAIT(" in code or "PDB_PUBLISH(" in code:
+                yield path.name, number, RELAXED
+
+
+def run_faulty(kernels, problem, fault, name, line):
+    kernels.library.pdb_inject(fault, name.encode(), line)
+    try:
+        return problem.run(kernels, torch.float32)
+    finally:
+        kernels.library.pdb_inject(NO_FAULT, None, 0)
+
+
+@pytest.mark.parametrize("site", list(synchronisation()), ids=str)
+def test_no_synchronisation_is_missing_unnoticed(kernels, site):
+    """What the emulation is worth: without any one of them, or without its release or acquire, the results are wrong."""
+    name, line, fault = site
+    problem = Problem(FLAG_CASE[0], **FLAG_CASE[1])
+    expected = problem.run(kernels, torch.float32)
+    seen = False
+    for seed in range(4):
+        kernels.library.pdb_set_seed(seed)
+        actual = run_faulty(kernels, problem, fault, name, line)
+        seen = seen or any(not torch.equal(actual[key], expected[key]) for key in expected)
+    assert seen, (ROOT / "csrc/cuda" / name).read_text().splitlines()[line - 1]
+
+
+def test_a_deadlock_ends_with_a_message():
+    """Without its publishes the launch would wait for ever."""
+    name, line, _ = next(site for site in synchronisation() if site[2] == RELAXED and "loop" in site[0])
+    script = f"""
+from cuda_on_host import HostKernels, MISSING
+from test_cuda_on_host import Problem
+kernels = HostKernels(persistent=True)
+kernels.library.pdb_inject(MISSING, {name.encode()!r}, {line})
+Problem({FLAG_CASE[0]}).run(kernels, __import__("torch").float32)
+"""
+    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "tests", capture_output=True, text=True)
+    assert result.returncode != 0 and "a deadlock: every block waits" in result.stderr
+
+
+def test_what_is_not_resident_takes_single_steps(kernels):
+    """As many blocks as the GPU takes at once, and one more image."""
+    tiles = 12
+    for batch, cooperative in ((RESIDENT_BLOCKS // tiles, 2), (RESIDENT_BLOCKS // tiles + 1, 0)):
+        problem = Problem((2, batch, 1, 1, 17, 25))
+        kernels.library.pdb_cooperative_launches()
+        actual = problem.run(kernels, torch.float64)
+        assert kernels.library.pdb_cooperative_launches() == cooperative
+        for key, value in problem.reference(torch.float64).items():
+            torch.testing.assert_close(actual[key], value)
+
+
+def test_inference_equals_training(kernels):
+    problem = Problem(CASES["odd"][0])
+    tensors, _, _ = problem.to(torch.float32)
+    trained = kernels.forward(*tensors, *problem.options, save=True)
+    inferred = kernels.forward(*tensors, *problem.options, save=False)
+    assert torch.equal(trained[0], inferred[0]) and torch.equal(trained[1], inferred[1])

@@ -1,0 +1,133 @@
+"""`pdb_convlstm` on CUDA (csrc/cuda/pdb_convlstm_cuda.cpp) on the host: a pyramid in one persistent launch each way."""
+
+import ctypes
+
+import pytest
+import torch
+
+from cuda_on_host import MISSING, NO_FAULT, RELAXED, RESIDENT_BLOCKS, ROOT, host_library
+from cuda_ops_on_host import host_ops
+from pdb_ext import reference
+
+
+@pytest.fixture(scope="session")
+def ops():
+    return host_ops()
+
+
+DILATIONS = [1, 2]
+
+
+def pyramid(optional, sizes=(3, 2, 3, 4, 9, 17), dtype=torch.float64):
+    """x and the parameters of pdb_convlstm: six tensors for each of two layers of each branch."""
+    T, N, Cin, C, H, W = sizes
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(shape, generator=generator, dtype=torch.float64).mul(0.3).to(dtype)
+
+    parameters = []
+    for layer in range(2 * len(DILATIONS)):
+        parameters += [normal(4 * C, C if layer % 2 else Cin, 3, 3), normal(4 * C, C, 3, 3)]
+        state = (N, C, H, W)
+        parameters += [normal(4 * C), normal(3, C, H, W), normal(*state), normal(*state)] if optional else [None] * 4
+    return normal(T, N, Cin, H, W), parameters
+
+
+def pyramid_reference(x, parameters):
+    """Outputs and cell states of all layers, the cotangents, and the gradients of x and the parameters."""
+    leaves = [None if t is None else t.clone().requires_grad_() for t in (x, *parameters)]
+    outputs, cells = [], []
+    for layer in range(2 * len(DILATIONS)):
+        weight_x, weight_h, bias, peephole, h_0, c_0 = leaves[1 + 6 * layer : 7 + 6 * layer]
+        output, (_, c_n) = reference.convlstm(
+            outputs[-1] if layer % 2 else leaves[0], weight_x, weight_h, bias, peephole,
+            None if h_0 is None else (h_0, c_0), dilation=DILATIONS[layer // 2], reverse=layer % 2 == 1,
+        )  # fmt: skip
+        outputs.append(output)
+        cells.append(c_n)
+    results = [torch.stack(outputs), torch.stack(cells)]
+    cotangents = [torch.linspace(-1, 1, t.numel(), dtype=t.dtype).view_as(t) for t in results]
+    grads = iter(torch.autograd.grad(results, [t for t in leaves if t is not None], cotangents))
+    return [t.detach() for t in results], cotangents, [None if t is None else next(grads) for t in leaves]
+
+
+def run_pyramid(ops, x, parameters, cotangents, save=1):
+    given = [x.new_empty(0) if t is None else t for t in parameters]
+    output, c_n, reserve = ops.pdb_convlstm(x, given, DILATIONS, False, save)
+    needs = [True, *(t is not None for t in parameters)]
+    grads = ops.pdb_convlstm_backward(*cotangents, x, given, output, reserve, DILATIONS, False, needs)
+    return output, c_n, grads
+
+
+@pytest.fixture
+def persistent():
+    """An emulated GPU that launches cooperatively, with memory full of NaN. Yields its library.
+
+    Without the NaN, what was not written yet may hold the same values from the run before.
+    """
+    torch.use_deterministic_algorithms(True)
+    library = ctypes.CDLL(str(host_library()))
+    library.pdb_set_resident_blocks.argtypes = [ctypes.c_int64]
+    library.pdb_set_resident_blocks(RESIDENT_BLOCKS)
+    library.pdb_cooperative_launches()
+    yield library
+    library.pdb_set_resident_blocks(0)
+    torch.use_deterministic_algorithms(False)
+
+
+def check_pyramid(ops, optional, save=1):
+    x, parameters = pyramid(optional)
+    (output, c_n), cotangents, grads = pyramid_reference(x, parameters)
+    actual = run_pyramid(ops, x, parameters, cotangents, save)
+    torch.testing.assert_close(actual[0], output)
+    torch.testing.assert_close(actual[1], c_n)
+    for ours, theirs in zip(actual[2], grads):
+        if theirs is not None:
+            torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("save", [1, 2])
+@pytest.mark.parametrize("optional", [True, False])
+def test_a_pyramid_runs_in_one_launch_each_way(ops, persistent, optional, save):
+    check_pyramid(ops, optional, save)
+    assert persistent.pdb_cooperative_launches() == 2
+
+
+@pytest.mark.parametrize("save", [1, 2])
+def test_a_pyramid_that_does_not_fit_runs_layer_by_layer(ops, save):
+    check_pyramid(ops, True, save)
+
+
+@pytest.mark.parametrize("forced", ["step", "aten"])
+def test_a_pyramid_follows_the_path_that_is_forced(ops, persistent, monkeypatch, forced):
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", forced)
+    check_pyramid(ops, True)
+    assert persistent.pdb_cooperative_launches() == 0
+
+
+def test_layers_that_fit_alone_but_not_together_get_a_launch_each(ops, persistent, monkeypatch):
+    persistent.pdb_set_resident_blocks(2 * 2 * 3)  # one layer's tiles of two images
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", "persistent")
+    check_pyramid(ops, True)
+    assert persistent.pdb_cooperative_launches() == 2 * 2 * len(DILATIONS)
+
+
+def test_no_flag_between_the_layers_of_a_chain_is_missing_unnoticed(ops, persistent):
+    x, parameters = pyramid(False)
+    _, cotangents, _ = pyramid_reference(x, parameters)
+    expected = run_pyramid(ops, x, parameters, cotangents)
+    lines = (ROOT / "csrc/cuda/persistent_loop.h").read_text().splitlines()
+    first = next(i for i, line in enumerate(lines) if "shared memory has been used, and all results are stored" in line)
+    for line, fault in ((first + 1, MISSING), (first + 2, RELAXED)):
+        seen = False
+        for seed in range(4):
+            persistent.pdb_set_seed(seed)
+            persistent.pdb_inject(fault, b"persistent_loop.h", line)
+            try:
+                actual = run_pyramid(ops, x, parameters, cotangents)
+            finally:
+                persistent.pdb_inject(NO_FAULT, None, 0)
+            pairs = zip([*expected[:2], *expected[2]], [*actual[:2], *actual[2]])
+            seen = seen or any(not torch.equal(one, other) for one, other in pairs)
+        assert seen, lines[line - 1]
