@@ -37,7 +37,8 @@ _LOAD = {
 SUFFIX = {"torch-export": ".pt2", "aoti": ".pt2", "onnx": ".onnx"}
 KINDS = {
     "paper": {},
-    "light": {"backbone": "efficientnet_lite0", "decoder": "skip", "motion": "residual"},
+    "light": {"backbone": "efficientnet_lite0", "decoder": "skip"},
+    "moving": {"backbone": "efficientnet_lite0", "decoder": "skip", "motion": "residual"},
     "released": {"variant": "released"},
 }
 
