@@ -80,7 +80,7 @@ class Options:
 
     def settings(self, text: str, source: Any) -> dict[str, Any]:
         """Everything that the results depend on, for resume.Run."""
-        from pdb_ext._version import __version__
+        from pdb_ext import __version__
         from ..resume import fingerprint
 
         weights = f"{self.weights} {fingerprint([self.weights])}" if self.weights and Path(self.weights).exists() else self.weights
@@ -173,7 +173,7 @@ def _writers(
     text: str, out: Path, options: Options, source: Any, engine: Engine, store: Path | None
 ) -> Iterator[tuple[Any, ResultWriter]]:
     """(where results are to be written, the ResultWriter that receives them in the end)."""
-    from pdb_ext._version import __version__
+    from pdb_ext import __version__
 
     from ..crf import RefiningWriter
     from ..outputs.videos import Film
