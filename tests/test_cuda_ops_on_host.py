@@ -306,18 +306,17 @@ def test_the_rule_takes_the_persistent_path_where_the_layer_fits(emulation, monk
         assert chosen(emulation, large, *other) == "aten"
 
 
-def test_a_forced_persistent_path_that_does_not_fit_warns(ops, emulation, monkeypatch):
+def test_a_forced_persistent_path_that_does_not_fit_warns(ops, emulation, monkeypatch, capfd):
     monkeypatch.setenv("PDB_EXT_CUDA_PATH", "persistent")
     tensors = arguments()
     expected_output = expected(tensors)[0]
     torch.set_warn_always(True)  # else only the first of a process would
     try:
-        with pytest.warns(UserWarning, match="PDB_EXT_CUDA_PATH=persistent: this layer does not fit on the chip"):
-            output = ops.convlstm(*tensors, 2, False, False, 0)[0]
+        output = ops.convlstm(*tensors, 2, False, False, 0)[0]
+        assert "PDB_EXT_CUDA_PATH=persistent: this layer does not fit on the chip" in capfd.readouterr().err
         emulation.pdb_set_resident_blocks(RESIDENT_BLOCKS)
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            ops.convlstm(*tensors, 2, False, False, 0)
+        ops.convlstm(*tensors, 2, False, False, 0)
+        assert "does not fit" not in capfd.readouterr().err
     finally:
         torch.set_warn_always(False)
     torch.testing.assert_close(output, expected_output)
