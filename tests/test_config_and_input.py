@@ -87,5 +87,5 @@ def test_importing_the_package_waits_for_nothing():
 
 def test_every_public_name_exists():
     assert all(getattr(pdb_saliency, name).__name__ == name for name in pdb_saliency.__all__)
-    with pytest.raises(AttributeError, match="no attribute 'load'"):
-        pdb_saliency.load  # noqa: B018
+    with pytest.raises(AttributeError, match="no attribute 'predictor_'"):
+        pdb_saliency.predictor_  # noqa: B018

@@ -63,10 +63,10 @@ def test_results_never_replace_the_file_that_an_input_links_to(tmp_path, fake, c
     (tmp_path / "in").mkdir()
     for link, file in (("clip.mp4", video), ("00000.png", picture)):
         (tmp_path / "in" / link).symlink_to(file)
-        for source in (tmp_path / "in" / link, tmp_path / "in"):
-            assert fake(source, "-o", tmp_path / "out", "--save", "maps,video") == 1
+    for source in ("in/clip.mp4", "in/00000.png", "in"):
+        assert fake(tmp_path / source, "-o", tmp_path / "out", "--save", "maps,video") == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
-    assert [line.count("would be written over it") for line in errors] == [1, 0, 1, 1], "first there are no pictures"
+    assert [line.count("would be written over it") for line in errors] == [1, 1, 1]
     assert (picture.read_bytes(), video.read_bytes()) == before
 
 
