@@ -1,7 +1,7 @@
 // The backward pass. Each step, from the last to the first, is three parallel loops: the cell's gradients (strips), the
 // transposed convolution to x and to the previous h (strips), and the weights' gradients (each value summed by one thread
 // in one order). So the result does not depend on the number of threads.
-#include <optional>
+#include <memory>
 
 #include "recompute.h"
 #include "strip_convolution.h"
@@ -25,7 +25,7 @@ class Backward {
         dc_(Buffer<T>::zeros(plan_.state())),
         c_0_(tensors.c_0 ? plan_.state() : 0),
         weights_(plan_, tensors.grad_weight_x || tensors.grad_weight_h, tensors.grad_bias) {
-    if (!tensors.gates) recomputation_.emplace(plan_, tensors, peephole_.data());
+    if (!tensors.gates) recomputation_ = std::make_unique<Recomputation<T>>(plan_, tensors, peephole_.data());
     if (tensors.grad_peephole) dpeephole_ = Buffer<T>::zeros(3 * plan_.picture_state());
     if (tensors.c_0) plan_.to_pixels(tensors.c_0, layer.batch, c_0_.data());
     if (tensors.grad_c_n) plan_.to_pixels(tensors.grad_c_n, layer.batch, dc_.data());
@@ -146,7 +146,7 @@ class Backward {
   const Buffer<T> c_0_;
   Buffer<T> dpeephole_;
   const WeightGradient<T> weights_;
-  std::optional<Recomputation<T>> recomputation_;  // where the gates were not saved
+  std::unique_ptr<Recomputation<T>> recomputation_;  // where the gates were not saved
 };
 
 }  // namespace
