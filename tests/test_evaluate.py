@@ -189,7 +189,8 @@ def test_ctrl_c_is_told_in_one_line(tmp_path):
         folder.mkdir(parents=True)
         for number in range(8):
             (folder / f"{number:05d}.png").symlink_to(tmp_path / "large.png")
-    code = "import sys; from pdb_saliency.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # A background shell ignores it.
+    code += "from pdb_saliency.cli import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "evaluate", str(tmp_path / "maps"), str(tmp_path / "masks"), "--workers", "2"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     process = subprocess.Popen(command, env=os.environ | _path(), **options)
