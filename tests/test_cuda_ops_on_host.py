@@ -1,7 +1,6 @@
 """The CUDA side of the ops (csrc/cuda/convlstm_cuda.cpp) on the host: allocation, options, and the kernels behind them."""
 
 import ctypes
-import warnings
 
 import pytest
 import torch
@@ -238,15 +237,12 @@ def test_autocast_does_not_reach_inside(ops, monkeypatch):
 
 @pytest.mark.parametrize("save", [1, 2])
 @pytest.mark.parametrize("optional", [True, False])
-def test_a_gpu_without_kernels_uses_pytorchs_operators_and_warns_once(ops, emulation, optional, save):
+def test_a_gpu_without_kernels_uses_pytorchs_operators(ops, emulation, optional, save):
     emulation.pdb_set_architecture(0)
     tensors = arguments(optional=optional)
     output, c_n, cotangents, grads = expected(tensors, 2, True, optional)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        actual = run(ops, tensors, cotangents, 2, True, optional, save=save)
-        again = run(ops, tensors, cotangents, 2, True, optional, save=save)
-    assert len([w for w in caught if "was not built for this GPU (compute capability 9.0)" in str(w.message)]) <= 1
+    actual = run(ops, tensors, cotangents, 2, True, optional, save=save)
+    again = run(ops, tensors, cotangents, 2, True, optional, save=save)
     torch.testing.assert_close(actual[0], output)
     torch.testing.assert_close(actual[1], c_n)
     for ours, repeated, theirs in zip(actual[3], again[3], grads):
