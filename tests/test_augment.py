@@ -113,13 +113,29 @@ def test_the_papers_crop_takes_slices_of_every_border():
 
 
 def test_the_modern_crop_covers_its_range():
-    areas, ratios = [], []
-    for rows, columns in views(MODERN):
-        height, width = np.ptp(rows) + 1, np.ptp(columns) + 1
-        areas.append(height * width / 12000)
-        ratios.append(width / height / 1.2)
-    assert 0.33 < min(areas) < 0.45 and 0.9 < max(areas) <= 1
-    assert 0.7 < min(ratios) < 0.85 and 1.2 < max(ratios) < 1.4
+    sizes = np.array([rows.shape for rows, _ in views(MODERN)])
+    areas, ratios = sizes.prod(1) / 12000, sizes[:, 1] / sizes[:, 0] / 1.2
+    assert 0.34 < areas.min() < 0.45 and 2.2 < areas.max() < 2.52
+    assert 0.74 < ratios.min() < 0.85 and 1.2 < ratios.max() < 1.35
+
+
+def test_a_crop_larger_than_the_frame_reflects_it_and_its_mask():
+    larger = Augmentation(mirror=0.0, scale=(2.0, 2.5))
+    picture = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    mask = np.where(picture[:, :, 0] > 200, np.uint8(255), np.uint8(0))
+    tops = set()
+    for seed in range(50):
+        moved = larger.move(TrainingClip("one", [picture], [mask]), np.random.default_rng(seed))
+        frame, moved_mask = moved.frames[0], moved.masks[0]
+        assert 2 * 40 * 60 * 0.97 < moved_mask.size < 2.5 * 40 * 60 * 1.03 and frame.shape[:2] == moved_mask.shape
+        assert np.array_equal(moved_mask > 0, frame[:, :, 0] > 200)
+        whole = np.lib.stride_tricks.sliding_window_view(frame[:, :, 0], (40, 60))
+        (top, left), *more = np.argwhere((whole == picture[:, :, 0]).all((2, 3)))
+        assert not more
+        if top:
+            assert np.array_equal(frame[top - 1, left : left + 60], picture[1])
+        tops.add(top)
+    assert len(tops) > 5
 
 
 def test_colours_change_alike_in_all_frames():

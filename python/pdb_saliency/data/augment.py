@@ -21,8 +21,8 @@ class Augmentation:
     mirror: probability of a reflection left to right.
     rotations: number of quarter turns, of which one is drawn.
     slice: cropping: the part of the height, or width, that each of the four borders loses at most.
-    scale, ratio: random resized crop: range of the area that is kept, as a part of the frame's, and of the aspect ratio as
-        a multiple of the frame's. (1, 1) for none.
+    scale, ratio: random resized crop: range of its area, as a multiple of the frame's, and of its aspect ratio, as a
+        multiple of the frame's. (1, 1) for none. What it has beyond the frame is the frame's and the mask's reflection.
     keep: a crop keeps at least this part of the foreground of all masks together and a pixel of each, and is drawn anew
         otherwise, ten times; then there is none.
     brightness, contrast, saturation: up to this much is added to factors of 1. hue: up to so many degrees.
@@ -58,7 +58,7 @@ class Augmentation:
         turns = int(rng.choice(self.rotations)) % 4
 
         def moved(picture: np.ndarray) -> np.ndarray:
-            picture = picture[top:bottom, left:right]
+            picture = _cut(picture, top, bottom, left, right)
             picture = cv2.flip(picture, 1) if mirror else picture
             return cv2.rotate(picture, _TURNS[turns]) if turns else picture
 
@@ -83,7 +83,7 @@ class Augmentation:
         return TrainingClip(clip.name, frames, clip.masks)
 
     def _crop(self, clip: TrainingClip, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """Top, bottom, left and right of what stays."""
+        """Top, bottom, left and right of what stays; they may lie outside the frame."""
         height, width = clip.frames[0].shape[:2]
         whole = (0, height, 0, width)
         masks = list({id(mask): mask for mask in clip.masks if mask is not None}.values())
@@ -93,7 +93,7 @@ class Augmentation:
             if box == whole:
                 break
             top, bottom, left, right = box
-            kept = [cv2.countNonZero(mask[top:bottom, left:right]) for mask in masks]
+            kept = [cv2.countNonZero(mask[max(top, 0) : bottom, max(left, 0) : right]) for mask in masks]
             if sum(kept) >= self.keep * sum(areas) and all(part or not area for part, area in zip(kept, areas)):
                 return box
         return whole
@@ -103,11 +103,13 @@ class Augmentation:
         return int(top * height), height - int(bottom * height), int(left * width), width - int(right * width)
 
     def _resized_crop(self, height: int, width: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        area = rng.uniform(*self.scale)
-        ratio = math.exp(rng.uniform(*np.log(self.ratio)))
-        crop_height = min(max(round(height * math.sqrt(area / ratio)), 1), height)
-        crop_width = min(max(round(width * math.sqrt(area * ratio)), 1), width)
-        top, left = int(rng.integers(height - crop_height + 1)), int(rng.integers(width - crop_width + 1))
+        area, ratio = (math.exp(rng.uniform(*np.log(limits))) for limits in (self.scale, self.ratio))
+        crop_height = max(round(height * math.sqrt(area / ratio)), 1)
+        crop_width = max(round(width * math.sqrt(area * ratio)), 1)
+        top, left = (
+            int(rng.integers(min(size - crop, 0), max(size - crop, 0) + 1))
+            for size, crop in ((height, crop_height), (width, crop_width))
+        )
         return top, top + crop_height, left, left + crop_width
 
     def _colours(self, rng: np.random.Generator) -> np.ndarray | None:
@@ -134,6 +136,14 @@ def each(pictures: Sequence[np.ndarray | None], change: Callable[[np.ndarray], n
     return [done[id(picture)] for picture in pictures]
 
 
+def _cut(picture: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
+    """picture[top:bottom, left:right], reflected where that lies outside."""
+    height, width = picture.shape[:2]
+    inside = picture[max(top, 0) : bottom, max(left, 0) : right]
+    margins = max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0)
+    return cv2.copyMakeBorder(inside, *margins, cv2.BORDER_REFLECT_101) if any(margins) else inside
+
+
 _TURNS = {1: cv2.ROTATE_90_CLOCKWISE, 2: cv2.ROTATE_180, 3: cv2.ROTATE_90_COUNTERCLOCKWISE}
 
 
@@ -152,7 +162,8 @@ def _noisy(frame: np.ndarray, pattern: np.ndarray, rng: np.random.Generator) -> 
 # "Mirror reflection, rotation (0, 90, 180 and 270 degrees) and image cropping" (paper, "Data Augmentation"), which "crops
 # out the most top, bottom, left, and right slices of the border". How wide those are is not said; a tenth is our choice.
 PAPER = Augmentation(rotations=(0, 1, 2, 3), slice=0.1)
+# Larger crops than the frame, because objects fill a fifth of a still of the saliency sets and a twentieth of a video frame.
 MODERN = Augmentation(
-    scale=(0.35, 1.0), ratio=(3 / 4, 4 / 3), brightness=0.25, contrast=0.25, saturation=0.3, hue=10.0,
+    scale=(0.35, 2.5), ratio=(3 / 4, 4 / 3), brightness=0.25, contrast=0.25, saturation=0.3, hue=10.0,
     blur=0.2, jpeg=0.2, noise=0.2,
 )  # fmt: skip

@@ -55,13 +55,13 @@ def read_mask(paths: Sequence[Path], size: tuple[int, int] | None = None) -> np.
 def _foreground(image: np.ndarray, path: Path) -> np.ndarray:
     if image.dtype == np.uint16:  # Black but for numbers of objects: in 8 bits most of them would be black, too.
         return _numbered(image)
-    blue, green, red = cv2.split(image)
+    blue, green, red = cv2.split(image) if image.ndim == 3 else (image,) * 3
     if path.suffix.lower() in (".ppm", ".pgm"):
-        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
+        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 else image
         level = _FBMS_LEVELS.get(path.parent.parent.name, _FBMS_LEVEL)
         white = 255 if path.suffix.lower() == ".ppm" else 256
         return np.where((grey > level * 255) & (grey < white), np.uint8(255), np.uint8(0))
-    colour = cv2.norm(blue, green, cv2.NORM_INF) > 0 or cv2.norm(blue, red, cv2.NORM_INF) > 0
+    colour = image.ndim == 3 and (cv2.norm(blue, green, cv2.NORM_INF) > 0 or cv2.norm(blue, red, cv2.NORM_INF) > 0)
     if colour and path.suffix.lower() not in (".jpg", ".jpeg"):
         return cv2.threshold(cv2.max(cv2.max(blue, green), red), 0, 255, cv2.THRESH_BINARY)[1]
     level = 127 if cv2.minMaxLoc(green)[1] > 127 else 0

@@ -147,7 +147,7 @@ def as_mask(mask: np.ndarray) -> np.ndarray:
     """uint8 (H, W), 0 or 255. Raises ValueError."""
     if mask.ndim != 2 or mask.size == 0 or mask.dtype not in (np.uint8, np.bool_):
         raise ValueError(f"a mask must be uint8 or bool (H, W), got {mask.dtype} {mask.shape}")
-    return np.where(mask, np.uint8(255), np.uint8(0))
+    return cv2.threshold(mask.view(np.uint8), 0, 255, cv2.THRESH_BINARY)[1]
 
 
 def saliency_of_levels(prediction: np.ndarray, normalise: bool) -> np.ndarray:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from ..data.read import read_mask
 from ..errors import InputError, SaliencyError
 from ..options import THRESHOLD
-from ..pictures import read_picture
+from ..pictures import read_levels
 from ..processes import ctrl_c_held
 from .davis import boundary_measure, statistics
 from .metrics import FrameScores, SaliencyScores, cut, score_frame
@@ -110,7 +110,9 @@ def score_pair(pair: Pair, rules: Rules) -> PairScores:
 
 def read_map(path: Path) -> np.ndarray:
     """uint8 (H, W). Raises InputError where the picture does not decode or has colours."""
-    image = read_picture(path)
+    image = read_levels(path)
+    if image.ndim == 2:
+        return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
     grey = image[:, :, 0]
     if not (np.array_equal(grey, image[:, :, 1]) and np.array_equal(grey, image[:, :, 2])):
         raise InputError(f"{path}: a saliency map must be grey, and this picture has colours")

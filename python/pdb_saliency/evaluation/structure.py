@@ -16,9 +16,11 @@ def centroid_quadrants(mask: np.ndarray) -> list[tuple[slice, slice]]:
     an empty mask is cut in the middle.
     """
     height, width = mask.shape
-    moments = cv2.moments(mask, binaryImage=True)
+    left, top, columns, rows = cv2.boundingRect(mask)
+    moments = cv2.moments(mask[top : top + rows, left : left + columns], binaryImage=True)
     area = moments["m00"]
-    y, x = (moments["m01"] / area, moments["m10"] / area) if area else (height / 2, width / 2)
+    # Sums of whole numbers, which float64 holds exactly: a mean that lies between two pixels is rounded as the picture's.
+    y, x = ((moments["m01"] + top * area) / area, (moments["m10"] + left * area) / area) if area else (height / 2, width / 2)
     y, x = int(np.round(y)) + 1, int(np.round(x)) + 1
     top, bottom, left, right = slice(0, y), slice(y, height), slice(0, x), slice(x, width)
     return [(top, left), (top, right), (bottom, left), (bottom, right)]
