@@ -6,6 +6,7 @@ import time
 
 import torch
 from pdb_saliency.preprocess import InputSpec
+from pdb_saliency.refine import OutputSpec
 from torch import nn
 
 
@@ -13,6 +14,7 @@ class GreyModel(nn.Module):
     """Saliency = mean of the three channels over 255, so that what a map must show is known."""
 
     input_spec = InputSpec(height=36, width=64, bgr=True, mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
+    output_spec = OutputSpec()
     description = "grey"
     untrained = "nothing here is trained"
 

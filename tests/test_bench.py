@@ -54,7 +54,7 @@ def test_the_floor_has_every_multiplication(model):
     from pdb_saliency.export import decompose
     from torch.utils.flop_counter import FlopCounterMode
 
-    _, gmac = bench.convolutions_alone(model, Engine(model, CPU), 5)
+    _, gmac = bench.convolutions_alone(model, Engine(model, CPU), model.config.input_size, 5)
     clip = torch.zeros(1, 5, 3, 65, 65)
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         decompose(model)(clip)

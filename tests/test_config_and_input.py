@@ -41,6 +41,22 @@ def test_prepare_orders_and_normalises_channels():
     assert spec.prepare([]).shape == (0, 3, 2, 3)
 
 
+def test_an_input_in_the_frames_shape():
+    square = InputSpec(185, 321, bgr=False, mean=(0, 0, 0), std=(1, 1, 1))
+    assert square.fitted(1080, 607) is square
+    spec = dataclasses.replace(square, keep_aspect=True)
+    assert (spec.fitted(720, 1280).height, spec.fitted(720, 1280).width) == (185, 321)
+    for height, width in [(480, 854), (1, 1), (640, 480), (2160, 3840), (1920, 1080), (300, 1199), (9, 7)]:
+        fitted = spec.fitted(height, width)
+        assert fitted.height % 8 == fitted.width % 8 == 1
+        assert fitted.height * fitted.width == pytest.approx(185 * 321, rel=0.06)
+        assert fitted.width / fitted.height == pytest.approx(width / height, rel=0.06)
+        assert dataclasses.replace(fitted, height=185, width=321) == spec
+    for shape in ((1, 4000), (4000, 1)):  # Seen as 4 to 1.
+        fitted = spec.fitted(*shape)
+        assert max(fitted.height, fitted.width) / min(fitted.height, fitted.width) == pytest.approx(4, rel=0.03)
+
+
 @pytest.mark.parametrize(
     "frame",
     [np.zeros((4, 6), np.uint8), np.zeros((4, 6, 4), np.uint8), np.zeros((4, 6, 3)), np.zeros((0, 6, 3), np.uint8)],
@@ -58,6 +74,9 @@ def test_a_wrong_frame_is_named(frame):
         {"backbone": "vgg"},
         {"temporal": "gru"},
         {"pdc": "sum"},
+        {"refine": "crf"},
+        {"keep_aspect": 2},
+        {"keep_aspect": True, "variant": "released"},
         {"width": 0},
         {"hidden_channels": 1.5},
         {"pdc_channels": 10**9},

@@ -22,7 +22,6 @@ from pdb_saliency.fused import FusedConv2d, fuse
 from pdb_saliency.layers import ConvBatchNorm
 from pdb_saliency.efficientnet import SameConv2d
 from pdb_saliency.options import EngineOptions
-from pdb_saliency.postprocess import to_source_size
 from pdb_saliency.temporal import step
 
 CPU = torch.device("cpu")
@@ -44,10 +43,11 @@ def plain_maps(model, frames, length=5):
     """The plain loop over clips, in the model's own precision."""
     results = []
     for group in clips(frames, length):
-        batch = model.input_spec.prepare([frame.image for frame in group.frames]).unsqueeze(0)
+        spec = model.input_spec.fitted(*frames[0].image.shape[:2])
+        batch = spec.prepare([frame.image for frame in group.frames]).unsqueeze(0)
         with torch.no_grad():
             saliency = model(batch.to(next(model.parameters()).dtype)).sigmoid()[0, :, 0].float().numpy()
-        results += [to_source_size(small, *f.image.shape[:2]) for f, small in zip(group.frames[: group.kept], saliency)]
+        results += [model.output_spec(small, f.image) for f, small in zip(group.frames[: group.kept], saliency)]
     return np.stack(results)
 
 
@@ -146,6 +146,18 @@ def test_the_shipped_models_maps():
     model, frames = load_model(), films(5, size=(90, 120))
     exact = plain_maps(copy.deepcopy(model).double(), frames)
     assert_as_good(engine_maps(model, frames), plain_maps(model, frames), exact)
+
+
+@pytest.mark.parametrize("size", [(40, 90), (90, 40), (64, 64)])
+def test_a_video_is_seen_in_its_own_shape(size):
+    """And the model's own way leads from the network's map to the frame's."""
+    model = trained_like(tiny(**VARIANTS[1], motion="residual", keep_aspect=True, refine="guided", calibration=(1.5, -0.2)))
+    frames, spec = films(7, size=size), model.input_spec.fitted(*size)
+    assert np.sign(spec.height - spec.width) == np.sign(size[0] - size[1])
+    exact, plain = plain_maps(model, frames), plain_maps(copy.deepcopy(model).float(), frames)
+    assert_as_good(engine_maps(model.float(), frames), plain, exact)
+    for options in ({"overlap": 2}, {"causal": True}):
+        assert engine_maps(model, frames, **options).shape == (7, *size)
 
 
 def test_the_maps_of_the_authors_network():

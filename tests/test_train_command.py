@@ -92,7 +92,7 @@ def test_the_seed_decides_what_is_seen(stills, tmp_path):
 def test_training_at_another_size_is_told(stills, tmp_path, capsys):
     arguments = ["--stage", "spatial", "--model", "lite", *TINY, "--train", stills, "--steps", "1"]
     assert train(*arguments, "-o", tmp_path / "a") == 0
-    assert "training at 33x33; validation and `predict` use the model's input size, 321x321" in capsys.readouterr().err
+    assert "training at 33x33; validation and `predict` use the model's input size, 185x321" in capsys.readouterr().err
     assert train(*arguments, "--input-size", "33", "-o", tmp_path / "b") == 0
     assert "training at" not in capsys.readouterr().err
     assert load_model(tmp_path / "b/model.safetensors").config.input_size == (33, 33)

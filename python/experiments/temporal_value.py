@@ -24,7 +24,6 @@ from pdb_saliency.data.read import read_frame, read_mask
 from pdb_saliency.evaluation.metrics import SaliencyScores
 from pdb_saliency.model import SaliencyModel, upsample_logits
 from pdb_saliency.options import THRESHOLD
-from pdb_saliency.postprocess import to_source_size
 from pdb_saliency.weights import load_model
 
 _FLOW_SIZE = (320, 180)
@@ -35,7 +34,7 @@ def clip_maps(model: SaliencyModel, frames: list[np.ndarray], how: str, order: n
     """float32 (T, height, width) at the network's size. how: "full", "spatial" or "shuffled" (the frames in `order`)."""
     if how == "shuffled":
         return clip_maps(model, [frames[i] for i in order], "full", order)[np.argsort(order)]
-    clip = model.input_spec.prepare(frames)
+    clip = model.input_spec.fitted(*frames[0].shape[:2]).prepare(frames)
     encoded = model.encode(clip)
     if how == "full":
         return model.saliency(encoded, (1, len(frames)), clip.shape[-2:])[0].numpy()
@@ -65,7 +64,7 @@ def score(model: SaliencyModel, folder: Path, every: int, how: str) -> dict[str,
         for start in range(0, len(video.frames) - CLIP_LENGTH + 1, CLIP_LENGTH * every):
             frames = [read_frame(path) for path in video.frames[start : start + CLIP_LENGTH]]
             order = rng.permutation(CLIP_LENGTH)
-            maps = [to_source_size(m, *frames[0].shape[:2]) for m in clip_maps(model, frames, how, order)]
+            maps = [model.output_spec(*pair) for pair in zip(clip_maps(model, frames, how, order), frames)]
             steady += steadiness(frames, [m >= THRESHOLD for m in maps])
             for map_, paths in zip(maps, video.masks[start : start + CLIP_LENGTH]):
                 if paths:

@@ -23,10 +23,10 @@ from torch.nn import functional as F
 from pdb_ext import ConvLSTM
 
 from .efficientnet import SameConv2d
-from .engine import Engine
+from .engine import Engine, joined
 from .errors import SaliencyError
 from .frame import Frame, Source
-from .postprocess import to_map, to_source_size
+from .postprocess import to_map
 from .predict import run
 from .writer import ResultWriter, write_picture
 
@@ -76,7 +76,8 @@ def measure(model: nn.Module, engine: Engine, source: Source, frames: int, secon
     if len(clip) < length:
         raise SaliencyError(f"the source must have at least {length} frames, a clip, got {len(clip)}")
     difference = _check(model, engine, clip)
-    floor, gmac = convolutions_alone(model, engine, length)
+    spec = engine.input_spec.fitted(*clip[0].image.shape[:2])
+    floor, gmac = convolutions_alone(model, engine, (spec.height, spec.width), length)
     with tempfile.TemporaryDirectory() as folder:
         stages = _stages(engine, FirstFrames(source, frames), clip, Path(folder), floor)
         timings = Timings(difference, gmac, frames, {name: [] for name in stages})
@@ -91,10 +92,11 @@ def measure(model: nn.Module, engine: Engine, source: Source, frames: int, secon
 
 def _check(model: nn.Module, engine: Engine, clip: list[Frame]) -> float:
     """The relative RMS difference. Raises SaliencyError for one above `_LIMITS`."""
-    batch = model.input_spec.prepare([frame.image for frame in clip])[None]
+    spec = engine.input_spec.fitted(*clip[0].image.shape[:2])
+    batch = spec.prepare([frame.image for frame in clip])[None]
     with torch.inference_mode():
         exact = model(batch)[0, :, 0].sigmoid().double()
-    ours = engine.saliency(engine.encode([engine.input_spec.resize(frame.image) for frame in clip])).cpu().double()
+    ours = engine.saliency(engine.encode([spec.resize(frame.image) for frame in clip])).cpu().double()
     difference = float((ours - exact).square().mean().sqrt() / exact.square().mean().sqrt())
     if not difference <= _LIMITS[engine.dtype]:
         raise SaliencyError(f"the engine's maps differ from the model's by {difference:.2g}, allowed {_LIMITS[engine.dtype]:.2g}")
@@ -105,12 +107,12 @@ def _stages(
     engine: Engine, source: Source, clip: list[Frame], folder: Path, floor: Callable
 ) -> dict[str, tuple[Callable, int]]:
     """Name to (function, frames it processes)."""
-    length, spec = len(clip), engine.input_spec
+    length, spec = len(clip), engine.input_spec.fitted(*clip[0].image.shape[:2])
     resized = [spec.resize(frame.image) for frame in clip]
     encoded = engine.encode(resized)
-    joined = tuple(map(torch.cat, zip(*encoded)))
+    parts = joined(encoded)
     small = engine.saliency(encoded).cpu().numpy()
-    maps = [to_source_size(map_, *frame.image.shape[:2]) for map_, frame in zip(small, clip)]
+    maps = [engine.output_spec(map_, frame.image) for map_, frame in zip(small, clip)]
 
     def spatial():
         for start in range(0, length, engine.batch):
@@ -122,11 +124,11 @@ def _stages(
 
     @torch.inference_mode()
     def temporal():
-        engine.network.temporal(engine.network.temporal_input(joined, (1, length)))
+        engine.network.temporal(engine.network.temporal_input(parts, (1, length)))
 
     @torch.inference_mode()
     def motion():
-        engine.network.with_motion(joined, (1, length))
+        engine.network.with_motion(parts, (1, length))
 
     def encode():
         for index, map_ in enumerate(maps):
@@ -146,19 +148,21 @@ def _stages(
         "temporal, head, upsample": (lambda: engine.saliency(encoded), length),
         "network": (network, length),
         "floor": (floor, length),
-        "to frame size": (lambda: [to_source_size(m, *f.image.shape[:2]) for m, f in zip(small, clip)], length),
+        "to frame size": (lambda: [engine.output_spec(m, f.image) for m, f in zip(small, clip)], length),
         "encode png": (encode, length),
         "end to end": (end_to_end, source.count),
     }
 
 
-def convolutions_alone(model: nn.Module, engine: Engine, length: int) -> tuple[Callable[[], None], float]:
+def convolutions_alone(
+    model: nn.Module, engine: Engine, size: tuple[int, int], length: int
+) -> tuple[Callable[[], None], float]:
     """A function that runs every convolution of the model, those inside the ConvLSTM layers included, in plain PyTorch
-    over random numbers, for a clip of `length` frames; and its multiplications for one frame, in 1e9.
+    over random numbers, for a clip of `length` frames of (height, width); and its multiplications for one frame, in 1e9.
 
     Shapes, batch and dtype are the engine's, the layout is PyTorch's own on CPUs and channels last on GPUs.
     """
-    spec, groups, calls = engine.input_spec, -(-length // engine.batch), []
+    groups, calls = -(-length // engine.batch), []
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
         spatial = in_spatial[module]
@@ -171,7 +175,7 @@ def convolutions_alone(model: nn.Module, engine: Engine, length: int) -> tuple[C
             return
         x, padding = inputs[0], module.padding
         if isinstance(module, SameConv2d):
-            x, padding = module.pad(x, module.kernel_size[0], module.stride[0], module.dilation[0])
+            x, padding = module.pad(x, module.kernel_size[0], module.stride[0], module.dilation[0], module.groups)
         geometry = (module.stride, padding, module.dilation, module.groups)
         batch = min(engine.batch, length) if spatial else length
         calls.append(((batch, *x.shape[1:]), module.weight.shape, geometry, groups if spatial else 1))
@@ -181,7 +185,7 @@ def convolutions_alone(model: nn.Module, engine: Engine, length: int) -> tuple[C
     in_spatial = {module: module in inside for module in layers}
     handles = [module.register_forward_hook(hook) for module in layers]
     with torch.inference_mode():
-        model(torch.zeros(1, 1, 3, spec.height, spec.width))
+        model(torch.zeros(1, 1, 3, *size))
     for handle in handles:
         handle.remove()
     layout = torch.channels_last if engine.device.type == "cuda" else torch.contiguous_format

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from .allocator import keep_freed_memory
-from .commands import bench, data, evaluate, export, predict, reproduce, train
+from .commands import bench, calibrate, data, evaluate, export, predict, reproduce, train
 from .commands.arguments import add_model_options, add_output, add_verbosity
 from .errors import SaliencyError
 from .options import DEMO_KINDS, THRESHOLD
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     add_model_options(demo)
     add_verbosity(demo)
 
-    for command in (data, train, evaluate, reproduce, bench, export):
+    for command in (data, train, calibrate, evaluate, reproduce, bench, export):
         command.add_parser(commands)
 
     info = commands.add_parser("info", help="the build and the devices", description="Print the build and the devices.")

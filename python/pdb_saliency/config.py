@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from . import efficientnet
 from .preprocess import InputSpec
+from .refine import OutputSpec
 from .temporal import TEMPORAL_MODULES
 
 VARIANTS = ("paper", "released")
@@ -14,6 +15,7 @@ BACKBONES = {"resnet50": "ResNet-50", "efficientnet_lite0": "EfficientNet-Lite0"
 PDC_MODES = ("pdc", "aspp")
 DECODERS = ("none", "skip")
 MOTIONS = ("none", "residual")
+REFINEMENTS = ("none", "guided")
 # Far above any useful size; it keeps a damaged configuration from asking for absurd amounts of memory.
 MAX_SIZE = 1 << 14
 MAX_PIXELS = 1 << 24
@@ -41,6 +43,10 @@ class ModelConfig:
     input_size: (height, width) that `InputSpec` resizes frames to. The released variant takes only this size, because
         its peepholes have one weight for each feature pixel. Sizes of the form 8k + 1 put the first and the last
         feature exactly on the first and the last pixel.
+    keep_aspect: every video has an input size of its own, with about the pixels of `input_size` in the frames' shape. The
+        paper resizes all frames to one square.
+    refine: "guided" gives maps the borders of the picture by a guided filter (`refine`); the paper has "none", or its CRF.
+    calibration: scale and offset of the map's logits behind all that (`refine.calibrated`).
     """
 
     variant: str = "paper"
@@ -56,10 +62,13 @@ class ModelConfig:
     decoder: str = "none"
     motion: str = "none"
     input_size: tuple[int, int] = (473, 473)
+    keep_aspect: bool = False
+    refine: str = "none"
+    calibration: tuple[float, float] = (1.0, 0.0)
 
     def __post_init__(self):
         choices = {"variant": VARIANTS, "backbone": BACKBONES, "pdc": PDC_MODES, "temporal": TEMPORAL_MODULES}
-        choices |= {"decoder": DECODERS, "motion": MOTIONS}
+        choices |= {"decoder": DECODERS, "motion": MOTIONS, "refine": REFINEMENTS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
@@ -67,6 +76,9 @@ class ModelConfig:
             raise ValueError(f"the released variant has no decoder, got decoder={self.decoder!r}")
         if self.motion != "none" and self.decoder != "skip":
             raise ValueError(f"motion {self.motion!r} is found in the skip connection, which decoder {self.decoder!r} has not")
+        if not isinstance(self.keep_aspect, bool) or (self.keep_aspect and self.variant == "released"):
+            raise ValueError(f"keep_aspect must be true or false, and false for the released variant, got {self.keep_aspect!r}")
+        _check_calibration(self.calibration)
         for name in ("width", "pdc_channels", "reduced_channels", "hidden_channels"):
             _check_sizes(name, (getattr(self, name),))
         for name in ("pdc_dilations", "temporal_dilations", "input_size"):
@@ -81,10 +93,16 @@ class ModelConfig:
         """Size, channel order and normalisation that the backbone was trained with."""
         height, width = self.input_size
         if self.backbone == "efficientnet_lite0":
-            return InputSpec(height, width, bgr=False, mean=efficientnet.MEAN, std=efficientnet.STD)
+            mean, std = efficientnet.MEAN, efficientnet.STD
+            return InputSpec(height, width, bgr=False, mean=mean, std=std, keep_aspect=self.keep_aspect)
         # The mean colour that the authors' Caffe model subtracts.
         mean = (104.00698793, 116.66876762, 122.67891434)
-        return InputSpec(height, width, bgr=True, mean=mean, std=(1.0, 1.0, 1.0))
+        return InputSpec(height, width, bgr=True, mean=mean, std=(1.0, 1.0, 1.0), keep_aspect=self.keep_aspect)
+
+    @property
+    def output_spec(self) -> OutputSpec:
+        """From the network's map to the frame's."""
+        return OutputSpec(self.refine == "guided", *self.calibration)
 
     def to_dict(self) -> dict:
         """Plain values, ready for JSON."""
@@ -95,11 +113,17 @@ class ModelConfig:
         """The inverse of `to_dict`, also after a round through JSON. Raises ValueError that names a wrong entry."""
         names = {field.name for field in dataclasses.fields(cls)}
         if isinstance(values, dict):
-            values = {"motion": "none"} | values  # Models saved before there was such an entry.
+            values = _LATER | values
         if not isinstance(values, dict) or set(values) != names:
             found = ", ".join(sorted(map(str, values))) if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"a model configuration must have the entries {', '.join(sorted(names))}, got {found}")
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _check_calibration(calibration: tuple[float, float]) -> None:
+    numbers = isinstance(calibration, tuple) and all(type(number) in (int, float) for number in calibration)
+    if not numbers or len(calibration) != 2 or not (0 < calibration[0] < 100 and abs(calibration[1]) < 100):
+        raise ValueError(f"calibration must be (scale, offset), 0 < scale < 100 and |offset| < 100, got {calibration!r}")
 
 
 def _check_sizes(name: str, sizes: tuple[int, ...]) -> None:
@@ -108,11 +132,14 @@ def _check_sizes(name: str, sizes: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must hold integers from 1 to {MAX_SIZE}, got {sizes!r}")
 
 
+# Entries that models saved before there were such lack.
+_LATER = {"motion": "none", "keep_aspect": False, "refine": "none", "calibration": (1.0, 0.0)}
+
 PAPER = ModelConfig()
 RELEASED = ModelConfig(variant="released")
-# For CPUs. The PDC branches are a quarter as wide as the features, as in the paper; 321 = 8 * 40 + 1 is the paper's
-# square input at 46 % of its pixels, and the PDC's dilations shrink with it.
+# For CPUs. The PDC branches are a quarter as wide as the features, as in the paper; 185x321 is 16:9 with a quarter of the
+# paper's pixels, and the PDC's dilations shrink with it.
 LITE = ModelConfig(
     backbone="efficientnet_lite0", pdc_dilations=(1, 2, 4, 8), pdc_channels=80, decoder="skip", motion="residual",
-    input_size=(321, 321),
+    input_size=(185, 321), keep_aspect=True, refine="guided",
 )  # fmt: skip

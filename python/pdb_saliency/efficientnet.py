@@ -47,17 +47,20 @@ class SameConv2d(nn.Conv2d):
             if trains and self.groups == x.shape[1] and x.device.type == "cpu":
                 return _DepthwiseConv2d.apply(x, self.weight, dilation)
             return _same_conv2d(x, self.weight, dilation, self.groups, self.bias)
-        x, padding = self.pad(x, kernel, stride, dilation)
+        x, padding = self.pad(x, kernel, stride, dilation, self.groups)
         return F.conv2d(x, self.weight, self.bias, stride, padding, dilation, self.groups)
 
     @staticmethod
-    def pad(x: Tensor, kernel: int, stride: int, dilation: int) -> tuple[Tensor, tuple[int, int]]:
-        """x with the zeros that a convolution cannot add by itself, because they are more on one side, and those it can.
+    def pad(x: Tensor, kernel: int, stride: int, dilation: int, groups: int) -> tuple[Tensor, tuple[int, int]]:
+        """x with the zeros that a convolution does not add by itself, or not as fast, and (rows, columns) of those it does.
 
-        With a stride only dilation 1 occurs.
+        It cannot add more of them on one side. With a stride only dilation 1 occurs.
         """
         if stride == 1:
-            return x, (dilation * (kernel // 2),) * 2
+            padding = dilation * (kernel // 2)
+            if x.device.type == "cpu" and groups > 1 and padding > _FAST_PADDING:
+                return F.pad(x, (padding, padding, 0, 0)), (padding, 0)
+            return x, (padding, padding)
         totals = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[2:]]
         if all(total % 2 == 0 for total in totals):
             return x, tuple(total // 2 for total in totals)
@@ -66,10 +69,7 @@ class SameConv2d(nn.Conv2d):
 
 
 def _same_conv2d(x: Tensor, weight: Tensor, dilation: int, groups: int, bias: Tensor | None = None) -> Tensor:
-    padding = dilation * (weight.shape[-1] // 2)
-    if x.device.type == "cpu" and groups > 1 and padding > _FAST_PADDING:
-        x = F.pad(x, (padding, padding, 0, 0))
-        return F.conv2d(x, weight, bias, 1, (padding, 0), dilation, groups)
+    x, padding = SameConv2d.pad(x, weight.shape[-1], 1, dilation, groups)
     return F.conv2d(x, weight, bias, 1, padding, dilation, groups)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -23,7 +24,7 @@ from .frame import Frame
 from .fused import can_fuse, fuse
 from .options import EngineOptions
 from .pipeline import Pipeline
-from .postprocess import to_source_size
+from .preprocess import check_frame
 from .streams import tell
 
 _DEVICES = r"auto|cpu|mps|(cuda|xpu)(:[0-9]+)?"
@@ -31,7 +32,13 @@ _GPU_BATCH = 16
 _DEPTH = 2  # Items between two stages; more would only hold more memory.
 _FAILURES = (RuntimeError, MemoryError, cv2.error)  # cv2.error: no memory for the resized frame.
 
-Encoded = tuple[Tensor, ...]
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the spatial part makes of a frame: tensors (1, ...); and the frame's size, (height, width), as the network sees it."""
+
+    parts: tuple[Tensor, ...]
+    size: tuple[int, int]
 
 
 class Engine:
@@ -44,7 +51,8 @@ class Engine:
     """
 
     def __init__(self, model: nn.Module, device: torch.device, options: EngineOptions = EngineOptions()):
-        self.device, self.options, self.input_spec = device, options, model.input_spec
+        self.device, self.options = device, options
+        self.input_spec, self.output_spec = model.input_spec, model.output_spec
         self.dtype = _dtype(options.precision, device)
         self.network = _prepare(model, device, self.dtype)
         self.batch = options.batch or (1 if options.causal or device.type == "cpu" else _GPU_BATCH)
@@ -54,6 +62,7 @@ class Engine:
     def maps(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, np.ndarray]]:
         """Each frame with its saliency, float32 (H, W) in [0, 1] at the frame's size; memory does not grow with their number.
 
+        Where the model keeps the frames' aspect ratio, it is that of the first one.
         A map comes when its clip is complete, or with its frame if `options.causal`. Closing the iterator ends all threads.
         Frames that bring their map (`Frame.known`) are computed only where others need them: in a clip that has unknown
         frames, too, or for the state if `options.causal`.
@@ -65,12 +74,15 @@ class Engine:
                 if frame.known is not None:
                     yield frame, frame.known / np.float32(255)
                 else:
-                    yield frame, to_source_size(_to_numpy(small, frame), *frame.image.shape[:2])
+                    yield frame, self.output_spec(_to_numpy(small, frame), frame.image)
 
     def _resized(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, np.ndarray]]:
+        spec = None
         for frame in frames:
             try:
-                resized = self.input_spec.resize(frame.image)
+                check_frame(frame.image)
+                spec = spec or self.input_spec.fitted(*frame.image.shape[:2])
+                resized = spec.resize(frame.image)
             except _FAILURES as error:
                 raise _failure(error, frame) from error
             yield frame, resized
@@ -86,7 +98,7 @@ class Engine:
             if all(frame.known is not None for frame, _ in clip.frames[: clip.kept]):
                 return [torch.zeros(())] * len(clip.frames)  # Nobody looks at them.
             try:
-                return self.saliency([e if isinstance(e, tuple) else self.encode([e])[0] for _, e in clip.frames])
+                return self.saliency([e if isinstance(e, Encoded) else self.encode([e])[0] for _, e in clip.frames])
             except _FAILURES as error:
                 raise _failure(error, clip.frames[0][0]) from error
 
@@ -115,23 +127,21 @@ class Engine:
 
     @torch.inference_mode()
     def encode(self, resized: list[np.ndarray]) -> list[Encoded]:
-        """What the spatial part makes of each frame, tensors (1, ...). resized: from `input_spec.resize`."""
-        return self._split(self._encode(self._upload(resized)), len(resized))
+        """What the spatial part makes of each frame. resized: uint8 (height, width, 3), from `InputSpec.resize`."""
+        parts = self._encode(self._upload(resized))
+        size = resized[0].shape[:2]
+        return [Encoded(tuple(part[index : index + 1] for part in parts), size) for index in range(len(resized))]
 
     @torch.inference_mode()
     def saliency(self, clip: list[Encoded]) -> Tensor:
-        """float32 (T, height, width) in [0, 1], at the network's size, of a clip's encoded frames."""
-        return self.network.saliency(tuple(map(torch.cat, zip(*clip))), (1, len(clip)), self._size)[0]
+        """float32 (T, height, width) in [0, 1], at the size that the network sees, of a clip's encoded frames."""
+        return self.network.saliency(joined(clip), (1, len(clip)), clip[0].size)[0]
 
     @torch.inference_mode()
     def step(self, encoded: Encoded, state: Any) -> tuple[Tensor, Any]:
         """The causal saliency, float32 (height, width), of the frame after those of `state`; and the state to carry on."""
-        saliency, state = self.network.step(encoded, state, self._size)
+        saliency, state = self.network.step(encoded.parts, state, encoded.size)
         return saliency[0], state
-
-    @property
-    def _size(self) -> tuple[int, int]:
-        return self.input_spec.height, self.input_spec.width
 
     def _upload(self, resized: list[np.ndarray]) -> Tensor:
         images = torch.from_numpy(np.stack(resized))
@@ -139,8 +149,10 @@ class Engine:
             images = images.pin_memory().to(self.device, non_blocking=True)
         return self.input_spec.normalise(images.to(self.device)).to(self.dtype)
 
-    def _split(self, encoded: Encoded, count: int) -> list[Encoded]:
-        return [tuple(part[index : index + 1] for part in encoded) for index in range(count)]
+
+def joined(clip: list[Encoded]) -> tuple[Tensor, ...]:
+    """The parts of all frames, (T, ...)."""
+    return tuple(map(torch.cat, zip(*(encoded.parts for encoded in clip))))
 
 
 def resolve_device(name: str) -> torch.device:

@@ -1,8 +1,9 @@
 """Models for other programs: a `torch.export` program, an AOTInductor package, or ONNX, none of which needs our Python code.
 
 The exported network takes `clip`, float32 (N, T, 3, H, W): RGB frames in 0 .. 255, resized to the model's input size. It
-returns `saliency`, float32 (N, T, H, W) in [0, 1]. Normalisation and the channel order of the backbone are inside. N is
-free; T is the clip length chosen at export, and H and W are the model's own. Batch normalisation is folded, and the ConvLSTM
+returns `saliency`, float32 (N, T, H, W) in [0, 1]. Normalisation, the channel order of the backbone and the calibration are
+inside; the guided filter is not, which needs the frames at their own size (`refine`, some forty lines of OpenCV). N is
+free; T, H and W are chosen at export. Batch normalisation is folded, and the ConvLSTM
 layers are decomposed into PyTorch's own operators (`pdb_ext.reference`, unrolled over T), so that `pdb_ext` is not needed.
 """
 
@@ -37,6 +38,7 @@ class Portable(nn.Module):
         self.model = decompose(fold_batch_norm(copy.deepcopy(model).eval().requires_grad_(False)))
         spec = model.input_spec
         self.bgr = spec.bgr
+        self.calibration = (model.output_spec.scale, model.output_spec.offset)
         for name, values in (("mean", spec.mean), ("std", spec.std)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1))
 
@@ -44,7 +46,11 @@ class Portable(nn.Module):
         frames = clip.flatten(0, 1)
         frames = frames.flip(1) if self.bgr else frames
         encoded = self.model.encode((frames - self.mean) / self.std)
-        return self.model.saliency(encoded, clip.shape[:2], clip.shape[-2:])
+        saliency = self.model.saliency(encoded, clip.shape[:2], clip.shape[-2:])
+        if self.calibration == (1.0, 0.0):
+            return saliency
+        scale, offset = self.calibration
+        return torch.sigmoid(scale * torch.logit(saliency) + offset)
 
 
 class _DecomposedConvLSTM(nn.Module):
@@ -74,10 +80,18 @@ def decompose(module: nn.Module) -> nn.Module:
     return module
 
 
-def export(model: SaliencyModel, path: str | Path, format: str, clip_length: int = 5, device: str | torch.device = "cpu") -> float:
+def export(
+    model: SaliencyModel,
+    path: str | Path,
+    format: str,
+    clip_length: int = 5,
+    device: str | torch.device = "cpu",
+    size: tuple[int, int] | None = None,
+) -> float:
     """Write the model to `path`, which appears complete or not at all, and return how far its answer is from the model's.
 
     format: a key of `FORMATS`. clip_length: T. device: where an AOTInductor package will run; others run anywhere.
+    size: (H, W), None for the model's input size.
     What is returned, the relative RMS difference on a random clip, was measured with the written file.
 
     Raises OutputError: a wrong suffix, a file that cannot be written. SaliencyError: a library or a compiler is missing,
@@ -92,7 +106,7 @@ def export(model: SaliencyModel, path: str | Path, format: str, clip_length: int
     if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
         raise OutputError(f"{path}: the folder does not exist or cannot be written to")
     portable = Portable(model).to(device)
-    clip = _example(model, clip_length).to(device)
+    clip = _example(clip_length, size or model.config.input_size).to(device)
     temporary = path.with_name(f".{path.stem[:50]}.{os.getpid()}{suffix}")
     try:
         _in_words(format, lambda: write(portable, clip, temporary))
@@ -105,11 +119,9 @@ def export(model: SaliencyModel, path: str | Path, format: str, clip_length: int
     return difference
 
 
-def _example(model: SaliencyModel, clip_length: int) -> Tensor:
+def _example(clip_length: int, size: tuple[int, int]) -> Tensor:
     """Two clips, because what is traced with one would be valid for one only."""
-    spec = model.input_spec
-    shape = (2, clip_length, 3, spec.height, spec.width)
-    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(0)).float()
+    return torch.randint(0, 256, (2, clip_length, 3, *size), generator=torch.Generator().manual_seed(0)).float()
 
 
 @torch.inference_mode()

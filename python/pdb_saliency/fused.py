@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .efficientnet import SameConv2d
 from .resnet import Bottleneck
-
-# Beyond this dilation oneDNN has no fast depthwise kernel.
-_MAX_DEPTHWISE_DILATION = 2
 
 
 def fuse(module: nn.Module) -> nn.Module:
@@ -50,32 +46,15 @@ class FusedConv2d(nn.Module):
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        depthwise = self.groups == x.shape[1] and self.stride == (1, 1)
-        if depthwise and self.dilation[0] > _MAX_DEPTHWISE_DILATION:
-            return self._by_phases(x)
         padding = self._padding
         if padding is None:
-            x, padding = SameConv2d.pad(x, self.weight.shape[-1], self.stride[0], self.dilation[0])
-        return self._convolve(x, padding, self.dilation, shortcut)
-
-    def _convolve(self, x: Tensor, padding: tuple[int, int], dilation: tuple[int, int], shortcut: Tensor | None) -> Tensor:
-        geometry = (padding, self.stride, dilation, self.groups)
+            x, padding = SameConv2d.pad(x, self.weight.shape[-1], self.stride[0], self.dilation[0], self.groups)
+        geometry = (padding, self.stride, self.dilation, self.groups)
         name, scalars = self._activation
         if shortcut is None:
             return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *geometry, name, scalars, "")
         operator = torch.ops.mkldnn._convolution_pointwise.binary
         return operator(x, shortcut, self.weight, self.bias, *geometry, "add", 1.0, name, scalars, "")
-
-    def _by_phases(self, x: Tensor) -> Tensor:
-        """Every d-th row and column is an image of its own, on which dilation d is none: d * d small images."""
-        (N, C, H, W), d = x.shape, self.dilation[0]
-        x = F.pad(x, (0, -W % d, 0, -H % d)).permute(0, 2, 3, 1)
-        h, w = x.shape[1] // d, x.shape[2] // d
-        phases = x.reshape(N, h, d, w, d, C).permute(0, 2, 4, 1, 3, 5).reshape(N * d * d, h, w, C)
-        half = self.weight.shape[-1] // 2
-        y = self._convolve(phases.permute(0, 3, 1, 2), (half, half), (1, 1), None).permute(0, 2, 3, 1)
-        y = y.reshape(N, d, d, h, w, C).permute(0, 3, 1, 4, 2, 5).reshape(N, h * d, w * d, C)
-        return y.permute(0, 3, 1, 2)[:, :, :H, :W]
 
 
 class _FusedBottleneck(nn.Module):

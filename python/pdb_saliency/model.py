@@ -33,7 +33,7 @@ class SaliencyModel(nn.Module):
 
     Options override single fields of `config`: SaliencyModel(variant="released"), SaliencyModel(LITE, temporal="none").
 
-    Attributes: config; input_spec; description (one line for people); untrained (plain words on what holds random
+    Attributes: config; input_spec; output_spec; description (one line for people); untrained (plain words on what holds random
     weights; None when everything is trained).
     """
 
@@ -41,7 +41,7 @@ class SaliencyModel(nn.Module):
         super().__init__()
         config = dataclasses.replace(config, **options)
         self.config = config
-        self.input_spec = config.input_spec
+        self.input_spec, self.output_spec = config.input_spec, config.output_spec
         self.untrained: str | None = "every weight is random: nothing in this model has been trained"
         released = config.variant == "released"
         backbone = EfficientNetLite0() if config.backbone == "efficientnet_lite0" else DilatedResNet50(config.width)
@@ -173,7 +173,9 @@ class SaliencyModel(nn.Module):
         parts = [BACKBONES[config.backbone], f"{config.pdc.upper()} {rates}", TEMPORAL_MODULES[config.temporal]]
         parts += ["motion"] if self.motion is not None else []
         parts += ["skip decoder"] if config.decoder == "skip" else []
-        return ", ".join([*parts, f"{config.variant} variant", "x".join(map(str, config.input_size))])
+        size = "x".join(map(str, config.input_size)) + (" pixels in the frames' shape" if config.keep_aspect else "")
+        parts += [f"{config.variant} variant", size, *(["guided filter"] if config.refine == "guided" else [])]
+        return ", ".join(parts)
 
     def _check_clip(self, clip: Tensor) -> None:
         if clip.dim() != 5 or clip.shape[2] != 3 or not clip.is_floating_point():

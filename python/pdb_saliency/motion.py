@@ -38,9 +38,9 @@ class ResidualMotion(nn.Module):
         if batch[1] == 1:
             shape = (batch[0], self.CHANNELS, *clips.shape[-2:])
             return _halved(clips.new_zeros(shape)).to(features.dtype)
-        similarity = self._similarity(clips[:, :-1].flatten(0, 1), clips[:, 1:].flatten(0, 1))
-        onward, sure_onward = self._motion(similarity)
-        back, sure_back = self._motion(self._reversed(similarity))
+        sums = self._patch_sums(clips[:, :-1].flatten(0, 1), clips[:, 1:].flatten(0, 1))
+        onward, sure_onward = self._motion(self._onward(sums))
+        back, sure_back = self._motion(self._back(sums))
         pairs = (batch[0], batch[1] - 1)
         onward, back = _of_frames(onward.unflatten(0, pairs), back.unflatten(0, pairs), sign=-1)
         sure_onward, sure_back = _of_frames(sure_onward.unflatten(0, pairs), sure_back.unflatten(0, pairs), sign=1)
@@ -60,46 +60,61 @@ class ResidualMotion(nn.Module):
         maps = torch.cat([-maps[:, :2], maps[:, 2:]], dim=1)
         return torch.cat([torch.zeros_like(maps[:1]), maps[1:]]) if begins else maps
 
-    def _similarity(self, first: Tensor, second: Tensor) -> Tensor:
-        """Cosine similarity of each pixel of the first frames to the pixel of the second at every shift: (M, D, h, w).
+    def _patch_sums(self, first: Tensor, second: Tensor) -> Tensor:
+        """Sums over patches of the similarity of the first frames' pixels to the second's at every shift: (M, h', w', D).
 
+        first, second: (M, C, h, w). Patches are centred also up to half a patch outside the picture, h' = h + 2 (patch // 2).
         Row by row as a product of all pixels with all pixels, of which the shifts within the radius are a band: seven times
         the arithmetic of one shift after the other and a fraction of its time, since products run at the processor's peak.
         """
         side, (height, width) = 2 * self.radius + 1, first.shape[-2:]
-        rows = F.pad(first, (0, 1)).permute(0, 2, 3, 1)  # (M, h, w + 1, C)
-        second = F.pad(second, (self.radius,) * 4).transpose(1, 2)  # (M, h + 2r, C, w + 2r)
+        rows = F.pad(first.permute(0, 2, 3, 1), (0, 0, 0, 1))  # (M, h, w + 1, C)
+        second = F.pad(second, (self.radius,) * 4).permute(0, 2, 1, 3)  # (M, h + 2r, C, w + 2r)
         bands = []
         for dy in range(side):
             products = rows @ second[:, dy : dy + height]  # (M, h, w + 1, w + 2r)
             # Cut into rows that are longer by one, what lay on a diagonal lies in a column.
             flat = products.flatten(2)[..., : width * (width + side)]
             bands.append(flat.unflatten(2, (width, width + side))[..., :side])
-        return torch.cat(bands, dim=3).permute(0, 3, 1, 2)
+        reach = self.patch // 2
+        similarity = F.pad(torch.cat(bands, dim=3), (0, 0, *(reach,) * 4)).permute(0, 3, 1, 2)
+        return F.avg_pool2d(similarity, self.patch, 1, reach, divisor_override=1).permute(0, 2, 3, 1)
 
-    def _reversed(self, similarity: Tensor) -> Tensor:
-        """The same of the second frames to the first: pixel q at shift -d is pixel q - d at shift d.
+    def _onward(self, sums: Tensor) -> Tensor:
+        """Mean similarity over the patch of a pixel of the first frames, (M, h, w, D), at shifts row by row."""
+        reach = self.patch // 2
+        sums = sums[:, reach : sums.shape[1] - reach, reach : sums.shape[2] - reach]
+        return sums / self._patch_sizes(*sums.shape[1:3], like=sums)
 
-        As in `_similarity`, a diagonal is a column of rows that are cut one shorter; 121 slices would burden exporters.
-        """
-        side, (height, width) = 2 * self.radius + 1, similarity.shape[-2:]
-        padded = F.pad(similarity, (self.radius,) * 4).unflatten(1, (side, side))
-        maps = padded.transpose(2, 3)  # (M, dy, h + 2r, dx, w + 2r)
-        maps = _sheared(maps.flatten(3), 3, side, width)
-        return _sheared(maps.flatten(1, 2), 1, side, height).transpose(2, 3).flatten(1, 2).flip(1)
+    def _back(self, sums: Tensor) -> Tensor:
+        """The same of the second frames to the first: what pixel q has at shift -d pixel q - d has at shift d."""
+        side, reach = 2 * self.radius + 1, self.patch // 2
+        height, width = (size - 2 * reach for size in sums.shape[1:3])
+        sums = F.pad(sums, (0, 0, *(self.radius - reach,) * 4))  # Centres that far outside have nothing in their patches.
+        y, x, dy, dx = (torch.arange(size, device=sums.device) for size in (height, width, side, side))
+        pixel = (y.view(-1, 1, 1, 1) + dy.view(-1, 1)) * sums.shape[2] + x.view(-1, 1, 1) + dx
+        shift = (side - 1 - dy).view(-1, 1) * side + (side - 1 - dx)
+        taken = sums.flatten(1)[:, (pixel * side**2 + shift).flatten()]
+        return taken.unflatten(1, (height, width, side**2)) / self._patch_sizes(height, width, like=sums)
+
+    def _patch_sizes(self, height: int, width: int, like: Tensor) -> Tensor:
+        """How many pixels of a patch lie inside the picture, (h, w, 1)."""
+        reach, sizes = self.patch // 2, []
+        for length in (height, width):
+            place = torch.arange(length, device=like.device)
+            sizes.append((place + reach).clamp(max=length - 1) - (place - reach).clamp(min=0) + 1)
+        return (sizes[0].view(-1, 1, 1) * sizes[1].view(-1, 1)).to(like.dtype)
 
     def _motion(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
-        """Motion (M, 2, h, w) less the camera's, and its certainty (M, 1, h, w)."""
-        similarity = F.avg_pool2d(similarity, self.patch, 1, self.patch // 2, count_include_pad=False)
-        best = similarity.amax(1, keepdim=True)
-        share = torch.softmax(similarity / self.temperature, dim=1)
+        """Motion (M, 2, h, w) less the camera's, and its certainty (M, 1, h, w). similarity: (M, h, w, D)."""
+        share = torch.softmax(similarity / self.temperature, dim=3)
         steps = torch.arange(-self.radius, self.radius + 1, dtype=share.dtype, device=share.device)
-        y = steps.repeat_interleave(len(steps)).view(1, -1, 1, 1)
-        x = steps.repeat(len(steps)).view(1, -1, 1, 1)
-        motion = torch.stack([(share * x).sum(1), (share * y).sum(1)], dim=1)
-        spread = (share * (x.square() + y.square())).sum(1, keepdim=True) - motion.square().sum(1, keepdim=True)
+        y, x = steps.repeat_interleave(len(steps)), steps.repeat(len(steps))
+        moments = (share @ torch.stack([x, y, x.square() + y.square()], dim=1)).permute(0, 3, 1, 2)
+        motion = moments[:, :2]
+        spread = moments[:, 2:] - motion.square().sum(1, keepdim=True)
         # Near the border the match of what leaves the picture is no match: nothing there is alike.
-        sure = best.clamp(0, 1) / (1 + spread.clamp(min=0))
+        sure = similarity.amax(3).unsqueeze(1).clamp(0, 1) / (1 + spread.clamp(min=0))
         return motion - _camera_motion(motion, sure), sure
 
 
@@ -107,13 +122,6 @@ def _standardised(features: Tensor) -> Tensor:
     """Each channel of each frame with mean 0 and variance 1: else few strong channels decide what is alike."""
     centred = features - features.mean((2, 3), keepdim=True)
     return centred / (centred.square().mean((2, 3), keepdim=True) + 1e-5).sqrt()
-
-
-def _sheared(lines: Tensor, dim: int, side: int, length: int) -> Tensor:
-    """Of `side` lines of length + side - 1, one after the other along `dim`: of line i what begins at side - 1 - i."""
-    last = side - 1
-    lines = lines.narrow(dim, last, side * (length + last - 1))
-    return lines.unflatten(dim, (side, length + last - 1)).narrow(dim + 1, 0, length)
 
 
 def _of_frames(onward: Tensor, back: Tensor, sign: int) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,14 +15,18 @@ from torch import Tensor
 from .errors import InputError
 
 
+_LONGEST = 4.0  # Frames that are longer than 4 to 1 are seen as 4 to 1: what is shorter would hardly have features.
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """Size and colour normalisation of a network's input.
 
-    height, width: network input size in pixels; frames are resized to it without regard to their aspect ratio, as the
-        authors did.
+    height, width: network input size in pixels. Frames are resized to it without regard to their aspect ratio, as the
+        authors did, unless `keep_aspect`.
     bgr: the channel order the network was trained with; False means RGB.
     mean, std: three floats each, in that channel order, in units of 0-255.
+    keep_aspect: every video gets a size of its own, see `fitted`.
     """
 
     height: int
@@ -28,6 +34,19 @@ class InputSpec:
     bgr: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    keep_aspect: bool = False
+
+    def fitted(self, height: int, width: int) -> InputSpec:
+        """For a video of frames height x width: itself, or with `keep_aspect` about as many pixels in the frames' shape.
+
+        Sides have the form 8k + 1, as `ModelConfig.input_size` explains.
+        """
+        if not self.keep_aspect:
+            return self
+        ratio = min(max(width / height, 1 / _LONGEST), _LONGEST)
+        sides = (math.sqrt(self.height * self.width * factor) for factor in (1 / ratio, ratio))
+        height, width = (8 * max(round((side - 1) / 8), 1) + 1 for side in sides)
+        return dataclasses.replace(self, height=height, width=width)
 
     def prepare(self, frames: Sequence[np.ndarray]) -> Tensor:
         """Resize and normalise decoded frames.
@@ -44,7 +63,7 @@ class InputSpec:
         mean = np.asarray(self.mean, np.float32)
         std = np.asarray(self.std, np.float32)
         for target, frame in zip(clip, frames):
-            _check_frame(frame)
+            check_frame(frame)
             resized = cv2.resize(frame, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
             # Plane by plane: numpy is slow at writing interleaved channels apart.
             planes = cv2.split(resized)
@@ -55,7 +74,7 @@ class InputSpec:
 
     def resize(self, frame: np.ndarray) -> np.ndarray:
         """The first half of `prepare`, for one frame: uint8 (height, width, 3), BGR. Raises InputError as `prepare`."""
-        _check_frame(frame)
+        check_frame(frame)
         resized = np.empty((self.height, self.width, 3), np.uint8)
         return cv2.resize(frame, (self.width, self.height), dst=resized, interpolation=cv2.INTER_LINEAR)
 
@@ -69,6 +88,7 @@ class InputSpec:
         return images.sub_(mean).div_(std).permute(0, 3, 1, 2)
 
 
-def _check_frame(frame: np.ndarray) -> None:
+def check_frame(frame: np.ndarray) -> None:
+    """Raises InputError unless frame is uint8 (H, W, 3) with pixels."""
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
         raise InputError(f"a frame must be a uint8 array (H, W, 3), got {frame.dtype} {tuple(frame.shape)}")

@@ -58,6 +58,14 @@ def load_model(weights: str | Path | None = None) -> SaliencyModel:
     return model
 
 
+def check_model_path(path: Path) -> None:
+    """Raises OutputError where `save_model` surely could not write."""
+    if path.suffix.lower() not in _SERIALISERS:
+        raise OutputError(f"{path}: a model file must end in {' or '.join(_SERIALISERS)}")
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: cannot be written (the folder does not exist)")
+
+
 def save_model(model: SaliencyModel, path: str | Path) -> None:
     """Write weights and configuration to a .safetensors or .pth file, which appears complete or not at all.
 
@@ -65,8 +73,7 @@ def save_model(model: SaliencyModel, path: str | Path) -> None:
     Raises OutputError for another suffix, or where the file cannot be written.
     """
     path = Path(path)
-    if path.suffix.lower() not in _SERIALISERS:
-        raise OutputError(f"{path}: a model file must end in {' or '.join(_SERIALISERS)}")
+    check_model_path(path)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     content = _SERIALISERS[path.suffix.lower()](state, {"config": model.config.to_dict(), "untrained": model.untrained})
     temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.part")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +53,10 @@ def probability(text: str) -> float:
     if not 0 <= value <= 1:  # Also false for NaN.
         raise argparse.ArgumentTypeError(f"expected a number from 0 to 1, got {text!r}")
     return value
+
+
+def size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{2,5})(?:x(\d{2,5}))?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"expected pixels, as 257 or 257x449 (height x width), got {text!r}")
+    return int(match[1]), int(match[2] or match[1])

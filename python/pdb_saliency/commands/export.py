@@ -8,7 +8,7 @@ from typing import Any
 
 from ..options import CLIP_LENGTH
 from ..streams import tell, write
-from .arguments import path
+from .arguments import path, size
 from .predict_options import positive
 
 _FORMATS = ("torch-export", "aoti", "onnx")
@@ -21,10 +21,11 @@ Write a model as a file that runs without this package:
                 torch._inductor.aoti_load_package(FILE)(clip), or from C++ AOTIModelPackageLoader
   onnx          standard operators only, FILE.onnx: onnxruntime and others; needs pip install 'pdb-ext[export]'
 
-  input   clip      float32 (N, T, 3, H, W): RGB frames, 0 to 255, resized to the model's H x W. N is free
+  input   clip      float32 (N, T, 3, H, W): RGB frames, 0 to 255, resized to H x W. N is free
   output  saliency  float32 (N, T, H, W), 0 to 1
 
-Normalisation is inside. T is --clip-length. The written file is run once and compared with the model before it is put in
+Normalisation and calibration are inside; the guided filter, by which maps get the borders of the picture, is not. T is
+--clip-length; H x W is --size: for models that keep the frames' shape, 185x321 suits 16:9 and 321x185 upright video. The written file is run once and compared with the model before it is put in
 place. A package of aoti compiles for minutes; a model is exported in float32.
 """
 
@@ -50,19 +51,24 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--format", choices=_FORMATS, required=True, help="see above")
     length_help = "frames of a clip, T (default: %(default)s)"
     parser.add_argument("--clip-length", type=positive, default=CLIP_LENGTH, metavar="N", help=length_help)
+    size_help = "pixels of the input (default: the model's input size)"
+    parser.add_argument("--size", type=size, metavar="N|HxW", help=size_help)
     parser.add_argument("--device", default="cpu", metavar="D", help="where an aoti package will run (default: %(default)s)")
 
 
 def export(arguments: argparse.Namespace) -> None:
     from ..engine import resolve_device
     from ..export import export as export_model
+    from ..errors import InputError
     from ..weights import load_model
 
     model = load_model(arguments.model)
     if model.untrained:
         tell("note", model.untrained)
+    height, width = arguments.size or model.config.input_size
+    if model.config.variant == "released" and (height, width) != model.config.input_size:
+        raise InputError(f"the released variant has its own input size, {model.config.input_size}: leave --size out")
     device = resolve_device(arguments.device)
-    difference = export_model(model, arguments.output, arguments.format, arguments.clip_length, device)
-    spec = model.input_spec
-    shape = f"(N, {arguments.clip_length}, 3, {spec.height}, {spec.width})"
+    difference = export_model(model, arguments.output, arguments.format, arguments.clip_length, device, (height, width))
+    shape = f"(N, {arguments.clip_length}, 3, {height}, {width})"
     write(f"{arguments.output}: clip {shape} float32 RGB 0-255 -> saliency; relative RMS difference {difference:.1e}")

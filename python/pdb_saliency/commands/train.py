@@ -47,7 +47,7 @@ def train(arguments: argparse.Namespace) -> None:
     main = fabric.global_rank == 0
     in_first(fabric, lambda: Share(0, fabric.world_size, config.batch))
     remark = (lambda text: tell("note", text)) if main else (lambda text: None)
-    sets, videos = in_first(fabric, lambda: (_training_sets(arguments), _videos(arguments)))
+    sets, videos = in_first(fabric, lambda: (_training_sets(arguments), open_videos(arguments.val, arguments.data_root, arguments.broken)))
     mix = _mix(arguments, sets)
     model = _model(arguments, config.seed, remark)
     config = _complete(config, arguments, model, mix)
@@ -82,24 +82,25 @@ def _preset(arguments: argparse.Namespace) -> TrainConfig:
 
 
 def _training_sets(arguments: argparse.Namespace) -> list[tuple[Dataset, float]]:
-    return [(_open(name, arguments), weight) for name, weight in arguments.train]
+    return [(_open(name, arguments.data_root, arguments.broken), weight) for name, weight in arguments.train]
 
 
-def _videos(arguments: argparse.Namespace) -> list[Video]:
+def open_videos(names: list[str], data_root: Path | None, broken: str) -> list[Video]:
+    """The checked videos of data sets. Raises InputError, also where a set has none."""
     videos = []
-    for name in arguments.val:
-        dataset = _open(name, arguments)
+    for name in names:
+        dataset = _open(name, data_root, broken)
         if not dataset.videos:
             raise InputError(f"{name}: validation needs videos, and this data set has none")
         videos += dataset.videos
     return videos
 
 
-def _open(name: str, arguments: argparse.Namespace) -> Dataset:
+def _open(name: str, data_root: Path | None, broken: str) -> Dataset:
     from ..data.catalog import open_dataset
     from ..data.check import check_dataset
 
-    return check_dataset(open_dataset(name, arguments.data_root), broken=arguments.broken)
+    return check_dataset(open_dataset(name, data_root), broken=broken)
 
 
 def _mix(arguments: argparse.Namespace, sets: list[tuple[Dataset, float]]) -> Mix:
@@ -137,7 +138,8 @@ def _complete(config: TrainConfig, arguments: argparse.Namespace, model: Salienc
     """With what is known once model and data are there."""
     from ..training.start import weights_digest
 
-    size = arguments.size or model.config.input_size
+    square = model.input_spec.fitted(1, 1)  # Stills lie and stand.
+    size = arguments.size or (square.height, square.width)
     if model.config.variant == "released" and size != model.config.input_size:
         raise InputError(f"the released variant trains at its own size, {model.config.input_size}, got {size}")
     values = {"size": size, "model": model.config.to_dict(), "start": weights_digest(model)[:16], "data": mix.words}

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .arguments import add_output, path
+from .arguments import add_output, path, size
 from .data import add_data_options, weighted_set
 
 STAGES = ("spatial", "temporal", "joint")
@@ -118,7 +118,7 @@ def _add_hyper_parameters(group: Any) -> None:
     group.add_argument("--steps", type=positive, metavar="N", help="steps of the optimiser")
     group.add_argument("--batch", type=positive, metavar="N", help="samples a step, in all processes together")
     group.add_argument("--length", type=positive, metavar="H", help="frames of a clip")
-    group.add_argument("--size", type=size, metavar="N|HxW", help="pixels of training (default: the model's input size)")
+    group.add_argument("--size", type=size, metavar="N|HxW", help="pixels of training (default: the model's input size, square if that depends on the frames)")
     group.add_argument("--lr", type=number, metavar="R", help="learning rate, for the mean loss")
     group.add_argument("--backbone-lr", type=number, metavar="F", help="factor on it for the backbone")
     group.add_argument("--weight-decay", type=number, metavar="W", help="weight decay")
@@ -166,13 +166,6 @@ def clip_shares(text: str) -> dict[str, float]:
     if not any(shares.values()):
         raise argparse.ArgumentTypeError(f"expected a share above 0, got {text!r}")
     return shares
-
-
-def size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{2,5})(?:x(\d{2,5}))?", text)
-    if not match:
-        raise argparse.ArgumentTypeError(f"expected pixels, as 257 or 257x449 (height x width), got {text!r}")
-    return int(match[1]), int(match[2] or match[1])
 
 
 def number(text: str) -> float:

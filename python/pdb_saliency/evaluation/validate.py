@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -85,18 +85,24 @@ def combine(videos: Sequence[VideoScores]) -> dict[str, float]:
 
 
 def _score_video(engine: Engine, video: Video, threshold: float, clips_every: int) -> VideoScores:
+    scores = VideoScores(SaliencyScores(threshold))
+    for saliency, mask, counts in scored_maps(engine, video, clips_every):
+        frame_scores = scores.frames.add(saliency, mask)
+        if counts:
+            scores.overlaps.append(frame_scores.j)
+    return scores
+
+
+def scored_maps(engine: Engine, video: Video, clips_every: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+    """Saliency, mask (uint8, 0 or 255), and whether it counts for J and F, of each frame of `video` that is scored."""
     annotated = [index for index, paths in enumerate(video.masks) if paths]
     counted = set(annotated[scored_frames(len(annotated))])
     looked_at = annotated_clips(video, clips_every)
     scored = chosen_frames(video, clips_every)
     frames = (Frame(str(index), read_frame(video.frames[index])) for index in looked_at)
-    scores = VideoScores(SaliencyScores(threshold))
     for index, (frame, saliency) in zip(looked_at, engine.maps(frames)):
         if video.masks[index] and index in scored:
-            frame_scores = scores.frames.add(saliency, read_mask(video.masks[index], frame.image.shape[:2]))
-            if index in counted:
-                scores.overlaps.append(frame_scores.j)
-    return scores
+            yield saliency, read_mask(video.masks[index], frame.image.shape[:2]), index in counted
 
 
 def annotated_clips(video: Video, every: int = 1) -> list[int]:

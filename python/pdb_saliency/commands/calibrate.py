@@ -1,0 +1,86 @@
+"""`pdb-saliency calibrate`: make a model's saliency a probability."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ..options import THRESHOLD
+from ..streams import tell, write
+from .arguments import path
+
+_HELP = """\
+Fit the two numbers with which a model's saliency means a probability (Platt 1999: scale and offset of its logits) to
+annotated videos, and write the model with them. Shown are the reliability before and after (of the pixels with a saliency
+near 0.5 about half should be salient), the expected calibration error, and J over the threshold of the masks.
+
+Use videos that the model was not trained on. What is shown is measured on the videos that the numbers are fitted to.
+"""
+
+_EXAMPLES = """\
+examples:
+  pdb-saliency calibrate runs/temporal/best.safetensors davis-2016:val --data-root data -o model.safetensors
+  pdb-saliency calibrate lite my-videos --every 4
+"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "calibrate",
+        help="make a model's saliency a probability",
+        description=_HELP,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=calibrate)
+    parser.add_argument("model", metavar="MODEL", type=path, help="a name or a file, as for predict --weights")
+    parser.add_argument("videos", metavar="VIDEOS", type=path, nargs="+", help="data sets, as for train --val")
+    parser.add_argument("--data-root", metavar="ROOT", type=lambda text: Path(path(text)), help="folder that holds the data sets")
+    output_help = "write the calibrated model to this .safetensors or .pth file (default: only show)"
+    parser.add_argument("-o", "--output", metavar="FILE", type=lambda text: Path(path(text)), help=output_help)
+    parser.add_argument("--half", action="store_true", help="store the weights in half precision")
+    every_help = "look at every n-th clip of five frames only (default: at all)"
+    parser.add_argument("--every", type=_count, default=1, metavar="N", help=every_help)
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+
+
+def calibrate(arguments: argparse.Namespace) -> None:
+    from ..engine import resolve_device
+    from ..evaluation.calibration import fit, observe, set_calibration
+    from ..weights import check_model_path, load_model, save_model
+    from .train import open_videos
+
+    if arguments.output:
+        check_model_path(arguments.output)
+    model = load_model(arguments.model)
+    if model.untrained:
+        tell("note", model.untrained)
+    videos = open_videos(arguments.videos, arguments.data_root, "refuse")
+    observed = observe(model, videos, resolve_device(arguments.device), arguments.every)
+    scale, offset = fit(observed.counts)
+    write(f"scale {scale}, offset {offset}; before: {model.config.calibration[0]}, {model.config.calibration[1]}")
+    _show(observed, {"before": model.config.calibration, "after": (scale, offset)})
+    if arguments.output:
+        set_calibration(model, scale, offset)
+        save_model(model.half() if arguments.half else model, arguments.output)
+
+
+def _show(observed: Any, calibrations: dict[str, tuple[float, float]]) -> None:
+    from ..evaluation.calibration import best_threshold, calibration_error, overlap_at, reliability
+
+    for name, numbers in calibrations.items():
+        rows = reliability(observed.counts, *numbers)
+        write(f"\n{name}: expected calibration error {calibration_error(rows):.4f}")
+        write("saliency  salient  of all pixels")
+        for said, true, pixels in rows:
+            write(f"{said:8.3f} {true:8.3f} {pixels:14.2%}")
+        threshold, overlap = best_threshold(observed.overlaps, *numbers)
+        shown = ", ".join(f"{overlap_at(observed.overlaps, t, *numbers):.3f} at {t}" for t in (0.3, THRESHOLD, 0.5, 0.6))
+        write(f"J {shown}; at best {overlap:.3f} at {threshold:.2f}")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
+    return int(text)
