@@ -9,8 +9,10 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -81,13 +83,27 @@ def measure(model: nn.Module, engine: Engine, source: Source, frames: int, secon
     with tempfile.TemporaryDirectory() as folder:
         stages = _stages(engine, FirstFrames(source, frames), clip, Path(folder), floor)
         timings = Timings(difference, gmac, frames, {name: [] for name in stages})
-        for call, _ in stages.values():  # Allocates, chooses kernels, fills caches.
-            call()
+        for stage in stages.values():  # Allocates, chooses kernels, fills caches.
+            stage.run()
         start = time.perf_counter()
         while len(timings.seconds["end to end"]) < 3 or time.perf_counter() - start < seconds:
-            for name, (call, count) in stages.items():
-                timings.seconds[name].append(_time(call, engine.device) / count)
+            for name, stage in stages.items():
+                timings.seconds[name].append(stage.run(engine.device) / stage.frames)
     return timings
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """call: is timed, with what `prepare` returned just before. frames: that it processes."""
+
+    call: Callable[..., Any]
+    frames: int
+    prepare: Callable[[], Any] | None = None
+
+    def run(self, device: torch.device = torch.device("cpu")) -> float:
+        """Seconds of `call`; of the GPU where `device` is one."""
+        call = partial(self.call, self.prepare()) if self.prepare else self.call
+        return _time(call, device)
 
 
 def _check(model: nn.Module, engine: Engine, clip: list[Frame]) -> float:
@@ -105,8 +121,7 @@ def _check(model: nn.Module, engine: Engine, clip: list[Frame]) -> float:
 
 def _stages(
     engine: Engine, source: Source, clip: list[Frame], folder: Path, floor: Callable
-) -> dict[str, tuple[Callable, int]]:
-    """Name to (function, frames it processes)."""
+) -> dict[str, _Stage]:
     length, spec = len(clip), engine.input_spec.fitted(*clip[0].image.shape[:2])
     resized = [spec.resize(frame.image) for frame in clip]
     encoded = engine.encode(resized)
@@ -134,23 +149,29 @@ def _stages(
         for index, map_ in enumerate(maps):
             write_picture(folder / f"{index}.png", to_map(map_))
 
+    def begun() -> Iterator[Frame]:
+        """The source behind its first frame: a decoder's process has started by then."""
+        frames = iter(source)
+        next(frames)
+        return frames
+
     def end_to_end():
         with ResultWriter(folder, ["maps"]) as writer:
             run(source, engine, writer, progress=False)
 
     has_motion = engine.network.motion is not None
     return {
-        "decode": (lambda: list(islice(source, length)), length),
-        "resize": (lambda: [spec.resize(frame.image) for frame in clip], length),
-        "spatial": (spatial, length),
-        **({"motion": (motion, length)} if has_motion else {}),
-        "temporal": (temporal, length),
-        "temporal, head, upsample": (lambda: engine.saliency(encoded), length),
-        "network": (network, length),
-        "floor": (floor, length),
-        "to frame size": (lambda: [engine.output_spec(m, f.image) for m, f in zip(small, clip)], length),
-        "encode png": (encode, length),
-        "end to end": (end_to_end, source.count),
+        "decode": _Stage(lambda frames: deque(frames, maxlen=0), max(source.count - 1, 1), begun),
+        "resize": _Stage(lambda: [spec.resize(frame.image) for frame in clip], length),
+        "spatial": _Stage(spatial, length),
+        **({"motion": _Stage(motion, length)} if has_motion else {}),
+        "temporal": _Stage(temporal, length),
+        "temporal, head, upsample": _Stage(lambda: engine.saliency(encoded), length),
+        "network": _Stage(network, length),
+        "floor": _Stage(floor, length),
+        "to frame size": _Stage(lambda: [engine.output_spec(m, f.image) for m, f in zip(small, clip)], length),
+        "encode png": _Stage(encode, length),
+        "end to end": _Stage(end_to_end, source.count),
     }
 
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .efficientnet import SameConv2d
+from .efficientnet import InvertedResidual, SameConv2d
 from .resnet import Bottleneck
 
 
 def fuse(module: nn.Module) -> nn.Module:
-    """Replace, below `module`, each folded `Sequential` of a convolution and perhaps a ReLU or ReLU6, and ResNet's blocks.
+    """Replace, below `module`, each folded `Sequential` of a convolution and perhaps a ReLU or ReLU6, and the shortcuts.
 
     In place; returns `module`. For float32 on the CPU, without gradients.
     """
     for name, child in module.named_children():
         if isinstance(child, Bottleneck):
             setattr(module, name, _FusedBottleneck(child))
+        elif isinstance(child, InvertedResidual) and child.residual:
+            setattr(module, name, _FusedInvertedResidual(child))
         elif isinstance(child, nn.Sequential) and list(child._modules) in (["conv"], ["conv", "relu"]):
             setattr(module, name, FusedConv2d(child.conv, child._modules.get("relu")))
         else:
@@ -33,7 +35,7 @@ def can_fuse(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 class FusedConv2d(nn.Module):
-    """activation(conv(x)), channels last. activation: ReLU, ReLU6 or None; with ReLU also activation(conv(x) + shortcut)."""
+    """activation(conv(x) + shortcut), channels last, the shortcut where there is one. activation: ReLU, None, or (alone) ReLU6."""
 
     def __init__(self, conv: nn.Conv2d, activation: nn.Module | None):
         super().__init__()
@@ -54,7 +56,8 @@ class FusedConv2d(nn.Module):
         if shortcut is None:
             return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *geometry, name, scalars, "")
         operator = torch.ops.mkldnn._convolution_pointwise.binary
-        return operator(x, shortcut, self.weight, self.bias, *geometry, "add", 1.0, name, scalars, "")
+        activation = None if name == "none" else name  # "none" is a name that only the operator without shortcut knows.
+        return operator(x, shortcut, self.weight, self.bias, *geometry, "add", 1.0, activation, scalars, "")
 
 
 class _FusedBottleneck(nn.Module):
@@ -70,3 +73,15 @@ class _FusedBottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x if self.proj is None else self.proj(x)
         return self.increase(self.conv3x3(self.reduce(x)), shortcut)
+
+
+class _FusedInvertedResidual(nn.Module):
+    """`efficientnet.InvertedResidual`, whose projection adds the input."""
+
+    def __init__(self, block: InvertedResidual):
+        super().__init__()
+        self.inner = fuse(nn.Sequential(block.expand, block.depthwise))
+        self.project = FusedConv2d(block.project.conv, None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(self.inner(x), x)

@@ -15,7 +15,7 @@ Measure every stage of `predict` on this machine, and beside them the floor: the
 the ConvLSTM layers included, run by plain PyTorch over the same shapes. First the maps of the first clip are compared with
 those of the plain float32 model; a wrong answer is not timed.
 
-  decode, resize             from the file to the network's uint8 input
+  decode, resize             from the file to the network's uint8 input (decoding from the second frame on)
   spatial                    backbone, PDC, reduction (with upload and normalisation)
   temporal                   the temporal module alone
   temporal, head, upsample   all that follows the spatial part
@@ -48,8 +48,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--json", metavar="FILE", type=lambda text: Path(path(text)), help="write all numbers to this file")
     seconds_help = "time for measuring; three rounds are always made (default: %(default)s)"
     parser.add_argument("--seconds", type=positive, default=20, metavar="S", help=seconds_help)
-    frames_help = "frames of an end-to-end run (default: %(default)s)"
-    parser.add_argument("--frames", type=positive, default=10, metavar="N", help=frames_help)
+    frames_help = "frames of an end-to-end run, which includes the start (default: %(default)s)"
+    parser.add_argument("--frames", type=positive, default=40, metavar="N", help=frames_help)
     parser.add_argument("--threads", type=positive, metavar="N", help="threads of PyTorch (default: its own choice)")
     architecture_help = "time this network with random weights in place of a trained one: paper (ResNet-50), released, lite"
     parser.add_argument("--architecture", choices=("paper", "released", "lite"), metavar="A", help=architecture_help)
