@@ -49,9 +49,9 @@ def guided(saliency: np.ndarray, image: np.ndarray) -> np.ndarray:
         return cv2.resize(guided(saliency, cv2.resize(image, size, interpolation=cv2.INTER_AREA)), (width, height))
     half = tuple(-(-side // 2) for side in saliency.shape[::-1])
     coefficients = _coefficients(*(cv2.resize(picture, half, interpolation=cv2.INTER_AREA) for picture in (saliency, image)))
-    coefficients = cv2.resize(coefficients, (width, height), interpolation=cv2.INTER_LINEAR)
-    result = np.einsum("hwc,hwc->hw", coefficients[:, :, :3], image, dtype=np.float32)
-    result += coefficients[:, :, 3]
+    *a, result = (cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in cv2.split(coefficients))
+    for factor, colour in zip(a, cv2.split(image)):
+        cv2.accumulateProduct(factor, colour.astype(np.float32), result)
     return np.clip(result, 0, 1, out=result)
 
 
