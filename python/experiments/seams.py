@@ -69,7 +69,8 @@ def main():
     found = {way: ([], [], []) for way in WAYS}  # Differences at borders, elsewhere, and absolute errors.
     for folder in sorted((arguments.data / "JPEGImages").iterdir()):
         frames = list(zip(range(arguments.frames), open_source(str(folder))))
-        encoded = [engine.encode([engine.input_spec.resize(frame.image)])[0] for _, frame in frames]
+        spec = engine.input_spec.fitted(*frames[0][1].image.shape[:2])
+        encoded = [engine.encode([spec.resize(frame.image)])[0] for _, frame in frames]
         masks = [arguments.data / "Annotations" / folder.name / f"{frame.name}.png" for _, frame in frames]
         for way, maps_of in WAYS.items():
             maps = maps_of(engine, encoded)
