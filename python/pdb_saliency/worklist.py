@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from .errors import InputError, SaliencyError
-from .streams import tell, write
+from .streams import say, tell
 
 VIDEO_SUFFIXES = frozenset(
     ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
@@ -120,7 +120,7 @@ def _names(sources: list[str]) -> list[str]:
 def work_through(jobs: Sequence[Job], share: Share, process: Callable[[Job], str]) -> None:
     """Do this process's jobs, one after the other, whatever becomes of each; then wait for the other processes.
 
-    process: does a job and returns a line about it, which is printed; what it raises is told, and the next job begins.
+    process: does a job and returns a line about it, for the user; what it raises is told, and the next job begins.
     Raises SaliencyError, in every process, when a job of any has failed; only then, because torchrun ends all processes
     when the first one fails.
     """
@@ -137,7 +137,7 @@ def work_through(jobs: Sequence[Job], share: Share, process: Callable[[Job], str
             failed += 1
             tell("error", f"{head}: {traceback.format_exception_only(error)[-1].strip()}")
             continue
-        write(f"{head}: {line}")
+        say(f"{head}: {line}")
     total = _sum_over_processes(failed, share)
     if total:
         raise SaliencyError(f"{total} of {len(jobs)} videos failed")

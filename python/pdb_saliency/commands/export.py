@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..options import CLIP_LENGTH
-from ..streams import tell, write
-from .arguments import path
+from ..streams import say, tell
+from .arguments import add_verbosity, path
 from .predict_options import positive
 
 _FORMATS = ("torch-export", "aoti", "onnx")
@@ -51,6 +51,7 @@ def add_parser(commands: Any) -> None:
     length_help = "frames of a clip, T (default: %(default)s)"
     parser.add_argument("--clip-length", type=positive, default=CLIP_LENGTH, metavar="N", help=length_help)
     parser.add_argument("--device", default="cpu", metavar="D", help="where an aoti package will run (default: %(default)s)")
+    add_verbosity(parser, verbose="also tell model, device and time")
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -62,7 +63,8 @@ def export(arguments: argparse.Namespace) -> None:
     if model.untrained:
         tell("note", model.untrained)
     device = resolve_device(arguments.device)
+    tell("info", f"{model.description}, on {device}")
     difference = export_model(model, arguments.output, arguments.format, arguments.clip_length, device)
     spec = model.input_spec
     shape = f"(N, {arguments.clip_length}, 3, {spec.height}, {spec.width})"
-    write(f"{arguments.output}: clip {shape} float32 RGB 0-255 -> saliency; relative RMS difference {difference:.1e}")
+    say(f"{arguments.output}: clip {shape} float32 RGB 0-255 -> saliency; relative RMS difference {difference:.1e}")
