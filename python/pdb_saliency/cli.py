@@ -57,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         tell("interrupted; the files written so far are complete")
         return 130
+    except MemoryError as error:
+        tell("error", f"not enough memory ({error})" if str(error) else "not enough memory")
     except BrokenPipeError:
         pass  # The reader of our output has gone, and wants no more words.
     return 1

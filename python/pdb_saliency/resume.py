@@ -55,7 +55,10 @@ class Run:
         """Record that this run has begun, which makes all maps that are there already old. Raises OutputError."""
         if self.store:
             shutil.rmtree(self.store, ignore_errors=True)
-            self.store.mkdir()
+            try:
+                self.store.mkdir(exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"{self.store}: cannot be made ({error.strerror})") from error
         self._write(False)
 
     def complete(self) -> None:
@@ -73,8 +76,11 @@ class Run:
         temporary = self._out / f".{RECORD}.part"
         try:
             self._out.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, self._path)
+            try:
+                temporary.write_text(text, encoding="utf-8")
+                os.replace(temporary, self._path)
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(f"{self._path}: cannot be written ({error.strerror})") from error
 

@@ -19,7 +19,7 @@ from ..data.read import read_mask
 from ..errors import InputError, SaliencyError
 from ..options import THRESHOLD
 from ..pictures import read_levels
-from ..processes import ctrl_c_held
+from ..processes import ctrl_c_held, kill_pool, leave_with_parent
 from ..streams import progress_bar
 from .davis import boundary_measure, statistics
 from .metrics import FrameScores, SaliencyScores, cut, score_frame
@@ -131,10 +131,11 @@ def _in_processes(pairs: list[Pair], rules: Rules, workers: int) -> Iterator[Pai
     except BrokenProcessPool as error:
         raise SaliencyError("a scoring process was killed (no memory left?); fewer --workers need less") from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        kill_pool(pool)
 
 
 def _prepare_worker() -> None:
+    leave_with_parent()
     cv2.setNumThreads(1)
 
 
