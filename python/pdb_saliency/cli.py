@@ -18,7 +18,7 @@ from .commands import bench, data, evaluate, export, predict, reproduce, train
 from .commands.arguments import add_model_options, add_output, add_verbosity
 from .errors import SaliencyError
 from .options import DEMO_KINDS, THRESHOLD
-from .streams import Verbosity, prepare_streams, printable, say, tell, write
+from .streams import Verbosity, prepare_streams, printable, say, tell, write, write_line
 
 _HELP = "Video salient object detection with PDB-ConvLSTM (Song et al., ECCV 2018)."
 
@@ -100,7 +100,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     say(line)
     overlap, error = score(arguments.output / "maps", truth, THRESHOLD)
     write(f"against the ball's true masks: mean IoU {overlap:.3f} at threshold {THRESHOLD}, mean absolute error {error:.3f}")
-    write(f"overlay video: {(arguments.output / 'overlay.mp4').resolve()}")
+    write_line(f"overlay video: {(arguments.output / 'overlay.mp4').resolve()}")
 
 
 def _info(arguments: argparse.Namespace) -> None:

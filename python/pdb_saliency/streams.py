@@ -37,6 +37,11 @@ def printable(text: object) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in str(text))
 
 
+def write_line(text: str) -> None:
+    """One line on stdout, `printable`. Raises as `write`."""
+    write(printable(text))
+
+
 def write(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
     """Print lines at once, to stdout unless told otherwise. Each of them is made `printable`.
 
@@ -49,7 +54,7 @@ def write(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
 def say(text: str) -> None:
     """One line on stdout on what was done, which --quiet leaves out. Raises as `write`."""
     if not Verbosity.quiet:
-        write(printable(text))
+        write_line(text)
 
 
 def tell(*parts: object) -> None:

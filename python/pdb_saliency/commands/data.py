@@ -75,7 +75,7 @@ def show(arguments: argparse.Namespace) -> None:
     from ..data.check import check_dataset
     from ..data.published import KNOWN
     from ..errors import InputError
-    from ..streams import tell, write
+    from ..streams import tell, write_line
 
     root, refused = arguments.data_root, []
     if arguments.sets:
@@ -88,11 +88,11 @@ def show(arguments: argparse.Namespace) -> None:
         datasets = list(found.values())
         for name in KNOWN:
             if not any(title.partition(":")[0] == name for title in [*found, *unlisted]):
-                write(f"{name:24} not found; expected {expected_at(name, root)}")
+                write_line(f"{name:24} not found; expected {expected_at(name, root)}")
         for title, error in unlisted.items():
             refused.append(title)
             tell("error", error)
-            write(f"{title:24} cannot be listed; refused")
+            write_line(f"{title:24} cannot be listed; refused")
     for dataset in datasets:
         tell("info", f"{dataset.name}: below {_place(dataset)}")
         try:
@@ -100,9 +100,9 @@ def show(arguments: argparse.Namespace) -> None:
         except InputError as error:
             refused.append(dataset.name)
             tell("error", error)
-            write(f"{dataset.name:24} {describe(dataset)}; refused")
+            write_line(f"{dataset.name:24} {describe(dataset)}; refused")
         else:
-            write(f"{dataset.name:24} {describe(whole)}")
+            write_line(f"{dataset.name:24} {describe(whole)}")
     if refused:
         raise InputError(f"{len(refused)} data set{'s' * (len(refused) != 1)} refused: {', '.join(refused)}")
     if not datasets:
