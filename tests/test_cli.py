@@ -164,7 +164,7 @@ def test_data_sets_and_methods_with_control_characters_stay_on_their_line(tmp_pa
     for kind, grey in (("images", 90), ("masks", 255)):
         write_frames(tmp_path / "a\nb" / kind, [grey_frame(grey)] * 2)
     assert cli.main(["data", str(tmp_path / "a\nb")]) == 0
-    assert capsys.readouterr().out.splitlines() == [r"a\nb".ljust(24) + " 2 stills"]
+    assert capsys.readouterr().out.split() == [r"a\nb", "2", "stills"]
     truth = tmp_path / "a\nb" / "masks"
     for method in ("c\x1bd", "e"):
         write_frames(tmp_path / "methods" / method, [grey_frame(255)] * 2)

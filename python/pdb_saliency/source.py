@@ -23,6 +23,8 @@ def open_source(text: str) -> Source:
     Raises InputError: nothing there, no permission, no pictures, not a video, two frames of one name.
     """
     path = Path(text)
+    if text == "-":
+        raise InputError("-: standard input is not read: name a file or a folder")
     if path.parts[:2] in (("/", "dev"), ("/", "proc")):
         path = Path(os.path.realpath(path))  # /dev/stdin is another file in the process that decodes.
     try:

@@ -13,7 +13,7 @@ from .errors import InputError, SaliencyError
 from .streams import say, tell
 
 VIDEO_SUFFIXES = frozenset(
-    ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
+    ".3gp .apng .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
 )
 
 
@@ -66,9 +66,12 @@ def find_jobs(inputs: Sequence[str], lists: Sequence[Path], out: Path) -> list[J
         raise InputError("no video is named")
     if len(sources) == 1 and not lists and sources == list(inputs):
         return [Job(sources[0], out, sources[0])]
+    first: dict[str, str] = {}
     for source in sources:
-        if sources.count(source) > 1:
-            raise InputError(f"{source} is named more than once")
+        path = os.path.abspath(source)
+        if path in first:
+            raise InputError(f"{source} is named more than once" + (f", as {first[path]} too" if first[path] != source else ""))
+        first[path] = source
     return [Job(source, out / name, source) for source, name in zip(sources, _names(sources))]
 
 

@@ -161,7 +161,7 @@ def process(text: str, out: Path, options: Options, make_engine: Callable[[], En
         else:
             run_of.begin()
         run(source, engine, writer)
-    run_of.complete()
+    run_of.complete(results.frames)
     for remark in [source.remark, *results.remarks()]:
         if remark:
             tell("note", remark)
