@@ -45,9 +45,17 @@ class PositionModel(GreyModel):
         return torch.logit(position.expand(clip.shape[0], 5, 1, *clip.shape[-2:]))
 
 
+def endless_refine(image, saliency):
+    """A CRF that is at work for longer than any test waits."""
+    time.sleep(3600)
+
+
 if __name__ == "__main__":
+    import pdb_saliency.crf
     import pdb_saliency.weights
     from pdb_saliency.cli import main
 
     pdb_saliency.weights.load_model = lambda _: GreyModel(seconds=0.05)
+    if "FAKE_ENDLESS_CRF" in os.environ:
+        pdb_saliency.crf.refine = endless_refine
     sys.exit(main())

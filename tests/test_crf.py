@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -96,6 +98,62 @@ def test_a_killed_process_is_one_line():
                 os.kill(child.pid, signal.SIGKILL)
             for number in range(5):
                 writer.write(Frame(str(number), image), saliency)
+
+
+@pytest.fixture
+def busy_run(tmp_path):
+    """`predict --crf` in a process of its own, whose two CRF processes never finish a frame; and their numbers."""
+    folder = write_frames(tmp_path / "in", [noisy(48, 64)] * 12)
+    command = [sys.executable, Path(__file__).with_name("fake_model.py"), "predict", folder, "-o", tmp_path / "out"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "FAKE_ENDLESS_CRF": "1"}
+    process = subprocess.Popen(
+        [*command, "--crf", "--crf-workers", "2"], stderr=subprocess.PIPE, text=True, env=environment,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    deadline, workers = time.monotonic() + 120, []
+    while len(workers) < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        workers = [pid for pid in children(process.pid) if b"spawn_main" in commandline(pid)]
+        time.sleep(0.05)
+    time.sleep(1)  # Until they are at work; where that is too short, the test is only easier.
+    yield process, workers
+    process.kill()
+
+
+def children(pid):
+    files = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for file in files for child in file.read_text().split()]
+
+
+def commandline(pid):
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+
+
+@needs_proc
+def test_ctrl_c_does_not_wait_for_the_crf(tmp_path, busy_run):
+    process, workers = busy_run
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "pdb-saliency: interrupted; the files written so far are complete"
+    assert not any(map(commandline, workers)) and not list((tmp_path / "out").rglob("*.png"))
+
+
+@needs_proc
+def test_a_killed_run_leaves_no_crf_processes_behind(busy_run):
+    process, workers = busy_run
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while any(map(commandline, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_option_crf(tmp_path, monkeypatch):

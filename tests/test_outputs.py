@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from collections import Counter
 
 import cv2
@@ -13,7 +14,9 @@ import pytest
 from fake_model import GreyModel
 from films import the_line, write_frames
 from pdb_saliency import cli, ffmpeg
+from pdb_saliency.outputs import result
 from pdb_saliency.outputs.report import MOST_PICTURES
+from pdb_saliency.postprocess import draw_contour, to_cutout, to_mask, to_overlay
 from pdb_saliency.writer import ResultWriter
 from pdb_saliency.frame import Frame
 from PIL import Image
@@ -50,6 +53,26 @@ def frame_with_box(index, height=90, width=160):
 @pytest.fixture
 def boxes(tmp_path):
     return write_frames(tmp_path / "in", [frame_with_box(i) for i in range(6)] + [np.zeros((90, 160, 3), np.uint8)])
+
+
+def test_large_pictures_are_made_in_bands_of_rows(monkeypatch):
+    """The answer is that for the whole frame, and floats of all its pixels and colours never exist together."""
+    monkeypatch.setattr(result, "_BAND", 1 << 14)
+    rng = np.random.default_rng(0)
+    image, map_ = rng.integers(0, 256, (801, 1003, 3), np.uint8), rng.integers(0, 256, (801, 1003), np.uint8)
+    map_ = cv2.GaussianBlur(map_, (0, 0), 30)
+    threshold = float(np.median(map_)) / 255
+    made = {}
+    for part in ("overlay", "cutout"):
+        tracemalloc.start()
+        made[part] = getattr(result.Result(Frame("0", image), 0, map_, threshold), part)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 14 * map_.size, "bytes a pixel: 4 saliency, 3 or 4 result, 2 mask; in floats overlay took 40"
+    saliency = map_ / np.float32(255)
+    mask = to_mask(saliency, threshold)
+    assert np.array_equal(made["overlay"], draw_contour(to_overlay(image, saliency), mask))
+    assert np.array_equal(made["cutout"], to_cutout(image, saliency, threshold))
 
 
 def probe(path, entries, stream="v:0"):

@@ -13,8 +13,6 @@ from fake_model import GreyModel
 from films import as_nobody, grey_frame, noisy, read_maps, read_video, the_line, write_frames, write_video
 from pdb_saliency import cli
 from pdb_saliency.errors import OutputError
-from pdb_saliency.mp4 import Mp4Writer
-from pdb_saliency.pictures import write_picture
 from pdb_saliency.writer import ResultWriter
 
 
@@ -125,53 +123,6 @@ def test_file_size_limit(tmp_path, fake, capsys, kind):
         assert read_maps(tmp_path / "out" / "maps", *size) == {f"{i:05d}.png": 40 * i for i in range(6)}
     else:
         assert "overlay.mp4" in line and [path.name for path in (tmp_path / "out").iterdir()] == ["run.json"]
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("needs the right to mount a tmpfs")
-    yield disk
-    subprocess.run(["umount", "--lazy", disk], check=True)
-
-
-@pytest.mark.parametrize("kind", ["maps", "video", "overlay,video"])
-def test_full_disk(tmp_path, fake, capsys, small_disk, kind):
-    frames = [np.roll(noisy(), 7 * i, 1) for i in range(60)]
-    folder = write_frames(tmp_path / "in", frames)
-    assert fake(folder, "-o", small_disk / "out", "--save", kind) == 1
-    line = the_line(capsys.readouterr())
-    assert str(small_disk) in line and ("No space left" in line or "full disk" in line)
-    assert not [path for path in small_disk.rglob(".*")] and not (small_disk / "out" / "overlay.mp4").exists()
-    if kind == "maps":
-        assert len(read_maps(small_disk / "out" / "maps", 96, 128)) > 5
-    elif kind == "overlay,video":
-        kept = sorted((small_disk / "out" / "overlay").iterdir())
-        assert kept and all(cv2.imread(str(path)).shape == (96, 128, 3) for path in kept)
-
-
-@pytest.mark.skipif(int(cv2.__version__.split(".")[0]) < 5, reason="OpenCV 4 does not tell that a frame was not written")
-def test_full_disk_stops_a_video_at_once(small_disk):
-    video = Mp4Writer(small_disk / "clip.mp4", None)
-    with pytest.raises(OutputError, match="full disk"):
-        for i in range(1000):
-            video.write(np.roll(noisy(), 7 * i, 1))
-    assert 1 < i < 100
-    video.discard()
-    assert not os.listdir(small_disk)
-
-
-def test_failed_write_keeps_the_older_file(tmp_path, small_disk):
-    path = small_disk / "0.png"
-    write_picture(path, noisy(20, 20))
-    before = path.read_bytes()
-    (small_disk / "filler").write_bytes(bytes(190 * 1024))
-    with pytest.raises(OutputError, match="No space left"):
-        write_picture(path, noisy(300, 300))
-    assert path.read_bytes() == before and sorted(os.listdir(small_disk)) == ["0.png", "filler"]
 
 
 # Interrupted runs

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -111,6 +112,17 @@ def test_a_complete_run_is_not_done_once_more(tmp_path, fake, capsys):
     capsys.readouterr()
     assert fake(NeverAsked(), folder, "-o", tmp_path / "out", "--resume") == 0
     assert tuple(capsys.readouterr()) == (f"{tmp_path / 'out'}: everything is there already, by the same command\n", "")
+
+
+@pytest.mark.parametrize("gone", ["maps/00003.png", "maps", "overlay.mp4", "frames.jsonl"])
+def test_a_complete_run_whose_results_were_removed_is_done_once_more(tmp_path, fake, gone):
+    folder, out = write_frames(tmp_path / "in", [grey_frame(40)] * 12), tmp_path / "out"
+    command = (folder, "-o", out, "--save", "maps,video,json", "--resume")
+    assert fake(GreyModel(), *command) == 0
+    whole = contents(out)
+    shutil.rmtree(out / gone) if (out / gone).is_dir() else (out / gone).unlink()
+    assert fake(GreyModel(), *command) == 0
+    assert contents(out) == whole and json.loads((out / "run.json").read_text())["complete"]
 
 
 def test_maps_of_an_older_run_are_not_taken_for_its_own(tmp_path, fake):

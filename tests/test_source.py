@@ -37,6 +37,31 @@ def test_folder_in_natural_order_without_other_files(tmp_path):
     assert (source.count, source.fps) == (4, None)
 
 
+@pytest.mark.skipif(not hasattr(cv2, "imdecodeanimation"), reason="OpenCV before 4.11 has no animations")
+@pytest.mark.parametrize("suffix", [".webp", ".png"])
+def test_an_animated_picture_is_a_video(tmp_path, suffix):
+    animation = cv2.Animation()
+    animation.frames = [np.dstack([grey_frame(25 * i), np.full((48, 64), 255, np.uint8)]) for i in range(8)]
+    animation.durations = np.array([40, 60] * 4)
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(cv2.imencodeanimation(suffix, animation)[1].tobytes())
+    source = open_source(str(path))
+    frames, error = read_all(source)
+    assert error is None and [frame.name for frame in frames] == [f"{i:05d}" for i in range(8)]
+    assert [round(float(frame.image.mean())) for frame in frames] == pytest.approx([25 * i for i in range(8)], abs=2)
+    assert all(frame.image.shape == (48, 64, 3) and frame.image.dtype == np.uint8 for frame in frames)
+    assert [frame.seconds for frame in frames] == pytest.approx([0, 0.04, 0.1, 0.14, 0.2, 0.24, 0.3, 0.34])
+    assert source.count == 8 and source.fps == pytest.approx(7 / 0.34)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match="this animation is truncated"):
+        open_source(str(path))
+    path.write_bytes(path.read_bytes()[:60] + bytes(200) + b"IEND")
+    if suffix == ".png":
+        with pytest.raises(InputError, match="does not decode"):
+            open_source(str(path))
+    assert read_all(open_source(str(write_frames(tmp_path / "still", [grey_frame(7)], suffix) / f"00000{suffix}")))[0][0].name == "00000"
+
+
 def test_glob_and_single_picture(tmp_path):
     for sequence in ("a", "b"):
         write_frames(tmp_path / sequence, [grey_frame(1), grey_frame(2)])

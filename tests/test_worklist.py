@@ -38,9 +38,9 @@ def test_one_input_keeps_its_folder(tmp_path):
 
 
 def test_folders_of_videos_and_of_frames(tmp_path):
-    for name in ("films/b10.MKV", "films/b2.mp4", "films/notes.txt", "films/.hidden.mp4", "films/dog/0.jpg", "films/empty/x"):
+    for name in ("films/b10.MKV", "films/b2.mp4", "films/c.gif", "films/notes.txt", "films/.hidden.mp4", "films/dog/0.jpg", "films/empty/x"):
         touch(tmp_path / name)
-    expected = {"films/b2.mp4": "out/b2", "films/b10.MKV": "out/b10", "films/dog": "out/dog"}
+    expected = {"films/b2.mp4": "out/b2", "films/b10.MKV": "out/b10", "films/c.gif": "out/c", "films/dog": "out/dog"}
     assert places(tmp_path, tmp_path / "films") == expected
     assert list(places(tmp_path, tmp_path / "films")) == list(expected)
 
@@ -50,8 +50,9 @@ def test_names_become_longer_where_they_must(tmp_path):
     assert places(tmp_path, a, touch(tmp_path / "other.mp4")) == {"x/clip.mp4": "out/clip", "other.mp4": "out/other"}
     assert places(tmp_path, a, b) == {"x/clip.mp4": "out/clip.mp4", "x/clip.avi": "out/clip.avi"}
     assert places(tmp_path, a, c) == {"x/clip.mp4": "out/x/clip.mp4", "y/clip.mp4": "out/y/clip.mp4"}
-    with pytest.raises(InputError, match="more than once"):
-        find_jobs([str(a), str(a)], [], tmp_path)
+    for again in (a, a.parent / "../x/clip.mp4"):
+        with pytest.raises(InputError, match="more than once"):
+            find_jobs([str(a), str(c), str(again)], [], tmp_path)
 
 
 def test_lists(tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from pathlib import Path
 from typing import NoReturn, TextIO
 
@@ -17,7 +18,7 @@ from .commands import bench, calibrate, data, evaluate, export, predict, reprodu
 from .commands.arguments import add_model_options, add_output, add_verbosity
 from .errors import SaliencyError
 from .options import DEMO_KINDS, THRESHOLD
-from .streams import Verbosity, prepare_streams, tell, write
+from .streams import Verbosity, prepare_streams, printable, say, tell, write, write_line
 
 _HELP = "Video salient object detection with PDB-ConvLSTM (Song et al., ECCV 2018)."
 
@@ -56,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         tell("interrupted; the files written so far are complete")
         return 130
+    except MemoryError as error:
+        tell("error", f"not enough memory ({error})" if str(error) else "not enough memory")
     except BrokenPipeError:
         pass  # The reader of our output has gone, and wants no more words.
     return 1
@@ -71,7 +74,9 @@ def _run(argv: list[str] | None) -> int:
         parser.print_help(sys.stderr)
         return 2
     keep_freed_memory()
+    began = time.monotonic()
     arguments.command(arguments)
+    tell("info", f"done in {time.monotonic() - began:.1f} s")
     return 0
 
 
@@ -92,17 +97,16 @@ def _demo(arguments: argparse.Namespace) -> None:
     truth = render_clip(MeadowFilm(), clip)
     options = predict.Options(DEMO_KINDS, weights=arguments.weights, device=arguments.device)
     line = predict.process(str(clip), arguments.output, options, options.make_engine)
-    if not Verbosity.quiet:
-        write(line)
+    say(line)
     overlap, error = score(arguments.output / "maps", truth, THRESHOLD)
     write(f"against the ball's true masks: mean IoU {overlap:.3f} at threshold {THRESHOLD}, mean absolute error {error:.3f}")
-    write(f"overlay video: {(arguments.output / 'overlay.mp4').resolve()}")
+    write_line(f"overlay video: {(arguments.output / 'overlay.mp4').resolve()}")
 
 
 def _info(arguments: argparse.Namespace) -> None:
     from .info import describe
 
-    write(describe())
+    write(describe(Verbosity.verbose))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -110,7 +114,7 @@ class _Parser(argparse.ArgumentParser):
         # An unquoted glob arrives as many arguments; argparse would list them all.
         if message.startswith("unrecognized arguments") and len(message) > 200:
             message = f"{message[:150]}... (a glob must be quoted: 'frames/*.jpg')"
-        super().error(message)
+        super().error(printable(message))
 
     def _print_message(self, message: str, file: TextIO | None = None) -> None:
         write(message, file, end="")
@@ -127,11 +131,12 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo)
     add_output(demo, default=Path("pdb-saliency-demo"), help="folder for the results (default: %(default)s)")
     add_model_options(demo)
-    add_verbosity(demo)
+    add_verbosity(demo, quiet="only errors and the last two lines: no progress and notes")
 
     for command in (data, train, calibrate, evaluate, reproduce, bench, export):
         command.add_parser(commands)
 
     info = commands.add_parser("info", help="the build and the devices", description="Print the build and the devices.")
     info.set_defaults(command=_info)
+    add_verbosity(info, quiet="only errors and the listing", verbose="also tell how PyTorch was built")
     return parser

@@ -14,7 +14,7 @@ import numpy as np
 
 from .errors import SaliencyError
 from .frame import Frame
-from .processes import ctrl_c_held
+from .processes import ctrl_c_held, kill_pool, leave_with_parent
 
 # Of the authors' script (the paper gives none); distances in pixels, colours in 0..255.
 ITERATIONS = 5
@@ -104,12 +104,13 @@ class RefiningWriter:
 
     def __exit__(self, *exception: object) -> None:
         if self._pool:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+            with ctrl_c_held():
+                kill_pool(self._pool)
 
     def _submit(self, image: np.ndarray, saliency: np.ndarray) -> Future:
         if self._pool is None:
             # A forked process would inherit the locks of running threads.
-            self._pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"))
+            self._pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"), leave_with_parent)
         try:
             with ctrl_c_held():  # Processes start here, and never see it.
                 return self._pool.submit(refine, image, saliency)

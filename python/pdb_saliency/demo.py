@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from .errors import OutputError
 from .mp4 import Mp4Writer
 from .pictures import read_picture
 from .scene import MeadowFilm
+from .streams import progress_bar
 
 _FPS = 15.0
 
@@ -24,7 +24,7 @@ def render_clip(film: MeadowFilm, path: Path) -> list[np.ndarray]:
     masks = []
     video = Mp4Writer(path, _FPS)
     try:
-        for index in tqdm(range(film.count), desc="drawing", unit="frame", disable=None, dynamic_ncols=True):
+        for index in progress_bar("drawing", iterable=range(film.count), unit="frame"):
             image, mask = film.frame(index)
             video.write(image)
             masks.append(mask)

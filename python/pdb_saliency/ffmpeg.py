@@ -18,6 +18,8 @@ _MISSING = "install ffmpeg, or pip install 'pdb-ext[ffmpeg]'"
 _PATIENCE = 600  # Seconds for copying a sound track.
 _MARK = rb"hdlr.{8}soun|A_[A-Z]{3}|auds|OpusHead|vorbis"  # Of sound, in mp4 and mov, mkv and webm, avi, ogg.
 _LOOKED_AT = 1 << 20  # Bytes at either end.
+# ffmpeg ends with exit code 0 where a full disk cuts off what it writes last.
+_CUT_OFF = re.compile("No space left|too large|Error writing|Error closing")
 
 # How the pixels arrive, and options of the encoder. H.264 plays in browsers, VP9 and ProRes 4444 keep alpha. The colour
 # matrix is BT.709, and the file says so: without a word players take BT.601 for small pictures and BT.709 for large ones.
@@ -96,7 +98,7 @@ class FfmpegWriter:
             self._process.stdin.close()
         except OSError as error:
             raise self._failure() from error
-        if self._process.wait() != 0:
+        if self._process.wait() != 0 or _CUT_OFF.search(self._said()):
             raise self._failure()
         return self._temporary
 
@@ -124,12 +126,15 @@ class FfmpegWriter:
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors, start_new_session=True
         )
 
+    def _said(self) -> str:
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace")
+
     def _failure(self) -> OutputError:
         self._process.kill()
         self._process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").split("\n")
-        said = next((line for line in lines if "No space" in line or "too large" in line), next(filter(None, lines), ""))
+        lines = self._said().split("\n")
+        said = next(filter(_CUT_OFF.search, lines), next(filter(None, lines), ""))
         detail = f"ffmpeg: {said.strip()[:150]}" if said else "a full disk?"
         return OutputError(f"{self._path}: the video cannot be written completely ({detail})")
 
@@ -154,15 +159,18 @@ def add_sound(video: Path, source: Path, seconds: float) -> bool:
     """
     joined = video.with_name(f"{video.stem}.sound{video.suffix}")
     encoder = "libopus" if video.suffix == ".webm" else "aac"
-    for codec in ("copy", encoder):
-        command = [find_ffmpeg(), "-v", "error", "-nostdin", "-y", "-i", _plain(video), "-i", _plain(source)]
-        command += ["-map", "0:v", "-map", "1:a:0", "-c:v", "copy", "-c:a", codec, "-t", f"{seconds:.3f}"]
-        command += ["-movflags", "+faststart"] if video.suffix == ".mp4" else []
-        if _run([*command, _plain(joined)], _PATIENCE).returncode == 0:
-            os.replace(joined, video)
-            return True
-    joined.unlink(missing_ok=True)
-    return False
+    try:
+        for codec in ("copy", encoder):
+            command = [find_ffmpeg(), "-v", "error", "-nostdin", "-y", "-i", _plain(video), "-i", _plain(source)]
+            command += ["-map", "0:v", "-map", "1:a:0", "-c:v", "copy", "-c:a", codec, "-t", f"{seconds:.3f}"]
+            command += ["-movflags", "+faststart"] if video.suffix == ".mp4" else []
+            done = _run([*command, _plain(joined)], _PATIENCE)
+            if done.returncode == 0 and not _CUT_OFF.search(done.stderr):
+                os.replace(joined, video)
+                return True
+        return False
+    finally:
+        joined.unlink(missing_ok=True)
 
 
 def _plain(path: Path) -> str:

@@ -13,11 +13,16 @@ import pdb_ext
 from .weights import weight_names
 
 
-def describe() -> str:
-    """The build of the layer library, the libraries beside it, the devices, and the weights that have a name."""
+def describe(details: bool = False) -> str:
+    """The build of the layer library, the libraries beside it, the devices, and the weights that have a name.
+
+    details: also PyTorch's own account of its build.
+    """
     build = pdb_ext.build_info()
     libraries = {"numpy": np.__version__, "opencv": cv2.__version__, "opencv video": _video_backends()}
     lines = _listing({"build": build, "libraries": libraries, "devices": _devices(), "weights": weight_names()})
+    if details:
+        lines += ["pytorch:", *(f"  {line.strip()}" for line in torch.__config__.show().splitlines())]
     return "\n".join(lines)
 
 

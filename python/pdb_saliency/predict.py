@@ -8,12 +8,12 @@ from contextlib import closing
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from .engine import Engine, move, resolve_device
 from .errors import InputError
 from .frame import Frame, Source
 from .options import EngineOptions
+from .streams import progress_bar
 from .writer import ResultWriter
 
 __all__ = ["move", "resolve_device", "run", "saliency_maps"]
@@ -32,11 +32,11 @@ def saliency_maps(frames: Iterable[Frame], model: nn.Module, device: torch.devic
 def run(source: Source, engine: Engine, writer: ResultWriter, progress: bool = True) -> None:
     """Write the results of every frame of the source and finish the writer.
 
-    progress: a bar on stderr, where that is a terminal.
+    progress: a bar on stderr, where that is a terminal and not --quiet.
     Raises InputError for a frame that cannot be read, after everything before it has been written; OutputError;
     SaliencyError.
     """
-    with tqdm(total=source.count, unit="frame", disable=None if progress else True, dynamic_ncols=True) as bar:
+    with progress_bar(show=None if progress else False, total=source.count, unit="frame") as bar:
         try:
             with closing(engine.maps(source)) as maps:
                 for frame, saliency in maps:

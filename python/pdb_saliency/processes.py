@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 
 
@@ -18,3 +22,20 @@ def ctrl_c_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def kill_pool(pool: ProcessPoolExecutor) -> None:
+    """End the pool at once: its `shutdown` waits for what its processes are at, and for one more task of each."""
+    for process in list((pool._processes or {}).values()):  # From Python 3.14 on it has `kill_workers`.
+        process.kill()
+    pool.shutdown(wait=True, cancel_futures=True)
+
+
+def leave_with_parent() -> None:
+    """The initializer of a pool's processes, which would outlive a parent that is killed."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)

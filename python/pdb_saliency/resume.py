@@ -16,6 +16,7 @@ import numpy as np
 
 from .errors import InputError, OutputError, SaliencyError
 from .frame import Frame, Source
+from .options import FILES, PICTURES
 
 RECORD = "run.json"
 _STORE = ".maps"  # Of a run that does not save maps.
@@ -36,7 +37,7 @@ class Run:
         self.store = self._maps if resumable and not saves_maps else None
 
     def earlier(self) -> str | None:
-        """The state of the earlier run: "complete", "begun", or None for none that is known.
+        """The state of the earlier run: "complete", "begun", or None for none that is known, or whose results are gone.
 
         Raises SaliencyError where it had other settings.
         """
@@ -49,18 +50,23 @@ class Run:
             names = [name for name in self._settings if settings.get(name) != self._settings[name]] or ["version"]
             told = "; ".join(f"{name} {settings.get(name)!s:.80}, now {self._settings.get(name)!s:.80}" for name in names)
             raise SaliencyError(f"{self._out}: the earlier run differs ({told}): leave out --resume to begin anew")
-        return "complete" if complete else "begun"
+        if complete:
+            return "complete" if self._is_whole(record.get("frames")) else None
+        return "begun"
 
     def begin(self) -> None:
         """Record that this run has begun, which makes all maps that are there already old. Raises OutputError."""
         if self.store:
             shutil.rmtree(self.store, ignore_errors=True)
-            self.store.mkdir()
+            try:
+                self.store.mkdir(exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"{self.store}: cannot be made ({error.strerror})") from error
         self._write(False)
 
-    def complete(self) -> None:
-        """Record that everything is there, and remove the maps that were only kept for going on."""
-        self._write(True)
+    def complete(self, frames: int) -> None:
+        """Record that the results of so many frames are there, and remove the maps that were only kept for going on."""
+        self._write(True, frames)
         if self.store:
             shutil.rmtree(self.store, ignore_errors=True)
 
@@ -68,13 +74,26 @@ class Run:
         """The source, whose first frames bring their maps, as far as the earlier run left them without a gap."""
         return _KnownFrames(source, self._maps, self._path.stat().st_mtime_ns)
 
-    def _write(self, complete: bool) -> None:
-        text = json.dumps({"complete": complete, "settings": self._settings}, indent=1)
+    def _is_whole(self, frames: object) -> bool:
+        """Whether nobody has removed results since: of `frames` frames, where the record says how many there were."""
+        for kind in self._settings.get("save", ()):
+            path = self._out / FILES.get(kind, kind)
+            if kind in FILES and not path.is_file():
+                return False
+            if kind in PICTURES and sum(file.suffix == ".png" for file in path.glob("[!.]*")) < (frames or 1):
+                return False
+        return True
+
+    def _write(self, complete: bool, frames: int | None = None) -> None:
+        text = json.dumps({"complete": complete, "frames": frames, "settings": self._settings}, indent=1)
         temporary = self._out / f".{RECORD}.part"
         try:
             self._out.mkdir(parents=True, exist_ok=True)
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, self._path)
+            try:
+                temporary.write_text(text, encoding="utf-8")
+                os.replace(temporary, self._path)
+            finally:
+                temporary.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(f"{self._path}: cannot be written ({error.strerror})") from error
 

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from .animation import AnimatedPicture, is_animated
 from .errors import InputError
 from .frame import Source
 from .pictures import IMAGE_SUFFIXES, PictureFiles
@@ -19,10 +20,13 @@ def open_source(text: str) -> Source:
     """The frames that `text` names: a folder of pictures, a picture, a video file, or else a glob that matches pictures.
 
     Pictures come in natural order of their paths (2.jpg before 10.jpg), which for zero-padded numbers is the
-    alphabetical one. Hidden files and files that are not pictures are passed over.
+    alphabetical one. Hidden files and files that are not pictures are passed over. An animated picture is a video; of one
+    among others in a folder its first frame is taken.
     Raises InputError: nothing there, no permission, no pictures, not a video, two frames of one name.
     """
     path = Path(text)
+    if text == "-":
+        raise InputError("-: standard input is not read: name a file or a folder")
     if path.parts[:2] in (("/", "dev"), ("/", "proc")):
         path = Path(os.path.realpath(path))  # /dev/stdin is another file in the process that decodes.
     try:
@@ -33,7 +37,9 @@ def open_source(text: str) -> Source:
             return PictureFiles(_pictures(path.iterdir(), f"{path}: the folder holds"))
         if not stat.S_ISREG(mode):
             raise InputError(f"{path}: neither a file nor a folder")
-        return PictureFiles([path]) if path.suffix.lower() in IMAGE_SUFFIXES else VideoFile(path)
+        if path.suffix.lower() not in IMAGE_SUFFIXES:
+            return VideoFile(path)
+        return AnimatedPicture(path) if is_animated(path) else PictureFiles([path])
     except OSError as error:
         raise InputError(f"{text}: cannot be read ({error.strerror})") from error
 

@@ -10,10 +10,10 @@ from datetime import timedelta
 from pathlib import Path
 
 from .errors import InputError, SaliencyError
-from .streams import tell, write
+from .streams import say, tell
 
 VIDEO_SUFFIXES = frozenset(
-    ".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
+    ".3gp .apng .avi .flv .gif .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .ogv .ts .vob .webm .wmv".split()
 )
 
 
@@ -66,9 +66,12 @@ def find_jobs(inputs: Sequence[str], lists: Sequence[Path], out: Path) -> list[J
         raise InputError("no video is named")
     if len(sources) == 1 and not lists and sources == list(inputs):
         return [Job(sources[0], out, sources[0])]
+    first: dict[str, str] = {}
     for source in sources:
-        if sources.count(source) > 1:
-            raise InputError(f"{source} is named more than once")
+        path = os.path.abspath(source)
+        if path in first:
+            raise InputError(f"{source} is named more than once" + (f", as {first[path]} too" if first[path] != source else ""))
+        first[path] = source
     return [Job(source, out / name, source) for source, name in zip(sources, _names(sources))]
 
 
@@ -120,7 +123,7 @@ def _names(sources: list[str]) -> list[str]:
 def work_through(jobs: Sequence[Job], share: Share, process: Callable[[Job], str]) -> None:
     """Do this process's jobs, one after the other, whatever becomes of each; then wait for the other processes.
 
-    process: does a job and returns a line about it, which is printed; what it raises is told, and the next job begins.
+    process: does a job and returns a line about it, for the user; what it raises is told, and the next job begins.
     Raises SaliencyError, in every process, when a job of any has failed; only then, because torchrun ends all processes
     when the first one fails.
     """
@@ -137,7 +140,7 @@ def work_through(jobs: Sequence[Job], share: Share, process: Callable[[Job], str
             failed += 1
             tell("error", f"{head}: {traceback.format_exception_only(error)[-1].strip()}")
             continue
-        write(f"{head}: {line}")
+        say(f"{head}: {line}")
     total = _sum_over_processes(failed, share)
     if total:
         raise SaliencyError(f"{total} of {len(jobs)} videos failed")

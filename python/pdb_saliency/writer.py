@@ -91,9 +91,16 @@ class ResultWriter:
         self.frames += 1
 
     def finish(self) -> None:
-        if self.frames:
-            for output in self._outputs:
+        """Finish every kind of result. Raises OutputError for the first that fails, after the others."""
+        failures = []
+        for output in self._outputs if self.frames else ():
+            try:
                 output.finish()
+            except OutputError as error:
+                failures.append(error)
+                output.discard()  # On a full disk that makes room for the next.
+        if failures:
+            raise failures[0]
 
     def outputs(self) -> list[Path]:
         """The folders and files that this run writes."""

@@ -25,10 +25,15 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", metavar="D", help=device_help)
 
 
-def add_verbosity(parser: argparse.ArgumentParser) -> None:
+def add_verbosity(
+    parser: argparse.ArgumentParser,
+    quiet: str = "only errors: no progress, notes and last line",
+    verbose: str = "also tell source, model, device and speed",
+) -> None:
+    """--quiet and --verbose, which every command has; see `streams.Verbosity`."""
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("-q", "--quiet", action="store_true", help="only errors: no progress, notes and last line")
-    group.add_argument("-v", "--verbose", action="store_true", help="also tell source, model, device and speed")
+    group.add_argument("-q", "--quiet", action="store_true", help=quiet)
+    group.add_argument("-v", "--verbose", action="store_true", help=verbose)
 
 
 def path(text: str) -> str:

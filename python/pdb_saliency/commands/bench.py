@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..streams import tell, write
-from .arguments import add_model_options, path
+from .arguments import add_model_options, add_verbosity, path
 from .predict_options import add_engine_options, engine_options, positive
 
 _HELP = """\
@@ -55,6 +55,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--architecture", choices=("paper", "released", "lite"), metavar="A", help=architecture_help)
     add_model_options(parser)
     add_engine_options(parser)
+    add_verbosity(parser, "only errors and the table: no progress and notes", "also tell source, model, device and time")
 
 
 def bench(arguments: argparse.Namespace) -> None:
@@ -75,6 +76,7 @@ def bench(arguments: argparse.Namespace) -> None:
     device = resolve_device(arguments.device)
     model = _model(arguments.architecture, arguments.weights)
     engine = Engine(model, device, options)
+    tell("info", f"{arguments.input or 'a drawn clip'}: {model.description}, on {device}")
     with tempfile.TemporaryDirectory() as folder:
         timings = measure(model, engine, _source(arguments, Path(folder)), arguments.frames, arguments.seconds)
     write(table(timings, model, engine))

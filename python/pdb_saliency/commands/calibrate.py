@@ -8,7 +8,7 @@ from typing import Any
 
 from ..options import THRESHOLD
 from ..streams import tell, write
-from .arguments import path
+from .arguments import add_verbosity, path
 
 _HELP = """\
 Fit the two numbers with which a model's saliency means a probability (Platt 1999: scale and offset of its logits) to
@@ -43,6 +43,7 @@ def add_parser(commands: Any) -> None:
     every_help = "look at every n-th clip of five frames only (default: at all)"
     parser.add_argument("--every", type=_count, default=1, metavar="N", help=every_help)
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    add_verbosity(parser, "only errors and the tables: no notes", "also tell model and device")
 
 
 def calibrate(arguments: argparse.Namespace) -> None:
@@ -57,7 +58,9 @@ def calibrate(arguments: argparse.Namespace) -> None:
     if model.untrained:
         tell("note", model.untrained)
     videos = open_videos(arguments.videos, arguments.data_root, "refuse")
-    observed = observe(model, videos, resolve_device(arguments.device), arguments.every)
+    device = resolve_device(arguments.device)
+    tell("info", f"{model.description}, on {device}")
+    observed = observe(model, videos, device, arguments.every)
     scale, offset = fit(observed.counts)
     write(f"scale {scale}, offset {offset}; before: {model.config.calibration[0]}, {model.config.calibration[1]}")
     _show(observed, {"before": model.config.calibration, "after": (scale, offset)})

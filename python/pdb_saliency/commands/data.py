@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
-from .arguments import path
+from .arguments import add_verbosity, path
 
 _HELP = """\
 List the data sets below ROOT, or only the SETs, and decode all their files.
@@ -41,6 +42,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.set_defaults(command=show)
     parser.add_argument("sets", nargs="*", metavar="SET", type=path, help="a name or a folder (default: all below ROOT)")
     add_data_options(parser)
+    add_verbosity(parser, "only errors, broken pairs and the listing: no progress and notes", "also tell where each set is, and the time")
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +75,7 @@ def show(arguments: argparse.Namespace) -> None:
     from ..data.check import check_dataset
     from ..data.published import KNOWN
     from ..errors import InputError
-    from ..streams import tell, write
+    from ..streams import tell, write_line
 
     root, refused = arguments.data_root, []
     if arguments.sets:
@@ -86,20 +88,21 @@ def show(arguments: argparse.Namespace) -> None:
         datasets = list(found.values())
         for name in KNOWN:
             if not any(title.partition(":")[0] == name for title in [*found, *unlisted]):
-                write(f"{name:24} not found; expected {expected_at(name, root)}")
+                write_line(f"{name:24} not found; expected {expected_at(name, root)}")
         for title, error in unlisted.items():
             refused.append(title)
             tell("error", error)
-            write(f"{title:24} cannot be listed; refused")
+            write_line(f"{title:24} cannot be listed; refused")
     for dataset in datasets:
+        tell("info", f"{dataset.name}: below {_place(dataset)}")
         try:
             whole = check_dataset(dataset, broken=arguments.broken)
         except InputError as error:
             refused.append(dataset.name)
             tell("error", error)
-            write(f"{dataset.name:24} {describe(dataset)}; refused")
+            write_line(f"{dataset.name:24} {describe(dataset)}; refused")
         else:
-            write(f"{dataset.name:24} {describe(whole)}")
+            write_line(f"{dataset.name:24} {describe(whole)}")
     if refused:
         raise InputError(f"{len(refused)} data set{'s' * (len(refused) != 1)} refused: {', '.join(refused)}")
     if not datasets:
@@ -114,6 +117,12 @@ def describe(dataset) -> str:
         annotated = sum(bool(paths) for video in dataset.videos for paths in video.masks)
         parts.append(f"{_number(len(dataset.videos), 'video')} of {_number(frames, 'frame')}, {annotated} annotated")
     return ", ".join(parts)
+
+
+def _place(dataset) -> Path:
+    """The folder that all its frames are below."""
+    files = [still.image for still in dataset.stills] + [frame for video in dataset.videos for frame in video.frames]
+    return Path(os.path.commonpath([file.parent for file in files]))
 
 
 def _number(count: int, what: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError
 from ..options import THRESHOLD
 from ..streams import tell, write
-from .arguments import path, probability
+from .arguments import add_verbosity, path, probability
 
 _HELP = """\
 Score saliency maps against masks: MAE, maximum F-measure (beta^2 = 0.3), precision and recall, S- and E-measure with the
@@ -59,6 +59,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--allow-missing", action="store_true", help=missing_help)
     workers_help = "processes (default: one for each processor, here %(default)s)"
     parser.add_argument("--workers", type=count, default=os.cpu_count() or 1, metavar="N", help=workers_help)
+    add_verbosity(parser, "only errors and the table: no progress and notes", "also tell what is scored, and the time")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -78,6 +79,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
         raise InputError(f"the data sets need different names, got {', '.join(names)}; call them NAME=GT")
     tasks = find_tasks(arguments.predictions, truths)
     _complain(tasks, names, arguments.allow_missing)
+    for task in tasks:
+        tell("info", f"{task.method} on {task.dataset}: {len(task.pairs)} maps")
     rules = Rules(arguments.threshold, arguments.normalise)
     results = score_tasks(tasks, rules, arguments.workers)
     for note in (note for result in results for note in result.notes):

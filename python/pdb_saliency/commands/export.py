@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..options import CLIP_LENGTH
-from ..streams import tell, write
-from .arguments import path, size
+from ..streams import say, tell
+from .arguments import add_verbosity, path, size
 from .predict_options import positive
 
 _FORMATS = ("torch-export", "aoti", "onnx")
@@ -54,6 +54,7 @@ def add_parser(commands: Any) -> None:
     size_help = "pixels of the input (default: the model's input size)"
     parser.add_argument("--size", type=size, metavar="N|HxW", help=size_help)
     parser.add_argument("--device", default="cpu", metavar="D", help="where an aoti package will run (default: %(default)s)")
+    add_verbosity(parser, verbose="also tell model, device and time")
 
 
 def export(arguments: argparse.Namespace) -> None:
@@ -69,6 +70,7 @@ def export(arguments: argparse.Namespace) -> None:
     if model.config.variant == "released" and (height, width) != model.config.input_size:
         raise InputError(f"the released variant has its own input size, {model.config.input_size}: leave --size out")
     device = resolve_device(arguments.device)
+    tell("info", f"{model.description}, on {device}")
     difference = export_model(model, arguments.output, arguments.format, arguments.clip_length, device, (height, width))
     shape = f"(N, {arguments.clip_length}, 3, {height}, {width})"
-    write(f"{arguments.output}: clip {shape} float32 RGB 0-255 -> saliency; relative RMS difference {difference:.1e}")
+    say(f"{arguments.output}: clip {shape} float32 RGB 0-255 -> saliency; relative RMS difference {difference:.1e}")

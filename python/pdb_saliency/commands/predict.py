@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..options import THRESHOLD, EngineOptions
-from ..streams import Verbosity, tell, write
+from ..streams import say, tell
 from ..worklist import Share, device_of_process, work_through
 from . import output_options
 from .arguments import add_model_options, add_verbosity
@@ -52,6 +52,9 @@ examples:
   pdb-saliency predict long.mkv -o out --save maps,video --resume
   pdb-saliency predict a.mp4 b.mp4 films/ -o out
   torchrun --nproc-per-node 4 -m pdb_saliency predict --list films.txt -o out
+
+exit codes: 0 done, 1 failed (one line on stderr says what), 2 wrong usage,
+130 interrupted by Ctrl-C
 """
 
 
@@ -128,8 +131,7 @@ def _predict(arguments: argparse.Namespace) -> None:
     jobs, share = jobs_of(arguments), Share.from_environment()
     if len(jobs) == 1 and share.world == 1:
         line = process(jobs[0].source, jobs[0].out, options, options.make_engine)
-        if not Verbosity.quiet:
-            write(line)
+        say(line)
     else:
         engine = options.make_engine()  # Before the work: what is wrong with it would fail every video.
         work_through(jobs, share, lambda job: process(job.source, job.out, options, lambda: engine))
@@ -158,8 +160,8 @@ def process(text: str, out: Path, options: Options, make_engine: Callable[[], En
             source = run_of.known(source)
         else:
             run_of.begin()
-        run(source, engine, writer, progress=not Verbosity.quiet)
-    run_of.complete()
+        run(source, engine, writer)
+    run_of.complete(results.frames)
     for remark in [source.remark, *results.remarks()]:
         if remark:
             tell("note", remark)

@@ -9,8 +9,8 @@ from typing import Any
 
 from ..errors import InputError, SaliencyError, WeightsError
 from ..options import THRESHOLD
-from ..streams import tell, write
-from .arguments import path, probability
+from ..streams import say, tell
+from .arguments import add_verbosity, path, probability
 from .evaluate import count, folder
 
 _TABLES = (1, 2, 4, 5)
@@ -72,6 +72,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--device", default="auto", metavar="D", help=device_help)
     workers_help = "processes for the scores (default: one for each processor, here %(default)s)"
     parser.add_argument("--workers", type=count, default=os.cpu_count() or 1, metavar="N", help=workers_help)
+    add_verbosity(parser, verbose="also tell checkpoints, device and time")
 
 
 def reproduce(arguments: argparse.Namespace) -> None:
@@ -95,7 +96,7 @@ def reproduce(arguments: argparse.Namespace) -> None:
     written = [out / "tables.md", out / "tables.json"]
     if measured and with_figure:
         written += _plot(measured, out)
-    write(f"{len(measured)} measurement{'s' * (len(measured) != 1)} -> {', '.join(map(str, written))}")
+    say(f"{len(measured)} measurement{'s' * (len(measured) != 1)} -> {', '.join(map(str, written))}")
 
 
 def _measure(arguments: argparse.Namespace, datasets: dict) -> tuple:
@@ -117,6 +118,7 @@ def _measure(arguments: argparse.Namespace, datasets: dict) -> tuple:
     bench = Bench(datasets, device, arguments.output / "maps", rules, arguments.workers, use_crf)
     measured = []
     for label, file in checkpoints.items():
+        tell("info", f"{label}: {file}, on {device}")
         try:
             found = bench.measure_checkpoint(file, label)
         except WeightsError as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..streams import tell, write
+from ..streams import say, tell
 from .train_options import EXAMPLES, HELP, add_options
 
 if TYPE_CHECKING:
@@ -57,10 +57,12 @@ def train(arguments: argparse.Namespace) -> None:
             _preview(samples, arguments.preview)
         return
     for line in mix.words if main else ():
-        tell("data", line)
+        tell("note", "data", line)
     if config.size != model.config.input_size:
         trained, own = ("x".join(map(str, pair)) for pair in (config.size, model.config.input_size))
         remark(f"training at {trained}; validation and `predict` use the model's input size, {own} (--input-size)")
+    if main:
+        tell("info", f"{model.description}, on {fabric.world_size} x {fabric.device}, {config.precision}")
     metrics = _run(arguments, fabric, config, model, samples, videos)
     if main:
         _report(metrics, arguments.output)
@@ -169,7 +171,7 @@ def _preview(samples: SampleStream, file: Path) -> None:
     from ..data.preview import preview
 
     preview(samples, min(_PREVIEWED, len(samples)), file)
-    write(f"samples -> {file}")
+    say(f"samples -> {file}")
 
 
 def _run(
@@ -201,6 +203,6 @@ def _run(
 def _report(metrics: dict, run: Path) -> None:
     scores = metrics["validation"] or {}
     words = "".join(f", {name} {value:.4f}" for name, value in scores.items() if isinstance(value, float))
-    write(f"{metrics['steps']} steps, loss {metrics['loss']:.4f}{words} -> {run / 'model.safetensors'}")
+    say(f"{metrics['steps']} steps, loss {metrics['loss']:.4f}{words} -> {run / 'model.safetensors'}")
     if metrics["best"]:
-        write(f"best max F {metrics['best']['max_f']:.4f} after step {metrics['best_step']} -> {run / 'best.safetensors'}")
+        say(f"best max F {metrics['best']['max_f']:.4f} after step {metrics['best_step']} -> {run / 'best.safetensors'}")

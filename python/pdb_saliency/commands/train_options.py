@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .arguments import add_output, path, size
+from .arguments import add_output, add_verbosity, path, size
 from .data import add_data_options, weighted_set
 
 STAGES = ("spatial", "temporal", "joint")
@@ -80,6 +80,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     _add_data(parser.add_argument_group("data"))
     _add_hyper_parameters(parser.add_argument_group("hyper-parameters (default: the preset's)"))
     _add_machine(parser.add_argument_group("machine and records"))
+    add_verbosity(parser, verbose="also tell model, device, precision and time")
 
 
 def _add_model(group: Any) -> None:

@@ -9,10 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ..errors import InputError
-from ..streams import tell
+from ..streams import progress_bar, tell
 from .items import Dataset, Still, Video
 from .read import read_frame, read_mask
 
@@ -67,7 +65,7 @@ class _Frame:
 
 
 def _run(jobs: Sequence[Callable], name: str, workers: int) -> list:
-    bar = tqdm(total=len(jobs), desc=f"checking {name}", unit="picture", disable=None, dynamic_ncols=True, leave=False)
+    bar = progress_bar(f"checking {name}", total=len(jobs), unit="picture", leave=False)
     pool = ThreadPoolExecutor(workers)
     try:
         with bar:

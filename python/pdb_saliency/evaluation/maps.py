@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ..crf import refine
 from ..data.items import Dataset, Video
@@ -18,6 +18,7 @@ from ..frame import Frame
 from ..pictures import read_picture, write_picture
 from ..postprocess import to_map
 from ..predict import saliency_maps
+from ..streams import progress_bar
 from .files import write_file
 from .validate import annotated_clips
 
@@ -73,8 +74,8 @@ def _is_readable(path: Path) -> bool:
     return True
 
 
-def _progress(dataset: Dataset, what: str) -> tqdm:
-    return tqdm(dataset.videos, desc=f"{what} {dataset.name}", unit="video", disable=None, dynamic_ncols=True)
+def _progress(dataset: Dataset, what: str) -> Iterable[Video]:
+    return progress_bar(f"{what} {dataset.name}", iterable=dataset.videos, unit="video")
 
 
 def _targets(video: Video, folder: Path) -> dict[int, Path]:

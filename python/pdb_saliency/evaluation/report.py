@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields
 
+from ..streams import printable
 from .scoring import Rules, Scores, TaskScores
 
 _COLUMNS = {
@@ -34,6 +35,7 @@ def table(results: Sequence[TaskScores], sequences: bool) -> str:
             for name, scores in result.sequences.items():
                 rows.append([f"  {name}", *([result.task.method] if several else []), *_cells(scores)])
     texts = 2 if several else 1
+    rows = [list(map(printable, row)) for row in rows]  # Names are those of folders.
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
     for row in rows:

@@ -10,16 +10,17 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from ..data.read import read_mask
 from ..errors import InputError, SaliencyError
 from ..options import THRESHOLD
 from ..pictures import read_levels
-from ..processes import ctrl_c_held
+from ..processes import ctrl_c_held, kill_pool, leave_with_parent
+from ..streams import progress_bar
 from .davis import boundary_measure, statistics
 from .metrics import FrameScores, SaliencyScores, cut, score_frame
 from .predictions import Pair, Task
@@ -87,7 +88,7 @@ def score_tasks(tasks: Iterable[Task], rules: Rules, workers: int) -> list[TaskS
     """Score every pair of every task. Raises InputError for a file that cannot be read or decoded, by name."""
     tasks = list(tasks)
     pairs = [pair for task in tasks for pair in task.pairs]
-    with tqdm(total=len(pairs), desc="scoring", unit="frame", disable=None, dynamic_ncols=True) as bar:
+    with progress_bar("scoring", total=len(pairs), unit="frame") as bar:
         scored = (
             _in_processes(pairs, rules, workers)
             if workers > 1 and len(pairs) >= _WORTH_A_PROCESS
@@ -130,14 +131,15 @@ def _in_processes(pairs: list[Pair], rules: Rules, workers: int) -> Iterator[Pai
     except BrokenProcessPool as error:
         raise SaliencyError("a scoring process was killed (no memory left?); fewer --workers need less") from error
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        kill_pool(pool)
 
 
 def _prepare_worker() -> None:
+    leave_with_parent()
     cv2.setNumThreads(1)
 
 
-def _counting(items: Iterable[PairScores], bar: tqdm) -> Iterator[PairScores]:
+def _counting(items: Iterable[PairScores], bar: Any) -> Iterator[PairScores]:
     for item in items:
         yield item
         bar.update()

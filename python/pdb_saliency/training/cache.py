@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from ..errors import OutputError, SaliencyError
 from ..model import SaliencyModel
+from ..streams import progress_bar
 from .batches import load_batches
 from .checkpoints import replace_file
 from .presets import TrainConfig
@@ -152,7 +152,7 @@ def _fill(
     workers: int,
     show: bool,
 ) -> None:
-    bar = tqdm(total=len(missing), unit="sample", desc="features", dynamic_ncols=True, disable=None if show else True)
+    bar = progress_bar("features", None if show else False, total=len(missing), unit="sample")
     loader = load_batches(samples, [[number] for number in missing], workers)
     try:
         with open(folder / _FILES[0], "r+b") as content, open(folder / _FILES[1], "r+b") as done, bar:

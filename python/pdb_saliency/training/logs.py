@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ..errors import OutputError
 from ..preprocess import InputSpec
+from ..streams import progress_bar
 from .checkpoints import replace_file
 
 
@@ -35,8 +35,8 @@ class RunLog:
         except OSError as error:
             raise OutputError(f"{error.filename or folder}: cannot be written ({error.strerror})") from error
         # Where stderr is a file, a line a minute is enough.
-        quiet = {} if sys.stderr.isatty() else {"mininterval": 60.0, "maxinterval": 60.0}
-        self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, smoothing=0.05, **quiet)
+        seldom = {} if sys.stderr.isatty() else {"mininterval": 60.0, "maxinterval": 60.0}
+        self._bar = progress_bar(show=True, total=steps, initial=start, unit="step", smoothing=0.05, **seldom)
         self._since, self._samples, self._loss = time.monotonic(), 0, None
 
     def step(self, loss: float, samples: int) -> None:
