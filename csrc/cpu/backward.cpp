@@ -36,7 +36,8 @@ class Backward {
     for (int64_t step = layer.steps - 1; step >= 0; --step) {
       const int64_t t = plan_.time(step);
       cell(step);
-      if (step > 0 || tensors_.grad_x || tensors_.grad_h_0) convolve(t);
+      const bool wants_h = step > 0 || tensors_.grad_h_0;
+      if (wants_h || tensors_.grad_x) convolve(t, wants_h);
       const T* h_previous = step > 0 ? tensors_.output : tensors_.h_0;
       weights_.add(tensors_.x, t, plan_.states(h_previous), step > 0 ? plan_.time(step - 1) : 0, dgates_);
     }
@@ -113,8 +114,9 @@ class Backward {
     plan_.kernel.cell_backward(cell);
   }
 
-  void convolve(int64_t t) const {
-    const int64_t strips = plan_.strips.size(), C = plan_.layer.channels, rows = to_inputs_.rows();
+  void convolve(int64_t t, bool wants_h) const {
+    const int64_t strips = plan_.strips.size(), C = plan_.layer.channels;
+    const int64_t rows = wants_h ? to_inputs_.rows() : plan_.padded(x_rows_);
     const Frames<T> dx = plan_.contiguous(tensors_.grad_x, plan_.layer.in_channels);
     plan_.parallel(plan_.layer.batch * strips, plan_.strip_work(), [&](int64_t begin, int64_t end) {
       const Buffer<T> buffer(kStripSlots * rows + to_inputs_.scratch());
@@ -122,11 +124,11 @@ class Backward {
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t n = unit / strips, strip = unit % strips;
         const Source<T> source{plan_.frame(dgates_, n, plan_.gates()), plan_.gates(), plan_.gates()};
-        to_inputs_.run(strip, source, zeros_.data(), scratch, sums);
+        to_inputs_.run(strip, source, zeros_.data(), scratch, sums, rows);
         const int64_t entry = plan_.strips.begin[strip];
         const int64_t *pixel = plan_.strips.pixel.data() + entry, *slot = plan_.strips.slot.data() + entry;
         T* dh = dh_.data() + n * plan_.picture_state();
-        for (int64_t p = 0; p < plan_.strips.pixels(strip); ++p)
+        for (int64_t p = 0; wants_h && p < plan_.strips.pixels(strip); ++p)
           std::copy_n(sums + slot[p] * rows + x_rows_, C, dh + pixel[p] * C);
         if (!x_rows_) continue;
         plan_.for_each_pixel(dx, t, n, strip, [&](int64_t p, T* to) {

@@ -37,12 +37,13 @@ class WeightGradient {
     }
     const int64_t channels = h_previous.data ? plan_.inputs() : layer.in_channels;
     const int64_t work = layer.batch * plan_.grid.pixels() * plan_.kernel.row_block * layer.channels;
-    plan_.parallel(weight_units_ + (bias_ ? blocks_ : 0), work, [&](int64_t begin, int64_t end) {
+    // Two loops: in one, a thread would get all the units of the bias and another all those of the weights.
+    plan_.parallel(weight_units_, work, [&](int64_t begin, int64_t end) {
       const Buffer<T> scratch(plan_.winograd ? winograd_gradient_scratch(plan_.inputs(), blocks_a_unit_) : 0);
-      for (int64_t unit = begin; unit < end; ++unit) {
-        if (unit >= weight_units_) add_bias(unit - weight_units_, dgates);
-        else add_weights(unit, channels, dgates, scratch.data());
-      }
+      for (int64_t unit = begin; unit < end; ++unit) add_weights(unit, channels, dgates, scratch.data());
+    });
+    plan_.parallel(bias_ ? blocks_ : 0, work / layer.channels, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) add_bias(block, dgates);
     });
   }
 
