@@ -55,7 +55,7 @@ class Forward {
     });
   }
 
-  void update(int64_t t, int64_t n, int64_t strip, const T* gates, const T* c_previous, T* c, T* h) const {
+  void update(int64_t t, int64_t n, int64_t strip, T* gates, const T* c_previous, T* c, T* h) const {
     const int64_t entry = plan_.strips.begin[strip], picture = n * plan_.picture_state();
     CellForward<T> cell;
     cell.pixels = plan_.strips.pixels(strip);

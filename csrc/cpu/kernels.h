@@ -53,7 +53,7 @@ struct CellStrip {
 };
 template <class T>
 struct CellForward : CellStrip<T> {
-  const T* gates;           // [slot][gates_stride] pre-activations
+  T* gates;                 // [slot][gates_stride] pre-activations; overwritten
   int64_t gates_stride;
   T* c;                     // may be c_previous
   T* h;                     // [p][channels]: of the strip, in its order

@@ -49,7 +49,7 @@ class Recomputation {
 
  private:
   // c and h, which the cell gives besides, are known already.
-  void activate(int64_t n, int64_t strip, const T* sums, const T* c_previous, T* h) const {
+  void activate(int64_t n, int64_t strip, T* sums, const T* c_previous, T* h) const {
     const int64_t entry = plan_.strips.begin[strip], picture = n * plan_.picture_state();
     CellForward<T> cell;
     cell.pixels = plan_.strips.pixels(strip);

@@ -202,7 +202,9 @@ void test_cell(const Kernels<T>& kernel, int64_t pixels, int64_t C, bool with_pe
   // The strip visits the pixels backwards, and its pre-activations have a gap.
   std::vector<int64_t> pixel, slot;
   for (int64_t p = 0; p < pixels; ++p) pixel.push_back(pixels - 1 - p), slot.push_back(p < 2 ? p : p + 1);
-  const auto pre = normal<T>((pixels + 1) * (4 * C + 3), 2), peephole = normal<T>(3 * pixels * C), c_0 = normal<T>(pixels * C);
+  const auto pre = normal<T>((pixels + 1) * (4 * C + 3), 2);
+  auto overwritten = pre;
+  const auto peephole = normal<T>(3 * pixels * C), c_0 = normal<T>(pixels * C);
   const auto dh = normal<T>(pixels * C), dc_n = normal<T>(pixels * C);
   std::vector<T> c(pixels * C), h(pixels * C), gates(pixels * 4 * C), dgates(pixels * 4 * C), dpeephole(3 * pixels * C, T(1));
   CellForward<T> forward;
@@ -210,7 +212,7 @@ void test_cell(const Kernels<T>& kernel, int64_t pixels, int64_t C, bool with_pe
   forward.pixel = pixel.data(), forward.slot = slot.data();
   forward.peephole = with_peephole ? peephole.data() : nullptr, forward.peephole_stride = pixels * C;
   forward.c_previous = with_previous ? c_0.data() : nullptr;
-  forward.gates = pre.data(), forward.gates_stride = 4 * C + 3;
+  forward.gates = overwritten.data(), forward.gates_stride = 4 * C + 3;
   forward.c = c.data(), forward.h = h.data(), forward.saved_gates = gates.data();
   kernel.cell_forward(forward);
   std::vector<T> dc = dc_n;
