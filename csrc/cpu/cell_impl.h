@@ -56,7 +56,7 @@ void cell_forward(const CellForward<T>& strip) {
   const auto output = [&](int64_t p, int64_t channel, int lanes) __attribute__((always_inline)) {
     const int64_t picture = strip.pixel[p] * C;
     V o = V::load(strip.gates + strip.slot[p] * strip.gates_stride + 2 * C + channel, lanes);
-    cell_output(o, V::load(strip.c + picture + channel, lanes)).store(strip.h + p * C + channel, lanes);
+    cell_output(o, V::load(strip.c + picture + channel, lanes)).store(strip.h + strip.position[p] * strip.h_stride + channel, lanes);
     if (strip.saved_gates) o.store(strip.saved_gates + 4 * picture + 2 * C + channel, lanes);
   };
   for (int64_t p = 0; p < strip.pixels; ++p) {
@@ -75,16 +75,16 @@ void cell_backward(const CellBackward<T>& strip) {
   using V = Vec<T>;
   const int64_t C = strip.channels;
   for_each_vector<T>(strip, [&](int64_t p, int64_t channel, int lanes) __attribute__((always_inline)) {
-    const int64_t at = strip.pixel[p] * C + channel, in_strip = p * C + channel;
+    const int64_t at = strip.pixel[p] * C + channel;
     const V c_previous = strip.c_previous ? V::load(strip.c_previous + at, lanes) : V(T(0));
     const V c = V::load(strip.c + at, lanes);
     const Gates<V> gates = load_gates(strip.saved_gates + strip.pixel[p] * 4 * C + channel, C, lanes);
     V dc = V::load(strip.dc + at, lanes);
     Gates<V> dgates;
     pdb::cell_backward(gates, load_peephole<T>(strip, at, lanes), c_previous, c, strip.peephole_current,
-                       V::load(strip.dh + in_strip, lanes), dc, dgates);
+                       V::load(strip.dh + at, lanes), dc, dgates);
     dc.store(strip.dc + at, lanes);
-    store_gates(dgates, strip.dgates + p * 4 * C + channel, C, lanes);
+    store_gates(dgates, strip.dgates + strip.position[p] * 4 * C + channel, C, lanes);
     if (strip.dpeephole) {
       T* to = strip.dpeephole + at;
       add(to, dgates.i * c_previous, lanes);

@@ -64,6 +64,8 @@ class Recomputation {
     cell.gates_stride = convolution_.rows();
     cell.c = c_.data() + picture;
     cell.h = h;
+    cell.position = cell.slot;
+    cell.h_stride = plan_.layer.channels;
     cell.saved_gates = gates_.data() + 4 * picture;
     plan_.kernel.cell_forward(cell);
   }
