@@ -33,16 +33,28 @@ struct Peephole {
   V i, f, o;
 };
 
-// Turns pre-activations into activations in place and computes the new state. The output gate reads c_t if
-// peephole_current, else c_{t-1}.
+// The forward step in two halves. The new state c_t, from pre-activations that become activations in place; all but o, to
+// which only its peephole is added: it reads c_t if peephole_current, else c_{t-1}.
 template <class V>
-PDB_HD void cell_forward(Gates<V>& gates, const Peephole<V>& peephole, V c_previous, bool peephole_current, V& c, V& h) {
+PDB_HD V cell_state(Gates<V>& gates, const Peephole<V>& peephole, V c_previous, bool peephole_current) {
   gates.i = sigmoid(gates.i + peephole.i * c_previous);
   gates.f = sigmoid(gates.f + peephole.f * c_previous);
   gates.g = tanh(gates.g);
-  c = gates.f * c_previous + gates.i * gates.g;
-  gates.o = sigmoid(gates.o + peephole.o * (peephole_current ? c : c_previous));
-  h = gates.o * tanh(c);
+  const V c = gates.f * c_previous + gates.i * gates.g;
+  gates.o = gates.o + peephole.o * (peephole_current ? c : c_previous);
+  return c;
+}
+// h_t; turns the pre-activation o into its activation.
+template <class V>
+PDB_HD V cell_output(V& o, V c) {
+  o = sigmoid(o);
+  return o * tanh(c);
+}
+
+template <class V>
+PDB_HD void cell_forward(Gates<V>& gates, const Peephole<V>& peephole, V c_previous, bool peephole_current, V& c, V& h) {
+  c = cell_state(gates, peephole, c_previous, peephole_current);
+  h = cell_output(gates.o, c);
 }
 
 // gates: activations saved by cell_forward. dh: gradient of h_t. dc: in, the gradient that reaches c_t from later

@@ -21,9 +21,10 @@ class Backward {
         zeros_(Buffer<T>::zeros(to_inputs_.rows())),
         peephole_(peephole_to_pixels(plan_, tensors.peephole)),
         dgates_(plan_.frames(plan_.gates())),
-        dh_(Buffer<T>::zeros(plan_.state())),
+        dh_{Buffer<T>(plan_.state()), Buffer<T>(plan_.state())},
         dc_(Buffer<T>::zeros(plan_.state())),
         c_0_(tensors.c_0 ? plan_.state() : 0),
+        dx_(layer.batch * plan_.grid.pixels() * x_rows_),
         weights_(plan_, tensors.grad_weight_x || tensors.grad_weight_h, tensors.grad_bias) {
     if (!tensors.gates) recomputation_ = std::make_unique<Recomputation<T>>(plan_, tensors, peephole_.data());
     if (tensors.grad_peephole) dpeephole_ = Buffer<T>::zeros(3 * plan_.picture_state());
@@ -33,16 +34,16 @@ class Backward {
 
   void run() {
     const Layer& layer = plan_.layer;
+    plan_.parallel_rows(layer.channels, [&](int64_t n, int64_t y) { load_dh(layer.steps - 1, n, y); });
     for (int64_t step = layer.steps - 1; step >= 0; --step) {
-      const int64_t t = plan_.time(step);
       cell(step);
-      if (step > 0 || tensors_.grad_x || tensors_.grad_h_0) convolve(t);
-      const T* h_previous = step > 0 ? tensors_.output : tensors_.h_0;
-      weights_.add(tensors_.x, t, plan_.states(h_previous), step > 0 ? plan_.time(step - 1) : 0, dgates_);
+      if (step > 0 || tensors_.grad_x || tensors_.grad_h_0) convolve(step);
+      weights_.add(h_previous(step).data != nullptr, dgates_);
     }
+    if (x_rows_) plan_.parallel_rows(x_rows_, [&](int64_t n, int64_t y) { emit_dx(0, n, y); });
     weights_.result(tensors_.grad_weight_x, tensors_.grad_weight_h, tensors_.grad_bias);
     if (tensors_.grad_peephole) plan_.from_pixels(dpeephole_.data(), 3, tensors_.grad_peephole);
-    if (tensors_.grad_h_0) plan_.from_pixels(dh_.data(), layer.batch, tensors_.grad_h_0);
+    if (tensors_.grad_h_0) plan_.from_pixels(dh(-1), layer.batch, tensors_.grad_h_0);
     if (tensors_.grad_c_0) plan_.from_pixels(dc_.data(), layer.batch, tensors_.grad_c_0);
   }
 
@@ -61,79 +62,91 @@ class Backward {
     return tensors_.cells + plan_.time(step) * plan_.state();
   }
 
+  // Gradient of h after `step`, [N][pixels][C].
+  T* dh(int64_t step) const { return dh_[(step + 1) % 2].data(); }
+  Frames<const T> h_previous(int64_t step) const { return plan_.states(step > 0 ? tensors_.output : tensors_.h_0); }
+
   void cell(int64_t step) const {
     const int64_t C = plan_.layer.channels, batch = plan_.layer.batch;
     const T* gates = recomputation_ ? recomputation_->gates(step, cells(step - 1))
                                     : tensors_.gates + 4 * plan_.time(step) * plan_.state();
     // The pictures of a batch share the peephole: one thread sums its gradient over all of them.
     plan_.parallel(plan_.strips.size(), batch * kStripSlots * C * 32, [&](int64_t begin, int64_t end) {
-      const Buffer<T> buffer(kStripSlots * 5 * C);
-      T *dh = buffer.data(), *dgates = dh + kStripSlots * C;
       for (int64_t strip = begin; strip < end; ++strip)
         for (int64_t n = 0; n < batch; ++n) {
-          gather_dh(plan_.time(step), n, strip, dh);
-          cell_strip(step, n, strip, gates, dh, dgates);
-          const int64_t* position = plan_.strips.position.data() + plan_.strips.begin[strip];
-          T* frame = plan_.frame(dgates_, n, 4 * C);
-          for (int64_t p = 0; p < plan_.strips.pixels(strip); ++p)
-            std::copy_n(dgates + p * 4 * C, 4 * C, frame + position[p] * 4 * C);
+          cell_strip(step, n, strip, gates);
+          plan_.for_rows_of_strip(strip, [&](int64_t y) { move_row(step, n, y); });
         }
     });
   }
 
-  // The gradient of h_t: from the output, and from the next step.
-  void gather_dh(int64_t t, int64_t n, int64_t strip, T* dh) const {
-    const int64_t C = plan_.layer.channels;
-    const int64_t* pixel = plan_.strips.pixel.data() + plan_.strips.begin[strip];
-    const T* later = dh_.data() + n * plan_.picture_state();
-    for (int64_t p = 0; p < plan_.strips.pixels(strip); ++p) std::copy_n(later + pixel[p] * C, C, dh + p * C);
-    if (!tensors_.grad_output.data) return;
-    plan_.for_each_pixel(tensors_.grad_output, t, n, strip, [&](int64_t entry, const T* from) {
-      for (int64_t c = 0; c < C; ++c) dh[entry * C + c] += from[c * tensors_.grad_output.channel];
-    });
+  // What needs no loop of its own beside the cell's gradients: x and h for the weights' gradients and the gradient of the
+  // step before come in, the gradient of the last step's x goes out.
+  void move_row(int64_t step, int64_t n, int64_t y) const {
+    weights_.load_row(tensors_.x, plan_.time(step), h_previous(step), step > 0 ? plan_.time(step - 1) : 0, n, y);
+    load_dh(step - 1, n, y);
+    if (x_rows_ && step + 1 < plan_.layer.steps) emit_dx(step + 1, n, y);
   }
 
-  void cell_strip(int64_t step, int64_t n, int64_t strip, const T* gates, const T* dh, T* dgates) const {
+  // What the output sends to h of a step; what the next step sends is added by convolve.
+  void load_dh(int64_t step, int64_t n, int64_t y) const {
+    const int64_t C = plan_.layer.channels, width = plan_.layer.width;
+    T* to = dh(step) + n * plan_.picture_state() + y * width * C;
+    if (step < 0 || !tensors_.grad_output.data) std::fill_n(to, width * C, T(0));
+    else plan_.row_to_pixels(tensors_.grad_output, plan_.time(step), n, y, C, to, C);
+  }
+
+  void emit_dx(int64_t step, int64_t n, int64_t y) const {
+    const T* from = dx_.data() + (n * plan_.grid.height + y) * plan_.grid.width * x_rows_;
+    plan_.row_from_pixels(from, x_rows_, x_rows_, tensors_.grad_x, plan_.time(step), n, y);
+  }
+
+  void cell_strip(int64_t step, int64_t n, int64_t strip, const T* gates) const {
     const int64_t entry = plan_.strips.begin[strip], picture = n * plan_.picture_state();
     CellBackward<T> cell;
     cell.pixels = plan_.strips.pixels(strip);
     cell.channels = plan_.layer.channels;
     cell.pixel = plan_.strips.pixel.data() + entry;
     cell.slot = plan_.strips.slot.data() + entry;
+    cell.position = plan_.strips.position.data() + entry;
     cell.peephole_current = plan_.layer.peephole_current;
     cell.peephole = peephole_.data();
     cell.peephole_stride = plan_.picture_state();
     cell.c_previous = cells(step - 1) ? cells(step - 1) + picture : nullptr;
     cell.saved_gates = gates + 4 * picture;
     cell.c = cells(step) + picture;
-    cell.dh = dh;
+    cell.dh = dh(step) + picture;
     cell.dc = dc_.data() + picture;
-    cell.dgates = dgates;
+    cell.dgates = plan_.frame(dgates_, n, plan_.gates());
     cell.dpeephole = dpeephole_.data();
     plan_.kernel.cell_backward(cell);
   }
 
-  void convolve(int64_t t) const {
-    const int64_t strips = plan_.strips.size(), C = plan_.layer.channels, rows = to_inputs_.rows();
-    const Frames<T> dx = plan_.contiguous(tensors_.grad_x, plan_.layer.in_channels);
+  void convolve(int64_t step) const {
+    const bool wants_h = step > 0 || tensors_.grad_h_0;
+    const int64_t strips = plan_.strips.size(), rows = wants_h ? to_inputs_.rows() : plan_.padded(x_rows_);
     plan_.parallel(plan_.layer.batch * strips, plan_.strip_work(), [&](int64_t begin, int64_t end) {
       const Buffer<T> buffer(kStripSlots * rows + to_inputs_.scratch());
       T *sums = buffer.data(), *scratch = sums + kStripSlots * rows;
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t n = unit / strips, strip = unit % strips;
         const Source<T> source{plan_.frame(dgates_, n, plan_.gates()), plan_.gates(), plan_.gates()};
-        to_inputs_.run(strip, source, zeros_.data(), scratch, sums);
+        to_inputs_.run(strip, source, zeros_.data(), scratch, sums, rows);
         const int64_t entry = plan_.strips.begin[strip];
         const int64_t *pixel = plan_.strips.pixel.data() + entry, *slot = plan_.strips.slot.data() + entry;
-        T* dh = dh_.data() + n * plan_.picture_state();
+        T* dx = dx_.data() + n * plan_.grid.pixels() * x_rows_;
         for (int64_t p = 0; p < plan_.strips.pixels(strip); ++p)
-          std::copy_n(sums + slot[p] * rows + x_rows_, C, dh + pixel[p] * C);
-        if (!x_rows_) continue;
-        plan_.for_each_pixel(dx, t, n, strip, [&](int64_t p, T* to) {
-          for (int64_t c = 0; c < x_rows_; ++c) to[c * dx.channel] = sums[slot[p] * rows + c];
-        });
+          std::copy_n(sums + slot[p] * rows, x_rows_, dx + pixel[p] * x_rows_);
+        if (!wants_h) continue;
+        T* previous = dh(step - 1) + n * plan_.picture_state();
+        for (int64_t p = 0; p < plan_.strips.pixels(strip); ++p)
+          add(previous + pixel[p] * plan_.layer.channels, sums + slot[p] * rows + x_rows_, plan_.layer.channels);
       }
     });
+  }
+
+  static void add(T* to, const T* from, int64_t size) {
+    for (int64_t i = 0; i < size; ++i) to[i] += from[i];
   }
 
   const Plan<T> plan_;
@@ -142,8 +155,10 @@ class Backward {
   const StripConvolution<T> to_inputs_;
   const Buffer<T> zeros_, peephole_;
   const Buffer<T> dgates_;    // frames of 4C channels
-  const Buffer<T> dh_, dc_;   // [N][pixels][C]: what later steps send to this one
+  const Buffer<T> dh_[2];     // [N][pixels][C], of step `step` in [(step + 1) % 2]
+  const Buffer<T> dc_;        // [N][pixels][C]: what later steps send to this one
   const Buffer<T> c_0_;
+  const Buffer<T> dx_;        // [N][pixels][Cin], of one step
   Buffer<T> dpeephole_;
   const WeightGradient<T> weights_;
   std::unique_ptr<Recomputation<T>> recomputation_;  // where the gates were not saved

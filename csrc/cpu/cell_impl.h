@@ -34,28 +34,35 @@ PDB_INLINE Peephole<Vec<T>> load_peephole(const CellStrip<T>& strip, int64_t at,
 // Calls body(p, channel, lanes) for every vector of channels of every pixel; lanes < Vec<T>::size only at the end.
 template <class T, class Body>
 PDB_INLINE void for_each_vector(const CellStrip<T>& strip, Body body) {
-  constexpr int64_t size = Vec<T>::size;
-  for (int64_t p = 0; p < strip.pixels; ++p) {
-    int64_t channel = 0;
-    for (; channel + size <= strip.channels; channel += size) body(p, channel, static_cast<int>(size));
-    if (channel < strip.channels) body(p, channel, static_cast<int>(strip.channels - channel));
-  }
+  for (int64_t p = 0; p < strip.pixels; ++p)
+    for_each_vector<T>(strip.channels, [&](int64_t channel, int lanes) __attribute__((always_inline)) { body(p, channel, lanes); });
 }
 
+// Each half of the step is a loop of its own: it is a long chain of dependent operations, and so the processor overlaps
+// more vectors of one half than of both together.
 template <class T>
 void cell_forward(const CellForward<T>& strip) {
   using V = Vec<T>;
   const int64_t C = strip.channels;
-  for_each_vector<T>(strip, [&](int64_t p, int64_t channel, int lanes) __attribute__((always_inline)) {
-    const int64_t at = strip.pixel[p] * C + channel, in_strip = p * C + channel;
+  const auto state = [&](int64_t p, int64_t channel, int lanes) __attribute__((always_inline)) {
+    const int64_t at = strip.pixel[p] * C + channel;
+    T* pre = strip.gates + strip.slot[p] * strip.gates_stride + channel;
     const V c_previous = strip.c_previous ? V::load(strip.c_previous + at, lanes) : V(T(0));
-    Gates<V> gates = load_gates(strip.gates + strip.slot[p] * strip.gates_stride + channel, C, lanes);
-    V c, h;
-    pdb::cell_forward(gates, load_peephole<T>(strip, at, lanes), c_previous, strip.peephole_current, c, h);
-    c.store(strip.c + at, lanes);
-    h.store(strip.h + in_strip, lanes);
+    Gates<V> gates = load_gates(pre, C, lanes);
+    cell_state(gates, load_peephole<T>(strip, at, lanes), c_previous, strip.peephole_current).store(strip.c + at, lanes);
+    if (strip.peephole) gates.o.store(pre + 2 * C, lanes);
     if (strip.saved_gates) store_gates(gates, strip.saved_gates + strip.pixel[p] * 4 * C + channel, C, lanes);
-  });
+  };
+  const auto output = [&](int64_t p, int64_t channel, int lanes) __attribute__((always_inline)) {
+    const int64_t picture = strip.pixel[p] * C;
+    V o = V::load(strip.gates + strip.slot[p] * strip.gates_stride + 2 * C + channel, lanes);
+    cell_output(o, V::load(strip.c + picture + channel, lanes)).store(strip.h + strip.position[p] * strip.h_stride + channel, lanes);
+    if (strip.saved_gates) o.store(strip.saved_gates + 4 * picture + 2 * C + channel, lanes);
+  };
+  for (int64_t p = 0; p < strip.pixels; ++p) {
+    for_each_vector<T>(C, [&](int64_t channel, int lanes) __attribute__((always_inline)) { state(p, channel, lanes); });
+    for_each_vector<T>(C, [&](int64_t channel, int lanes) __attribute__((always_inline)) { output(p, channel, lanes); });
+  }
 }
 
 template <class T>
@@ -68,16 +75,16 @@ void cell_backward(const CellBackward<T>& strip) {
   using V = Vec<T>;
   const int64_t C = strip.channels;
   for_each_vector<T>(strip, [&](int64_t p, int64_t channel, int lanes) __attribute__((always_inline)) {
-    const int64_t at = strip.pixel[p] * C + channel, in_strip = p * C + channel;
+    const int64_t at = strip.pixel[p] * C + channel;
     const V c_previous = strip.c_previous ? V::load(strip.c_previous + at, lanes) : V(T(0));
     const V c = V::load(strip.c + at, lanes);
     const Gates<V> gates = load_gates(strip.saved_gates + strip.pixel[p] * 4 * C + channel, C, lanes);
     V dc = V::load(strip.dc + at, lanes);
     Gates<V> dgates;
     pdb::cell_backward(gates, load_peephole<T>(strip, at, lanes), c_previous, c, strip.peephole_current,
-                       V::load(strip.dh + in_strip, lanes), dc, dgates);
+                       V::load(strip.dh + at, lanes), dc, dgates);
     dc.store(strip.dc + at, lanes);
-    store_gates(dgates, strip.dgates + p * 4 * C + channel, C, lanes);
+    store_gates(dgates, strip.dgates + strip.position[p] * 4 * C + channel, C, lanes);
     if (strip.dpeephole) {
       T* to = strip.dpeephole + at;
       add(to, dgates.i * c_previous, lanes);

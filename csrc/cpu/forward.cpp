@@ -25,43 +25,61 @@ class Forward {
     if (tensors_.h_0) plan_.to_frames(plan_.states(tensors_.h_0), 0, layer.channels, layer.in_channels, frames_[0]);
     if (tensors_.c_0) plan_.to_pixels(tensors_.c_0, layer.batch, c_.data());
     const T* c_previous = tensors_.c_0 ? c_.data() : nullptr;
+    plan_.to_frames(tensors_.x, plan_.time(0), layer.in_channels, 0, frames_[0]);
     for (int64_t step = 0; step < layer.steps; ++step) {
       const int64_t t = plan_.time(step);
-      plan_.to_frames(tensors_.x, t, layer.in_channels, 0, frames_[step % 2]);
       // Updated in place unless every step's is saved.
       T* c = tensors_.cells ? tensors_.cells + t * plan_.state() : c_.data();
       run_step(step, t, c_previous, c);
       c_previous = c;
     }
-    plan_.from_pixels(c_previous, layer.batch, tensors_.c_n);
+    plan_.parallel_rows(2 * layer.channels, [&](int64_t n, int64_t y) {
+      const T* c = c_previous + n * plan_.picture_state() + y * layer.width * layer.channels;
+      plan_.row_from_pixels(c, layer.channels, layer.channels, tensors_.c_n, 0, n, y);
+      emit_row(layer.steps - 1, n, y);
+    });
   }
 
  private:
   void run_step(int64_t step, int64_t t, const T* c_previous, T* c) const {
-    const int64_t strips = plan_.strips.size(), C = plan_.layer.channels;
+    const int64_t strips = plan_.strips.size();
     const bool has_h = step > 0 || tensors_.h_0;  // else it is zero, and needs no convolution
     plan_.parallel(plan_.layer.batch * strips, plan_.strip_work(), [&](int64_t begin, int64_t end) {
-      const Buffer<T> buffer(kStripSlots * (convolution_.rows() + C) + convolution_.scratch());
-      T* gates = buffer.data();
-      T *h = gates + kStripSlots * convolution_.rows(), *scratch = h + kStripSlots * C;
+      const Buffer<T> buffer(kStripSlots * convolution_.rows() + convolution_.scratch());
+      T *gates = buffer.data(), *scratch = gates + kStripSlots * convolution_.rows();
       for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t n = unit / strips, strip = unit % strips;
         const T* frame = plan_.frame(frames_[step % 2], n, plan_.inputs());
         const Source<T> source{frame, plan_.inputs(), has_h ? plan_.inputs() : plan_.layer.in_channels};
         convolution_.run(strip, source, bias_.data(), scratch, gates);
-        update(t, n, strip, gates, c_previous, c, h);
-        emit(step, t, n, strip, h);
+        update(step, t, n, strip, gates, c_previous, c);
+        plan_.for_rows_of_strip(strip, [&](int64_t y) { move_row(step, n, y); });
       }
     });
   }
 
-  void update(int64_t t, int64_t n, int64_t strip, const T* gates, const T* c_previous, T* c, T* h) const {
+  // What needs no time of its own while a step runs: the next step's x comes in, the last step's h goes out.
+  void move_row(int64_t step, int64_t n, int64_t y) const {
+    if (step + 1 < plan_.layer.steps)
+      plan_.row_to_frame(tensors_.x, plan_.time(step + 1), n, y, plan_.layer.in_channels, 0, frames_[(step + 1) % 2]);
+    if (step > 0) emit_row(step - 1, n, y);
+  }
+
+  // One row of h of a step, from beside the x of the step after it.
+  void emit_row(int64_t step, int64_t n, int64_t y) const {
+    const T* frame = plan_.frame(frames_[(step + 1) % 2], n, plan_.inputs()) + plan_.layer.in_channels;
+    plan_.row_from_pixels(frame + plan_.grid.position(y, 0) * plan_.inputs(), plan_.inputs(), plan_.layer.channels,
+                          tensors_.output, plan_.time(step), n, y);
+  }
+
+  void update(int64_t step, int64_t t, int64_t n, int64_t strip, T* gates, const T* c_previous, T* c) const {
     const int64_t entry = plan_.strips.begin[strip], picture = n * plan_.picture_state();
     CellForward<T> cell;
     cell.pixels = plan_.strips.pixels(strip);
     cell.channels = plan_.layer.channels;
     cell.pixel = plan_.strips.pixel.data() + entry;
     cell.slot = plan_.strips.slot.data() + entry;
+    cell.position = plan_.strips.position.data() + entry;
     cell.peephole_current = plan_.layer.peephole_current;
     cell.peephole = peephole_.data();
     cell.peephole_stride = plan_.picture_state();
@@ -69,21 +87,10 @@ class Forward {
     cell.gates = gates;
     cell.gates_stride = convolution_.rows();
     cell.c = c + picture;
-    cell.h = h;
+    cell.h = plan_.frame(frames_[(step + 1) % 2], n, plan_.inputs()) + plan_.layer.in_channels;
+    cell.h_stride = plan_.inputs();
     cell.saved_gates = tensors_.gates ? tensors_.gates + 4 * (t * plan_.state() + picture) : nullptr;
     plan_.kernel.cell_forward(cell);
-  }
-
-  // h of a strip to the output, and beside the next step's x.
-  void emit(int64_t step, int64_t t, int64_t n, int64_t strip, const T* h) const {
-    const int64_t C = plan_.layer.channels;
-    const Frames<T> output = plan_.contiguous(tensors_.output, C);
-    const int64_t* position = plan_.strips.position.data() + plan_.strips.begin[strip];
-    T* frame = plan_.frame(frames_[(step + 1) % 2], n, plan_.inputs()) + plan_.layer.in_channels;
-    plan_.for_each_pixel(output, t, n, strip, [&](int64_t entry, T* pixel) {
-      std::copy_n(h + entry * C, C, frame + position[entry] * plan_.inputs());
-      for (int64_t c = 0; c < C; ++c) pixel[c * output.channel] = h[entry * C + c];
-    });
   }
 
   const Plan<T> plan_;

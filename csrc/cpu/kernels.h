@@ -41,11 +41,12 @@ struct WinogradConvolution {
 };
 
 // The cell at the pixels of a strip. pixel[p] is the position in arrays over the whole picture, [pixel][channels] or
-// [pixel][4 * channels]; slot[p] the position among the pre-activations of the strip. Null: absent.
+// [pixel][4 * channels]; slot[p] the position among the pre-activations of the strip; position[p] that in a frame. Null:
+// absent.
 template <class T>
 struct CellStrip {
   int64_t pixels, channels;
-  const int64_t *pixel, *slot;
+  const int64_t *pixel, *slot, *position;
   bool peephole_current;
   const T* peephole;        // [3][peephole_stride]
   int64_t peephole_stride;
@@ -53,19 +54,20 @@ struct CellStrip {
 };
 template <class T>
 struct CellForward : CellStrip<T> {
-  const T* gates;           // [slot][gates_stride] pre-activations
+  T* gates;                 // [slot][gates_stride] pre-activations; overwritten
   int64_t gates_stride;
   T* c;                     // may be c_previous
-  T* h;                     // [p][channels]: of the strip, in its order
+  T* h;                     // [position][h_stride]
+  int64_t h_stride;
   T* saved_gates;           // null in inference
 };
 template <class T>
 struct CellBackward : CellStrip<T> {
   const T* saved_gates;
   const T* c;
-  const T* dh;              // [p][channels]: of the strip, gradient of h_t
+  const T* dh;              // gradient of h_t
   T* dc;                    // gradient of c_t from later steps in, of c_{t-1} out
-  T* dgates;                // [p][4 * channels]: of the strip
+  T* dgates;                // [position][4 * channels]
   T* dpeephole;             // laid out as the peephole; added to
 };
 
@@ -102,6 +104,9 @@ struct Kernels {
 
   // dbias[r] += sum over `pixels` pixels, one after the other, of dgates[p][r], r < row_block.
   void (*bias_gradient)(const T* dgates, int64_t gates, int64_t pixels, T* dbias);
+
+  // to[c * to_stride + r] = from[r * from_stride + c] for r < rows, c < columns.
+  void (*transpose)(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to, int64_t to_stride);
 };
 
 constexpr int64_t kGradientTiles = 48;  // tiles that winograd_weight_gradient transforms at once

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <utility>
 
 // After the standard headers, so that no inline function of theirs is compiled for this instruction set.
 #if defined(__clang__)

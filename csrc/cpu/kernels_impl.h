@@ -3,6 +3,7 @@
 
 #include "cell_impl.h"
 #include "convolution_impl.h"
+#include "transpose_impl.h"
 #include "winograd_impl.h"
 
 #define PDB_STRING_OF(name) #name
@@ -15,7 +16,8 @@ const Kernels<T>& table() {
   static_assert(kRowBlock<T> <= kMaxRowBlock);
   static constexpr Kernels<T> kernels = {PDB_STRING(PDB_ISA), kRowBlock<T>,       convolve<T>,
                                          winograd<T>,         cell_forward<T>,    cell_backward<T>,
-                                         weight_gradient<T>,  winograd_weight_gradient<T>, bias_gradient<T>};
+                                         weight_gradient<T>,  winograd_weight_gradient<T>, bias_gradient<T>,
+                                         transpose<T>};
   return kernels;
 }
 

@@ -93,27 +93,39 @@ struct Plan {
     return {data, layer.batch * channels * pixels, channels * pixels, pixels, layer.width, 1};
   }
 
-  // The pictures of frame t into frames of inputs() channels, from channel `first` on.
-  void to_frames(const Frames<const T>& pictures, int64_t t, int64_t channels, int64_t first, const Buffer<T>& frames) const {
-    parallel(layer.batch * grid.height, 4 * grid.width * channels, [&](int64_t begin, int64_t end) {
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t n = unit / grid.height, y = unit % grid.height;
-        const T* from = pictures.data + t * pictures.step + n * pictures.image + y * pictures.row;
-        T* to = frame(frames, n, inputs()) + grid.position(y, 0) * inputs() + first;
-        for (int64_t c = 0; c < channels; ++c)
-          for (int64_t x = 0; x < grid.width; ++x) to[x * inputs() + c] = from[c * pictures.channel + x * pictures.column];
-      }
-    });
+  // Row y of picture n of frame t into pixels of `stride` values. The other direction: of contiguous pictures.
+  void row_to_pixels(const Frames<const T>& pictures, int64_t t, int64_t n, int64_t y, int64_t channels, T* to,
+                     int64_t stride) const {
+    const T* from = pictures.data + t * pictures.step + n * pictures.image + y * pictures.row;
+    if (pictures.column == 1) return kernel.transpose(from, pictures.channel, channels, grid.width, to, stride);
+    for (int64_t x = 0; x < grid.width; ++x)
+      for (int64_t c = 0; c < channels; ++c) to[x * stride + c] = from[c * pictures.channel + x * pictures.column];
+  }
+  void row_from_pixels(const T* from, int64_t stride, int64_t channels, T* pictures, int64_t t, int64_t n, int64_t y) const {
+    T* to = pictures + ((t * layer.batch + n) * channels * grid.height + y) * grid.width;
+    kernel.transpose(from, stride, grid.width, channels, to, grid.pixels());
   }
 
-  // Calls body(entry, pixel in the picture at its channel 0) for the entries of a strip of picture n of frame t.
-  template <class V, class Body>
-  void for_each_pixel(const Frames<V>& pictures, int64_t t, int64_t n, int64_t strip, Body body) const {
-    V* picture = pictures.data + t * pictures.step + n * pictures.image;
-    for (int64_t entry = 0; entry < strips.pixels(strip); ++entry) {
-      const int64_t pixel = strips.pixel[strips.begin[strip] + entry];
-      body(entry, picture + pixel / grid.width * pictures.row + pixel % grid.width * pictures.column);
-    }
+  // Calls body(n, y) for every row of a picture, in parallel.
+  template <class Body>
+  void parallel_rows(int64_t channels, const Body& body) const {
+    parallel(layer.batch * grid.height, 4 * grid.width * channels, [&](int64_t begin, int64_t end) {
+      for (int64_t unit = begin; unit < end; ++unit) body(unit / grid.height, unit % grid.height);
+    });
+  }
+  // Calls body(y) for those rows that strip `strip` takes care of besides its own pixels.
+  template <class Body>
+  void for_rows_of_strip(int64_t strip, const Body& body) const {
+    for (int64_t y = strip * grid.height / strips.size(); y < (strip + 1) * grid.height / strips.size(); ++y) body(y);
+  }
+
+  // The pictures of frame t into frames of inputs() channels, from channel `first` on.
+  void to_frames(const Frames<const T>& pictures, int64_t t, int64_t channels, int64_t first, const Buffer<T>& frames) const {
+    parallel_rows(channels, [&](int64_t n, int64_t y) { row_to_frame(pictures, t, n, y, channels, first, frames); });
+  }
+  void row_to_frame(const Frames<const T>& pictures, int64_t t, int64_t n, int64_t y, int64_t channels, int64_t first,
+                    const Buffer<T>& frames) const {
+    row_to_pixels(pictures, t, n, y, channels, frame(frames, n, inputs()) + grid.position(y, 0) * inputs() + first, inputs());
   }
 
   // Contiguous (count, channels, H, W) pixel-major, (count, H, W, channels), and back.
@@ -122,10 +134,8 @@ struct Plan {
 
  private:
   // (count, rows, columns) to (count, columns, rows).
-  static void transpose(const T* from, int64_t count, int64_t rows, int64_t columns, T* to) {
-    for (int64_t n = 0; n < count; ++n)
-      for (int64_t r = 0; r < rows; ++r)
-        for (int64_t c = 0; c < columns; ++c) to[(n * columns + c) * rows + r] = from[(n * rows + r) * columns + c];
+  void transpose(const T* from, int64_t count, int64_t rows, int64_t columns, T* to) const {
+    for (int64_t n = 0; n < count; ++n) kernel.transpose(from + n * rows * columns, columns, rows, columns, to + n * rows * columns, rows);
   }
 };
 

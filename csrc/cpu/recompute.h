@@ -49,7 +49,7 @@ class Recomputation {
 
  private:
   // c and h, which the cell gives besides, are known already.
-  void activate(int64_t n, int64_t strip, const T* sums, const T* c_previous, T* h) const {
+  void activate(int64_t n, int64_t strip, T* sums, const T* c_previous, T* h) const {
     const int64_t entry = plan_.strips.begin[strip], picture = n * plan_.picture_state();
     CellForward<T> cell;
     cell.pixels = plan_.strips.pixels(strip);
@@ -64,6 +64,8 @@ class Recomputation {
     cell.gates_stride = convolution_.rows();
     cell.c = c_.data() + picture;
     cell.h = h;
+    cell.position = cell.slot;
+    cell.h_stride = plan_.layer.channels;
     cell.saved_gates = gates_.data() + 4 * picture;
     plan_.kernel.cell_forward(cell);
   }

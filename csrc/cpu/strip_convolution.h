@@ -21,17 +21,20 @@ class StripConvolution {
   }
 
   int64_t rows() const { return rows_; }  // padded
+  void run(int64_t strip, const Source<T>& source, const T* init, T* scratch, T* out) const {
+    run(strip, source, init, scratch, out, rows_);
+  }
   int64_t scratch() const { return plan_.winograd ? winograd_scratch(channels_) : 0; }
 
-  // out [kStripSlots][rows()]: row sums plus init at the slots of a strip.
-  void run(int64_t strip, const Source<T>& source, const T* init, T* scratch, T* out) const {
+  // out [kStripSlots][rows]: the first `rows` row sums, a multiple of the row block, plus init at the slots of a strip.
+  void run(int64_t strip, const Source<T>& source, const T* init, T* scratch, T* out, int64_t rows) const {
     const Strips& strips = plan_.strips;
     if (plan_.winograd) {
       const int64_t step = plan_.layer.dilation;
-      plan_.kernel.winograd({packed_.data(), channels_, rows_, step * plan_.grid.pitch(), step}, source,
+      plan_.kernel.winograd({packed_.data(), channels_, rows, step * plan_.grid.pitch(), step}, source,
                             strips.corner.data() + strip * kStripTiles, strips.tiles(strip), init, scratch, out);
     } else {
-      plan_.kernel.convolve({packed_.data(), offsets_.data(), plan_.window.size(), channels_, rows_}, source,
+      plan_.kernel.convolve({packed_.data(), offsets_.data(), plan_.window.size(), channels_, rows}, source,
                             strips.position.data() + strips.begin[strip], strips.pixels(strip), init, out);
     }
   }

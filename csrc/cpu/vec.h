@@ -17,14 +17,14 @@ struct Native<float> {
   typedef float Values __attribute__((vector_size(PDB_VECTOR_BYTES)));
   typedef uint32_t Bits __attribute__((vector_size(PDB_VECTOR_BYTES)));
   static constexpr int mantissa = 23;
-  static constexpr uint32_t bias = 127, sign = 0x80000000u;
+  static constexpr uint32_t bias = 127;
 };
 template <>
 struct Native<double> {
   typedef double Values __attribute__((vector_size(PDB_VECTOR_BYTES)));
   typedef uint64_t Bits __attribute__((vector_size(PDB_VECTOR_BYTES)));
   static constexpr int mantissa = 52;
-  static constexpr uint64_t bias = 1023, sign = 0x8000000000000000u;
+  static constexpr uint64_t bias = 1023;
 };
 
 template <class T>
@@ -57,6 +57,15 @@ struct Vec {
   }
 };
 
+// Calls body(at, lanes) for every vector of `count` values; lanes < Vec<T>::size only for the last.
+template <class T, class Body>
+PDB_INLINE void for_each_vector(int64_t count, Body body) {
+  constexpr int64_t size = Vec<T>::size;
+  int64_t at = 0;
+  for (; at + size <= count; at += size) body(at, static_cast<int>(size));
+  if (at < count) body(at, static_cast<int>(count - at));
+}
+
 template <class T>
 PDB_INLINE Vec<T> operator+(Vec<T> a, Vec<T> b) { return a.v + b.v; }
 template <class T>
@@ -66,8 +75,8 @@ PDB_INLINE Vec<T> operator*(Vec<T> a, Vec<T> b) { return a.v * b.v; }
 template <class T>
 PDB_INLINE Vec<T> operator/(Vec<T> a, Vec<T> b) { return a.v / b.v; }
 
-// exp(r) for |r| <= ln(2)/2; coefficients of Cephes (expf.c, exp.c).
-PDB_INLINE Vec<float> exp_reduced(Vec<float> r) {
+// exp(r) - 1 for |r| <= ln(2)/2, accurate for small r too; coefficients of Cephes (expf.c, exp.c).
+PDB_INLINE Vec<float> expm1_reduced(Vec<float> r) {
   using V = Vec<float>;
   V p = V(1.9875691500e-4f);
   p = p * r + V(1.3981999507e-3f);
@@ -75,9 +84,9 @@ PDB_INLINE Vec<float> exp_reduced(Vec<float> r) {
   p = p * r + V(4.1665795894e-2f);
   p = p * r + V(1.6666665459e-1f);
   p = p * r + V(5.0000001201e-1f);
-  return p * (r * r) + r + V(1.0f);
+  return p * (r * r) + r;
 }
-PDB_INLINE Vec<double> exp_reduced(Vec<double> r) {
+PDB_INLINE Vec<double> expm1_reduced(Vec<double> r) {
   using V = Vec<double>;
   const V z = r * r;
   const V p = r * ((V(1.26177193074810590878e-4) * z + V(3.02994407707441961300e-2)) * z + V(1.0));
@@ -85,7 +94,7 @@ PDB_INLINE Vec<double> exp_reduced(Vec<double> r) {
   q = q * z + V(2.52448340349684104192e-3);
   q = q * z + V(2.27265548208155028766e-1);
   q = q * z + V(2.0);
-  return V(1.0) + V(2.0) * p / (q - p);
+  return V(2.0) * p / (q - p);
 }
 
 template <class T>
@@ -101,9 +110,13 @@ struct ExpConstants<double> {
   static constexpr double log2e = 1.4426950408889634074, ln2_high = 6.93145751953125e-1, ln2_low = 1.42860682030941723212e-6;
 };
 
-// exp(x), x clamped to where the result is a normal number; NaN stays NaN.
+// exp(x) = scale * (1 + rest), x clamped to where that is a normal number; NaN stays NaN.
 template <class T>
-PDB_INLINE Vec<T> exp(Vec<T> x) {
+struct Exponential {
+  Vec<T> scale, rest;  // a power of two; exp(r) - 1 for the remainder r
+};
+template <class T>
+PDB_INLINE Exponential<T> exponential(Vec<T> x) {
   using V = Vec<T>;
   using C = ExpConstants<T>;
   using Bits = typename Native<T>::Bits;
@@ -113,7 +126,7 @@ PDB_INLINE Vec<T> exp(Vec<T> x) {
   const V n = shifted - V(C::round);
   const V r = (x - n * V(C::ln2_high)) - n * V(C::ln2_low);
   const Bits exponent = (Bits)shifted.v - (Bits)V(C::round).v + Native<T>::bias;
-  return exp_reduced(r) * V((typename V::Values)(exponent << Native<T>::mantissa));
+  return {V((typename V::Values)(exponent << Native<T>::mantissa)), expm1_reduced(r)};
 }
 
 template <class T>
@@ -122,37 +135,16 @@ PDB_INLINE Vec<T> unit(Vec<T>) { return Vec<T>(T(1)); }
 template <class T>
 PDB_INLINE Vec<T> sigmoid(Vec<T> x) {
   const Vec<T> one(T(1));
-  return one / (one + exp(Vec<T>(T(0)) - x));
+  const Exponential<T> e = exponential(Vec<T>(T(0)) - x);
+  return one / (one + (one + e.rest) * e.scale);
 }
 
-// tanh(x) for |x| < 0.625; coefficients of Cephes (tanhf.c, tanh.c).
-PDB_INLINE Vec<float> tanh_small(Vec<float> x) {
-  using V = Vec<float>;
-  const V z = x * x;
-  V p = V(-5.70498872745e-3f);
-  p = p * z + V(2.06390887954e-2f);
-  p = p * z + V(-5.37397155531e-2f);
-  p = p * z + V(1.33314422036e-1f);
-  p = p * z + V(-3.33332819422e-1f);
-  return x + x * (z * p);
-}
-PDB_INLINE Vec<double> tanh_small(Vec<double> x) {
-  using V = Vec<double>;
-  const V z = x * x;
-  const V p = (V(-9.64399179425052238628e-1) * z + V(-9.92877231001918586564e1)) * z + V(-1.61468768441708447952e3);
-  const V q = ((z + V(1.12811678491632931402e2)) * z + V(2.23548839060100448583e3)) * z + V(4.84406305325125486048e3);
-  return x + x * (z * (p / q));
-}
-
+// m / (m + 2), m = exp(2x) - 1. Where x is small, scale is 1 and m = rest, which keeps its accuracy.
 template <class T>
 PDB_INLINE Vec<T> tanh(Vec<T> x) {
-  using V = Vec<T>;
-  using Bits = typename Native<T>::Bits;
-  const Bits sign = (Bits)x.v & Native<T>::sign;
-  const V magnitude((typename V::Values)((Bits)x.v ^ sign));
-  const V large = V(T(1)) - V(T(2)) / (exp(magnitude + magnitude) + V(T(1)));
-  const V signed_large((typename V::Values)((Bits)large.v | sign));
-  return magnitude.v < T(0.625) ? tanh_small(x).v : signed_large.v;
+  const Exponential<T> e = exponential(x + x);
+  const Vec<T> m = e.rest * e.scale + (e.scale - Vec<T>(T(1)));
+  return m / (m + Vec<T>(T(2)));
 }
 
 }  // namespace pdb::cpu::PDB_ISA

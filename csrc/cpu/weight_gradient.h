@@ -28,21 +28,25 @@ class WeightGradient {
     if (needs_bias) bias_ = Buffer<T>::zeros(plan.padded(plan.gates()));
   }
 
-  // Adds frame t: x, h_previous (its frame h_t, or null data if zero), and frames of the 4C gates' gradients.
-  void add(const Frames<const T>& x, int64_t t, const Frames<const T>& h_previous, int64_t h_t, const Buffer<T>& dgates) const {
+  // Row y of picture n of the inputs of the next `add`: frame t of x, and frame h_t of h_previous unless that is null.
+  void load_row(const Frames<const T>& x, int64_t t, const Frames<const T>& h_previous, int64_t h_t, int64_t n, int64_t y) const {
+    if (!total_) return;
+    plan_.row_to_frame(x, t, n, y, plan_.layer.in_channels, 0, frames_);
+    if (h_previous.data) plan_.row_to_frame(h_previous, h_t, n, y, plan_.layer.channels, plan_.layer.in_channels, frames_);
+  }
+
+  // Adds one step: the rows that were loaded, without h where that is zero, and frames of the 4C gates' gradients.
+  void add(bool has_h, const Buffer<T>& dgates) const {
     const Layer& layer = plan_.layer;
-    if (total_) {
-      plan_.to_frames(x, t, layer.in_channels, 0, frames_);
-      if (h_previous.data) plan_.to_frames(h_previous, h_t, layer.channels, layer.in_channels, frames_);
-    }
-    const int64_t channels = h_previous.data ? plan_.inputs() : layer.in_channels;
+    const int64_t channels = has_h ? plan_.inputs() : layer.in_channels;
     const int64_t work = layer.batch * plan_.grid.pixels() * plan_.kernel.row_block * layer.channels;
-    plan_.parallel(weight_units_ + (bias_ ? blocks_ : 0), work, [&](int64_t begin, int64_t end) {
+    // Two loops: in one, a thread would get all the units of the bias and another all those of the weights.
+    plan_.parallel(weight_units_, work, [&](int64_t begin, int64_t end) {
       const Buffer<T> scratch(plan_.winograd ? winograd_gradient_scratch(plan_.inputs(), blocks_a_unit_) : 0);
-      for (int64_t unit = begin; unit < end; ++unit) {
-        if (unit >= weight_units_) add_bias(unit - weight_units_, dgates);
-        else add_weights(unit, channels, dgates, scratch.data());
-      }
+      for (int64_t unit = begin; unit < end; ++unit) add_weights(unit, channels, dgates, scratch.data());
+    });
+    plan_.parallel(bias_ ? blocks_ : 0, work / layer.channels, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) add_bias(block, dgates);
     });
   }
 

@@ -5,43 +5,36 @@
 
 namespace pdb::cpu::PDB_ISA {
 
-template <class T>
-PDB_INLINE int lanes_at(int64_t position, int64_t size) {
-  return static_cast<int>(size - position < Vec<T>::size ? size - position : Vec<T>::size);
-}
-
-// One line of B^T applied to four values.
-template <class V>
-PDB_INLINE void input_line(const V (&d)[4], V (&out)[4]) {
-  out[0] = d[0] - d[2];
-  out[1] = d[1] + d[2];
-  out[2] = d[2] - d[1];
-  out[3] = d[1] - d[3];
-}
-
-// One tile of a picture, a vector of channels at a time: B^T d B to out[16][position_stride].
-template <class T>
-void transform_input(const WinogradConvolution<T>& c, const Source<T>& source, int64_t corner, T* out,
-                     int64_t position_stride) {
+// Line `line` of B^T d B for one vector of channels of one tile, d at `tile`, to out[4][position_stride].
+template <int line, class T>
+PDB_INLINE void transform_input_line(const T* tile, int64_t step_y, int64_t step_x, int lanes, T* out, int64_t position_stride) {
   using V = Vec<T>;
-  for (int64_t channel = 0; channel < source.channels; channel += V::size) {
-    const int lanes = lanes_at<T>(channel, source.channels);
-    V rows[4][4];  // [column][row], after the first pass
-    for (int x = 0; x < 4; ++x) {
-      V d[4];
-      for (int y = 0; y < 4; ++y) {
-        const int64_t position = corner + y * c.step_y + x * c.step_x;
-        d[y] = V::load(source.frame + position * source.stride + channel, lanes);
-      }
-      input_line(d, rows[x]);
-    }
-    for (int i = 0; i < 4; ++i) {
-      const V d[4] = {rows[0][i], rows[1][i], rows[2][i], rows[3][i]};
-      V line[4];
-      input_line(d, line);
-      for (int j = 0; j < 4; ++j) line[j].store(out + (4 * i + j) * position_stride + channel, lanes);
-    }
+  constexpr int kPlus[4] = {0, 1, 2, 1}, kOther[4] = {2, 2, 1, 3};
+  V d[4];
+#pragma GCC unroll 4
+  for (int x = 0; x < 4; ++x) {
+    const V a = V::load(tile + kPlus[line] * step_y + x * step_x, lanes);
+    const V b = V::load(tile + kOther[line] * step_y + x * step_x, lanes);
+    d[x] = line == 1 ? a + b : a - b;
   }
+  (d[0] - d[2]).store(out, lanes);
+  (d[1] + d[2]).store(out + position_stride, lanes);
+  (d[2] - d[1]).store(out + 2 * position_stride, lanes);
+  (d[1] - d[3]).store(out + 3 * position_stride, lanes);
+}
+
+// B^T d B of one tile of a picture to out[16][position_stride].
+template <class T>
+PDB_INLINE void transform_input(const WinogradConvolution<T>& c, const Source<T>& source, int64_t corner, T* out,
+                                int64_t position_stride) {
+  const T* tile = source.frame + corner * source.stride;
+  const int64_t step_y = c.step_y * source.stride, step_x = c.step_x * source.stride;
+  for_each_vector<T>(source.channels, [&](int64_t channel, int lanes) __attribute__((always_inline)) {
+    transform_input_line<0>(tile + channel, step_y, step_x, lanes, out + channel, position_stride);
+    transform_input_line<1>(tile + channel, step_y, step_x, lanes, out + 4 * position_stride + channel, position_stride);
+    transform_input_line<2>(tile + channel, step_y, step_x, lanes, out + 8 * position_stride + channel, position_stride);
+    transform_input_line<3>(tile + channel, step_y, step_x, lanes, out + 12 * position_stride + channel, position_stride);
+  });
 }
 
 // The products of one row block at one Winograd position: products[tile][row_block], for all tiles.
@@ -108,46 +101,43 @@ void winograd(const WinogradConvolution<T>& c, const Source<T>& source, const in
   }
 }
 
-// Line `line` of B^T d B of one tile to out[4][position_stride]: d's rows y0 and y1 are subtracted or added.
-template <class T>
-void transform_input_line(const WinogradConvolution<T>& c, const Source<T>& source, int64_t corner, int line, T* out,
-                          int64_t position_stride) {
+// Line `line` of A y A^T for one vector of rows, y the gradients at the four pixels of `tile`, to out[4][position_stride].
+template <int line, class T>
+PDB_INLINE void transform_gradient_line(const T* tile, int64_t step_y, int64_t step_x, int lanes, T* out, int64_t position_stride) {
   using V = Vec<T>;
-  constexpr int kPlus[4] = {0, 1, 2, 1}, kOther[4] = {2, 2, 1, 3};
-  const T* plus = source.frame + (corner + kPlus[line] * c.step_y) * source.stride;
-  const T* other = source.frame + (corner + kOther[line] * c.step_y) * source.stride;
-  for (int64_t channel = 0; channel < source.channels; channel += V::size) {
-    const int lanes = lanes_at<T>(channel, source.channels);
-    V d[4], result[4];
-    for (int x = 0; x < 4; ++x) {
-      const int64_t at = x * c.step_x * source.stride + channel;
-      const V a = V::load(plus + at, lanes), b = V::load(other + at, lanes);
-      d[x] = line == 1 ? a + b : a - b;
-    }
-    input_line(d, result);
-    for (int j = 0; j < 4; ++j) result[j].store(out + j * position_stride + channel, lanes);
+  V y[2];
+#pragma GCC unroll 2
+  for (int x = 0; x < 2; ++x) {
+    const T* at = tile + x * step_x;
+    const V b = line == 0 ? V(T(0)) : V::load(at + step_y, lanes);
+    const V a = line == 3 ? V(T(0)) : V::load(at, lanes);
+    y[x] = line == 0 ? a : line == 1 ? a + b : a - b;
   }
+  y[0].store(out);
+  (y[0] + y[1]).store(out + position_stride);
+  (y[0] - y[1]).store(out + 2 * position_stride);
+  (V(T(0)) - y[1]).store(out + 3 * position_stride);
 }
 
-// Line `line` of A y A^T, y the gradients at a tile's four pixels, to out[4][position_stride].
-template <class T>
-void transform_gradient_line(const WinogradConvolution<T>& c, const Source<T>& dgates, int64_t first, int line,
-                             int64_t first_row, int64_t rows, T* out, int64_t position_stride) {
-  using V = Vec<T>;
-  const T* top = dgates.frame + first * dgates.stride + first_row;
-  for (int64_t row = 0; row < rows; row += V::size) {
-    const int64_t left = dgates.channels - first_row - row;
-    const int lanes = left < V::size ? static_cast<int>(left < 0 ? 0 : left) : V::size;
-    V y[2];
-    for (int x = 0; x < 2; ++x) {
-      const T* at = top + x * c.step_x * dgates.stride + row;
-      const V a = V::load(at, lanes), b = V::load(at + c.step_y * dgates.stride, lanes);
-      y[x] = line == 0 ? a : line == 1 ? a + b : line == 2 ? a - b : V(T(0)) - b;
-    }
-    y[0].store(out + row);
-    (y[0] + y[1]).store(out + position_stride + row);
-    (y[0] - y[1]).store(out + 2 * position_stride + row);
-    (V(T(0)) - y[1]).store(out + 3 * position_stride + row);
+// Both transforms of `count` tiles: values [4][tiles][channels], gradients [4][tiles][rows], rows padded with zeros.
+template <int line, class T>
+void transform_for_gradient(const WinogradConvolution<T>& c, const Source<T>& source, const int64_t* corners,
+                            const Source<T>& dgates, const int64_t* firsts, int64_t count, int64_t first_row, int64_t rows,
+                            T* values, int64_t value_position, T* gradients, int64_t gradient_position) {
+  const int64_t present = dgates.channels - first_row < rows ? dgates.channels - first_row : rows;
+  for (int64_t tile = 0; tile < count; ++tile) {
+    const T* from = source.frame + corners[tile] * source.stride;
+    T* to = values + tile * source.channels;
+    for_each_vector<T>(source.channels, [&](int64_t at, int lanes) __attribute__((always_inline)) {
+      transform_input_line<line>(from + at, c.step_y * source.stride, c.step_x * source.stride, lanes, to + at, value_position);
+    });
+    from = dgates.frame + firsts[tile] * dgates.stride + first_row;
+    to = gradients + tile * rows;
+    for_each_vector<T>(present, [&](int64_t at, int lanes) __attribute__((always_inline)) {
+      transform_gradient_line<line>(from + at, c.step_y * dgates.stride, c.step_x * dgates.stride, lanes, to + at, gradient_position);
+    });
+    for (int64_t at = (present + Vec<T>::size - 1) / Vec<T>::size * Vec<T>::size; at < rows; at += Vec<T>::size)
+      for (int j = 0; j < 4; ++j) Vec<T>(T(0)).store(to + j * gradient_position + at);
   }
 }
 
@@ -183,16 +173,16 @@ void winograd_weight_gradient(const WinogradConvolution<T>& c, const Source<T>& 
                               const Source<T>& dgates, const int64_t* firsts, int64_t tiles, int line, int64_t first_block,
                               int64_t blocks, T* scratch, T* dweight) {
   const int64_t rows = blocks * kRowBlock<T>;
+  constexpr decltype(&transform_for_gradient<0, T>) kTransforms[4] = {transform_for_gradient<0, T>, transform_for_gradient<1, T>,
+                                                                      transform_for_gradient<2, T>, transform_for_gradient<3, T>};
+  const auto transform = kTransforms[line];
   for (int64_t start = 0; start < tiles; start += kGradientTiles) {
     const int64_t count = tiles - start < kGradientTiles ? tiles - start : kGradientTiles;
     const int64_t value_position = count * source.channels + kGap, gradient_position = count * rows + kGap;
     T* values = scratch;                          // [4][tiles][channels]
     T* gradients = scratch + 4 * value_position;  // [4][tiles][rows]
-    for (int64_t tile = 0; tile < count; ++tile) {
-      transform_input_line(c, source, corners[start + tile], line, values + tile * source.channels, value_position);
-      transform_gradient_line(c, dgates, firsts[start + tile], line, first_block * kRowBlock<T>, rows,
-                              gradients + tile * rows, gradient_position);
-    }
+    transform(c, source, corners + start, dgates, firsts + start, count, first_block * kRowBlock<T>, rows, values,
+              value_position, gradients, gradient_position);
     for (int64_t block = 0; block < blocks; ++block)
       for (int j = 0; j < 4; ++j)
         add_products(values + j * value_position, source.channels,

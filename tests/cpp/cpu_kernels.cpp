@@ -199,19 +199,22 @@ void test_gradients(const Kernels<T>& kernel, const Case& c) {
 // Both cell kernels against cell.h in double, one scalar at a time.
 template <class T>
 void test_cell(const Kernels<T>& kernel, int64_t pixels, int64_t C, bool with_peephole, bool current, bool with_previous) {
-  // The strip visits the pixels backwards, and its pre-activations have a gap.
-  std::vector<int64_t> pixel, slot;
-  for (int64_t p = 0; p < pixels; ++p) pixel.push_back(pixels - 1 - p), slot.push_back(p < 2 ? p : p + 1);
-  const auto pre = normal<T>((pixels + 1) * (4 * C + 3), 2), peephole = normal<T>(3 * pixels * C), c_0 = normal<T>(pixels * C);
+  // The strip visits the pixels backwards, its pre-activations have a gap, and the frame a border of one pixel.
+  std::vector<int64_t> pixel, slot, position;
+  for (int64_t p = 0; p < pixels; ++p)
+    pixel.push_back(pixels - 1 - p), slot.push_back(p < 2 ? p : p + 1), position.push_back(pixels - p);
+  const auto pre = normal<T>((pixels + 1) * (4 * C + 3), 2);
+  auto overwritten = pre;
+  const auto peephole = normal<T>(3 * pixels * C), c_0 = normal<T>(pixels * C);
   const auto dh = normal<T>(pixels * C), dc_n = normal<T>(pixels * C);
-  std::vector<T> c(pixels * C), h(pixels * C), gates(pixels * 4 * C), dgates(pixels * 4 * C), dpeephole(3 * pixels * C, T(1));
+  std::vector<T> c(pixels * C), h((pixels + 1) * (C + 2)), gates(pixels * 4 * C), dgates((pixels + 1) * 4 * C), dpeephole(3 * pixels * C, T(1));
   CellForward<T> forward;
   forward.pixels = pixels, forward.channels = C, forward.peephole_current = current;
-  forward.pixel = pixel.data(), forward.slot = slot.data();
+  forward.pixel = pixel.data(), forward.slot = slot.data(), forward.position = position.data();
   forward.peephole = with_peephole ? peephole.data() : nullptr, forward.peephole_stride = pixels * C;
   forward.c_previous = with_previous ? c_0.data() : nullptr;
-  forward.gates = pre.data(), forward.gates_stride = 4 * C + 3;
-  forward.c = c.data(), forward.h = h.data(), forward.saved_gates = gates.data();
+  forward.gates = overwritten.data(), forward.gates_stride = 4 * C + 3;
+  forward.c = c.data(), forward.h = h.data(), forward.h_stride = C + 2, forward.saved_gates = gates.data();
   kernel.cell_forward(forward);
   std::vector<T> dc = dc_n;
   CellBackward<T> backward;
@@ -222,10 +225,10 @@ void test_cell(const Kernels<T>& kernel, int64_t pixels, int64_t C, bool with_pe
 
   for (int64_t p = 0; p < pixels; ++p)
     for (int64_t channel = 0; channel < C; ++channel) {
-      const int64_t at = pixel[p] * C + channel, in_strip = p * C + channel;
+      const int64_t at = pixel[p] * C + channel;
       const auto before = [&](int g) { return double(pre[slot[p] * (4 * C + 3) + g * C + channel]); };
       const auto saved = [&](int g) { return double(gates[(pixel[p] * 4 + g) * C + channel]); };
-      const auto gradient = [&](int g) { return double(dgates[(p * 4 + g) * C + channel]); };
+      const auto gradient = [&](int g) { return double(dgates[(position[p] * 4 + g) * C + channel]); };
       pdb::Gates<double> g{before(0), before(1), before(2), before(3)};
       pdb::Peephole<double> w{0, 0, 0};
       if (with_peephole) w = {peephole[at], peephole[pixels * C + at], peephole[2 * pixels * C + at]};
@@ -233,10 +236,10 @@ void test_cell(const Kernels<T>& kernel, int64_t pixels, int64_t C, bool with_pe
       double c_t, h_t, dc_t = dc_n[at];
       pdb::cell_forward(g, w, previous, current, c_t, h_t);
       expect_near<T>("c", kernel.name, c[at], c_t, 4);
-      expect_near<T>("h", kernel.name, h[in_strip], h_t, 4);
+      expect_near<T>("h", kernel.name, h[position[p] * (C + 2) + channel], h_t, 4);
       expect_near<T>("saved o", kernel.name, saved(2), g.o, 4);
       pdb::Gates<double> d;
-      pdb::cell_backward(g, w, previous, c_t, current, double(dh[in_strip]), dc_t, d);
+      pdb::cell_backward(g, w, previous, c_t, current, double(dh[at]), dc_t, d);
       expect_near<T>("dc", kernel.name, dc[at], dc_t, 16);
       expect_near<T>("di", kernel.name, gradient(0), d.i, 16);
       expect_near<T>("df", kernel.name, gradient(1), d.f, 16);
@@ -256,8 +259,8 @@ void test_activations(const Kernels<T>& kernel) {
     for (const double value : {x, x * 1e-3, x * 1e-9}) {
       T pre[4] = {T(value), T(0), T(0), T(value)}, c, h, gates[4];
       CellForward<T> strip;
-      strip.pixels = strip.channels = 1, strip.pixel = strip.slot = &zero, strip.peephole_current = false, strip.peephole = strip.c_previous = nullptr;
-      strip.gates = pre, strip.gates_stride = 4, strip.c = &c, strip.h = &h, strip.saved_gates = gates;
+      strip.pixels = strip.channels = 1, strip.pixel = strip.slot = strip.position = &zero, strip.peephole_current = false, strip.peephole = strip.c_previous = nullptr;
+      strip.gates = pre, strip.gates_stride = 4, strip.c = &c, strip.h = &h, strip.h_stride = 1, strip.saved_gates = gates;
       kernel.cell_forward(strip);
       const double t = T(value), sigmoid = 1 / (1 + std::exp(-t)), tanh = std::tanh(t);
       // exp(-x) is clamped where float32's sigmoid leaves the normal numbers.
@@ -268,13 +271,28 @@ void test_activations(const Kernels<T>& kernel) {
   const T nan = std::numeric_limits<T>::quiet_NaN(), infinity = std::numeric_limits<T>::infinity();
   T pre[4] = {nan, infinity, -infinity, -infinity}, c, h, gates[4];
   CellForward<T> strip;
-  strip.pixels = strip.channels = 1, strip.pixel = strip.slot = &zero, strip.peephole_current = false, strip.peephole = strip.c_previous = nullptr;
-  strip.gates = pre, strip.gates_stride = 4, strip.c = &c, strip.h = &h, strip.saved_gates = gates;
+  strip.pixels = strip.channels = 1, strip.pixel = strip.slot = strip.position = &zero, strip.peephole_current = false, strip.peephole = strip.c_previous = nullptr;
+  strip.gates = pre, strip.gates_stride = 4, strip.c = &c, strip.h = &h, strip.h_stride = 1, strip.saved_gates = gates;
   kernel.cell_forward(strip);
   if (!std::isnan(gates[0])) fail("sigmoid(nan)", kernel.name, gates[0], nan);
   if (gates[1] != 1) fail("sigmoid(inf)", kernel.name, gates[1], 1);
   if (!(gates[2] < 1e-30)) fail("sigmoid(-inf)", kernel.name, gates[2], 0);
   if (gates[3] != -1) fail("tanh(-inf)", kernel.name, gates[3], -1);
+}
+
+template <class T>
+void test_transpose(const Kernels<T>& kernel) {
+  for (const int64_t rows : {1, 3, 16, 21, 60})
+    for (const int64_t columns : {1, 5, 8, 33}) {
+      const auto from = normal<T>((rows - 1) * (columns + 1) + columns);
+      std::vector<T> to((columns - 1) * (rows + 2) + rows, T(0));
+      kernel.transpose(from.data(), columns + 1, rows, columns, to.data(), rows + 2);
+      for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = 0; c < columns; ++c)
+          if (to[c * (rows + 2) + r] != from[r * (columns + 1) + c]) fail("transpose", kernel.name, r, c);
+      for (int64_t c = 0; c + 1 < columns; ++c)
+        if (to[c * (rows + 2) + rows] != 0) fail("transpose writes beside the matrix", kernel.name, rows, c);
+    }
 }
 
 template <class T>
@@ -287,6 +305,7 @@ void test_all() {
     for (const int64_t C : {1, 3, 8, 19, 32})
       for (int flags = 0; flags < 8; ++flags) test_cell(*kernel, 5, C, flags & 1, flags & 2, flags & 4);
     test_activations(*kernel);
+    test_transpose(*kernel);
     std::printf("%s, %d bytes: passed\n", kernel->name, static_cast<int>(sizeof(T)));
   }
 }
