@@ -103,7 +103,7 @@ def test_a_killed_process_is_one_line():
 @pytest.fixture
 def busy_run(tmp_path):
     """`predict --crf` in a process of its own, whose two CRF processes never finish a frame; and their numbers."""
-    folder = write_frames(tmp_path / "in", [noisy(48, 64)] * 12)
+    folder = write_frames(tmp_path / "in", [noisy(480, 640)] * 12)  # More than a pipe takes.
     command = [sys.executable, Path(__file__).with_name("fake_model.py"), "predict", folder, "-o", tmp_path / "out"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "FAKE_ENDLESS_CRF": "1"}
     process = subprocess.Popen(

@@ -28,6 +28,10 @@ def kill_pool(pool: ProcessPoolExecutor) -> None:
     """End the pool at once: its `shutdown` waits for what its processes are at, and for one more task of each."""
     for process in list((pool._processes or {}).values()):  # From Python 3.14 on it has `kill_workers`.
         process.kill()
+    # Its threads in this process would wait for ever at pipes whose other ends only this process holds any more: the one
+    # that sends tasks for a reader, the one that receives results for the rest of one.
+    for end in (pool._call_queue._reader, pool._result_queue._writer):
+        end.close()
     pool.shutdown(wait=True, cancel_futures=True)
 
 
