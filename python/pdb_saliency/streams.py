@@ -55,11 +55,15 @@ def tell(*parts: object) -> None:
     """
     if (parts[0] == "note" and Verbosity.quiet) or (parts[0] == "info" and not Verbosity.verbose):
         return
-    text = " ".join(": ".join(map(str, ("pdb-saliency", *parts))).splitlines())
-    text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+    text = printable(": ".join(map(str, ("pdb-saliency", *parts))))
     if parts[0] == "error" and _has_colours(sys.stderr):
         text = text.replace("error", "\x1b[31merror\x1b[0m", 1)
     write(text, sys.stderr)
+
+
+def printable(text: str) -> str:
+    """One line of `text`, what comes from names of files included: control characters and bytes of no encoding are escaped."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(text.splitlines()))
 
 
 def _has_colours(stream: TextIO) -> bool:
