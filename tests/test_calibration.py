@@ -45,6 +45,14 @@ def test_maps_that_say_the_opposite_have_no_calibration():
         fit(drawn(1.0, 0.0)[::-1])
 
 
+def test_a_scale_too_small_to_store_is_none():
+    """It would be rounded to 0, which no model may have."""
+    counts = np.zeros((2, _BINS), np.int64)
+    counts[:, [400, 1600]] = [[1_000_000, 1_000_000], [100_000, 100_001]]
+    with pytest.raises(InputError, match="say nothing"):
+        fit(counts)
+
+
 @pytest.fixture
 def model():
     """Random weights, which happen to find the disk less salient than the ground: turned round, and spread over the range."""

@@ -10,6 +10,7 @@ from pdb_saliency.model import SaliencyModel
 from pdb_saliency.resnet import DilatedResNet50
 from pdb_saliency.training import backbone as backbone_module
 from pdb_saliency.training.backbone import load_resnet_weights
+from pdb_saliency.training.presets import modern
 from pdb_saliency.training.start import starting_model
 from pdb_saliency.weights import save_model
 from torch import nn
@@ -121,3 +122,15 @@ def test_other_resnet_weights_are_refused(tmp_path):
     with pytest.raises(WeightsError, match="not a readable weights file"):
         load_resnet_weights(model, tmp_path / "w.pth", ModelConfig().input_spec)
     assert all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values()))
+
+
+def test_an_input_size_beyond_all_bounds_is_told():
+    options = {"start": None, "backbone_weights": None, "seed": 0, "remark": print}
+    with pytest.raises(InputError, match="16384"):
+        starting_model("spatial", LITE_TINY, None, **options, input_size=(16, 99999))
+
+
+@pytest.mark.parametrize("size", [(10, 64), (32, 99999), (8192, 8192)])
+def test_a_training_size_out_of_bounds_is_told(size):
+    with pytest.raises(ValueError, match="size must be"):
+        dataclasses.replace(modern("spatial"), size=size)

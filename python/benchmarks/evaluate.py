@@ -44,7 +44,12 @@ def pysodmetrics(maps: Path, masks: Path, count: int) -> float:
     for path in sorted(maps.glob("*/*.png"))[:count]:
         mask = cv2.imread(str(masks / path.parent.name / path.name), cv2.IMREAD_GRAYSCALE)
         pairs.append((cv2.imread(str(path), cv2.IMREAD_GRAYSCALE), np.where(mask > 0, np.uint8(255), np.uint8(0))))
-    metrics = [getattr(py_sod_metrics, name)() for name in ("MAE", "Fmeasure", "Smeasure", "Emeasure")]
+    handlers = {
+        name: getattr(py_sod_metrics, f"{name}Handler")(with_dynamic=True, with_adaptive=False)
+        for name in ("Fmeasure", "Precision", "Recall")
+    }
+    metrics = [getattr(py_sod_metrics, name)() for name in ("MAE", "Smeasure", "Emeasure")]
+    metrics.append(py_sod_metrics.FmeasureV2(handlers))
     begin = time.perf_counter()
     for prediction, mask in pairs:
         for metric in metrics:

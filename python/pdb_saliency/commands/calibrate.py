@@ -9,6 +9,8 @@ from typing import Any
 from ..options import THRESHOLD
 from ..streams import tell, write
 from .arguments import add_verbosity, path
+from .data import add_data_options
+from .evaluate import count
 
 _HELP = """\
 Fit the two numbers with which a model's saliency means a probability (Platt 1999: scale and offset of its logits) to
@@ -36,12 +38,12 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(command=calibrate)
     parser.add_argument("model", metavar="MODEL", type=path, help="a name or a file, as for predict --weights")
     parser.add_argument("videos", metavar="VIDEOS", type=path, nargs="+", help="data sets, as for train --val")
-    parser.add_argument("--data-root", metavar="ROOT", type=lambda text: Path(path(text)), help="folder that holds the data sets")
+    add_data_options(parser)
     output_help = "write the calibrated model to this .safetensors or .pth file (default: only show)"
     parser.add_argument("-o", "--output", metavar="FILE", type=lambda text: Path(path(text)), help=output_help)
     parser.add_argument("--half", action="store_true", help="store the weights in half precision")
     every_help = "look at every n-th clip of five frames only (default: at all)"
-    parser.add_argument("--every", type=_count, default=1, metavar="N", help=every_help)
+    parser.add_argument("--every", type=count, default=1, metavar="N", help=every_help)
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
     add_verbosity(parser, "only errors and the tables: no notes", "also tell model and device")
 
@@ -57,7 +59,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
     model = load_model(arguments.model)
     if model.untrained:
         tell("note", model.untrained)
-    videos = open_videos(arguments.videos, arguments.data_root, "refuse")
+    videos = open_videos(arguments.videos, arguments.data_root, arguments.broken)
     device = resolve_device(arguments.device)
     tell("info", f"{model.description}, on {device}")
     observed = observe(model, videos, device, arguments.every)
@@ -67,6 +69,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
     if arguments.output:
         set_calibration(model, scale, offset)
         save_model(model.half() if arguments.half else model, arguments.output)
+        write(f"\n{arguments.output}")
 
 
 def _show(observed: Any, calibrations: dict[str, tuple[float, float]]) -> None:
@@ -81,9 +84,3 @@ def _show(observed: Any, calibrations: dict[str, tuple[float, float]]) -> None:
         threshold, overlap = best_threshold(observed.overlaps, *numbers)
         shown = ", ".join(f"{overlap_at(observed.overlaps, t, *numbers):.3f} at {t}" for t in (0.3, THRESHOLD, 0.5, 0.6))
         write(f"J {shown}; at best {overlap:.3f} at {threshold:.2f}")
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
-    return int(text)

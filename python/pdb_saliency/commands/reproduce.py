@@ -11,6 +11,7 @@ from ..errors import InputError, SaliencyError, WeightsError
 from ..options import THRESHOLD
 from ..streams import say, tell
 from .arguments import add_verbosity, path, probability
+from .data import add_data_options
 from .evaluate import count, folder
 
 _TABLES = (1, 2, 4, 5)
@@ -52,7 +53,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "-o", "--output", metavar="OUT", type=folder, required=True, help="folder for the results; made if absent"
     )
-    parser.add_argument("--data-root", metavar="ROOT", type=folder, help="folder that holds the data sets")
+    add_data_options(parser)
     place_help = "where a test set is (DAVIS, FBMS or ViSal); may be repeated"
     parser.add_argument("--dataset", metavar="SET=PLACE", type=_place, action="append", default=[], help=place_help)
     parser.add_argument("--checkpoints", metavar="DIR", type=folder, help="folder of checkpoints")
@@ -76,6 +77,7 @@ def add_parser(commands: Any) -> None:
 
 
 def reproduce(arguments: argparse.Namespace) -> None:
+    from ..data.check import check_dataset
     from ..evaluation.comparison import markdown, to_json
     from ..evaluation.files import write_file
     from ..evaluation.plot import check_plot
@@ -87,12 +89,18 @@ def reproduce(arguments: argparse.Namespace) -> None:
     with_figure = arguments.figures == "4"
     if with_figure:
         check_plot(out / "figure4.png")
-    datasets = find_paper_sets(arguments.data_root, dict(arguments.dataset))
+    places = dict(arguments.dataset)
+    if len(places) < len(arguments.dataset):
+        raise InputError("--dataset names a test set twice: expected one place for each")
+    datasets = find_paper_sets(arguments.data_root, places)
     for name, paper_set in PAPER_SETS.items():
         tell("note", f"{name}: {paper_set.describe(datasets[name]) if name in datasets else 'absent'}")
+    if arguments.checkpoints or arguments.maps:
+        datasets = {name: check_dataset(dataset, broken=arguments.broken) for name, dataset in datasets.items()}
     bench, measured = _measure(arguments, datasets)
-    write_file(out / "tables.md", markdown(arguments.tables, measured, datasets, bench.rules).encode())
-    write_file(out / "tables.json", to_json(arguments.tables, measured, datasets, bench.rules).encode())
+    for name, form in {"tables.md": markdown, "tables.json": to_json}.items():
+        text = form(arguments.tables, measured, datasets, bench.rules)
+        write_file(out / name, text.encode(errors="backslashreplace"))  # JSON has the same escapes, of bytes of no encoding.
     written = [out / "tables.md", out / "tables.json"]
     if measured and with_figure:
         written += _plot(measured, out)
@@ -101,11 +109,12 @@ def reproduce(arguments: argparse.Namespace) -> None:
 
 def _measure(arguments: argparse.Namespace, datasets: dict) -> tuple:
     from ..crf import require
-    from ..evaluation.reproduction import Bench, find_checkpoints
+    from ..evaluation.reproduction import Bench, find_checkpoints, without_copies
     from ..evaluation.scoring import Rules
     from ..predict import resolve_device
 
     checkpoints = find_checkpoints(arguments.checkpoints) if arguments.checkpoints else {}
+    checkpoints = without_copies(checkpoints, lambda text: tell("note", f"passed over: {text}"))
     use_crf = 2 in arguments.tables and not arguments.no_crf and bool(checkpoints)
     if use_crf:
         try:
@@ -116,6 +125,7 @@ def _measure(arguments: argparse.Namespace, datasets: dict) -> tuple:
     rules = Rules(arguments.threshold, arguments.normalise)
     device = resolve_device(arguments.device)
     bench = Bench(datasets, device, arguments.output / "maps", rules, arguments.workers, use_crf)
+    ready = bench.measure_maps(arguments.maps) if arguments.maps else []  # First: they may be refused at once.
     measured = []
     for label, file in checkpoints.items():
         tell("info", f"{label}: {file}, on {device}")
@@ -129,8 +139,7 @@ def _measure(arguments: argparse.Namespace, datasets: dict) -> tuple:
         measured += found
     if checkpoints and not measured:
         raise InputError(f"{arguments.checkpoints}: none of {len(checkpoints)} checkpoints could be measured")
-    if arguments.maps:
-        measured += bench.measure_maps(arguments.maps)
+    measured += ready
     for note in (note for measurement in measured for note in measurement.scores.notes):
         tell("note", note)
     return bench, measured

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -65,10 +66,11 @@ def fit(counts: np.ndarray) -> tuple[float, float]:
         share = 1 / (1 + np.exp(-numbers @ basis))
         curvature = (basis * (total * share * (1 - share))) @ basis.T + 1e-9 * np.eye(2)
         step = np.linalg.solve(curvature, basis @ (counts[1] - total * share))
-        numbers = numbers + step * min(1.0, 1.0 / np.abs(step).max())
-    if not (np.isfinite(numbers).all() and numbers[0] > 0):
+        numbers = numbers + step / max(1.0, np.abs(step).max())
+    scale, offset = (round(float(number), 4) for number in numbers)
+    if not (math.isfinite(scale + offset) and scale > 0):
         raise InputError("the maps say nothing about the masks: there is no calibration for them")
-    return round(float(numbers[0]), 4), round(float(numbers[1]), 4)
+    return scale, offset
 
 
 def reliability(counts: np.ndarray, scale: float = 1.0, offset: float = 0.0) -> list[tuple[float, float, float]]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 
 from ..data.items import Dataset
+from ..streams import printable
 from .report import as_dict
 from .reproduction import Measurement
 from .scoring import Rules
@@ -16,6 +17,7 @@ from .test_sets import PAPER_SETS
 
 QUOTED, MEASURED, ABSENT = "quoted from the paper", "measured here", "absent"
 _HEADS = {"mae": "MAE", "max_f": "max F", "j_mean": "J", "f_mean": "F"}
+_BAR = "\\|"
 _LEGEND = "*italic*: quoted from the paper. **bold**: measured here. -: absent."
 
 
@@ -75,7 +77,7 @@ def markdown(numbers: Sequence[int], measurements: Sequence[Measurement], datase
         heads = ["", *(_head(test_set, score, datasets) for test_set, score in table.columns)]
         lines = [heads, ["---"] * len(heads)]
         lines += [[_label(row), *(cell.text(table.digits) for cell in row.cells)] for row in rows(table, measurements)]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+        parts.append("\n".join(map(_line, lines)))
     parts += ["## What was measured", _test_sets(datasets), _provenance(measurements)]
     return "\n\n".join(parts) + "\n"
 
@@ -152,8 +154,12 @@ def _test_sets(datasets: dict[str, Dataset]) -> str:
 def _provenance(measurements: Sequence[Measurement]) -> str:
     if not measurements:
         return "Nothing: there was no checkpoint and no map."
-    lines = ["| origin | model | test set | frames | date |", "| --- | --- | --- | --- | --- |"]
+    lines = [["origin", "model", "test set", "frames", "date"], ["---"] * 5]
     for m in measurements:
-        cells = [m.method.origin, m.method.model, m.scores.task.dataset, str(m.scores.total.frames), m.date]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        lines.append([m.method.origin, m.method.model, m.scores.task.dataset, str(m.scores.total.frames), m.date])
+    return "\n".join(map(_line, lines))
+
+
+def _line(cells: Iterable[str]) -> str:
+    """Of a Markdown table. Names of files may hold anything."""
+    return f"| {' | '.join(printable(cell).replace('|', _BAR) for cell in cells)} |"

@@ -20,6 +20,7 @@ from .structure import centroid_quadrants, structure_measure
 BETA_SQUARED = 0.3
 LEVELS = 256
 _EPS = np.spacing(1)
+_MOST_COUNTED = 1 << 24  # cv2.calcHist returns float32, which counts up to here.
 
 
 @dataclass(frozen=True)
@@ -172,16 +173,22 @@ def _counts(prediction: np.ndarray, mask: np.ndarray) -> np.ndarray:
     counts = np.zeros((4, 2, LEVELS), np.int64)
     for quadrant, area in enumerate(centroid_quadrants(mask)):
         if mask[area].size:
-            everywhere = np.bincount(prediction[area].ravel(), minlength=LEVELS)
             counts[quadrant, 1] = _histogram_inside(prediction[area], mask[area])
-            counts[quadrant, 0] = everywhere - counts[quadrant, 1]
+            counts[quadrant, 0] = _histogram(prediction[area]) - counts[quadrant, 1]
     return counts
 
 
 def _histogram_inside(prediction: np.ndarray, mask: np.ndarray) -> np.ndarray:
     left, top, width, height = cv2.boundingRect(mask)
     box = slice(top, top + height), slice(left, left + width)
-    return np.bincount(prediction[box][mask[box] > 0], minlength=LEVELS)
+    return _histogram(prediction[box], mask[box]) if width else np.zeros(LEVELS, np.int64)
+
+
+def _histogram(prediction: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+    """int64 (256,): pixels of each level, where the mask, if any, is not 0. A third of the time of np.bincount."""
+    if prediction.size > _MOST_COUNTED:
+        return np.bincount(prediction.ravel() if mask is None else prediction[mask > 0], minlength=LEVELS)
+    return cv2.calcHist([prediction], [0], mask, [LEVELS], [0, LEVELS]).ravel().astype(np.int64)
 
 
 def _at_least(histogram: np.ndarray, values: np.ndarray) -> np.ndarray:

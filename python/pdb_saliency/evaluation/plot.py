@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import OutputError, SaliencyError
+from ..streams import printable
 from .files import write_file
 
 PLOT_SUFFIXES = (".png", ".pdf")
+_LONGEST_NAME = 36
 _STYLES = ("-", "--", "-.", ":")
 
 
@@ -48,20 +50,31 @@ def plot_curves(curves: Mapping[str, Sequence[Curve]], paths: Sequence[Path]) ->
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     labels = list(dict.fromkeys(curve.label for members in curves.values() for curve in members))
     for panel, (dataset, members) in zip(panels, curves.items()):
+        lines, names = [], []
         for curve in sorted(members, key=lambda curve: -curve.max_f):
             number = labels.index(curve.label)
             style = {"color": f"C{number % 10}", "linestyle": _STYLES[number // 10 % len(_STYLES)]}
             # At cuts that no map reaches there is nothing to be precise about, and the curve would fall to the corner.
             points = [pair for pair in zip(curve.recall, curve.precision) if pair[0] > 0]
-            panel.plot(*zip(*points), label=f"{curve.label} (max F {curve.max_f:.3f})", **style)
+            lines += panel.plot(*zip(*points), **style)
+            names.append(f"{_short(curve.label)} (max F {curve.max_f:.3f})")
             best = round(curve.max_f_cut * 255)
             panel.plot(curve.recall[best], curve.precision[best], "o", color=style["color"], markersize=5)
-        panel.set(title=dataset, xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
+        panel.set_title(_short(dataset), parse_math=False)
+        panel.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
         panel.grid(alpha=0.3)
-        panel.legend(loc="lower left", fontsize="small")
+        legend = panel.legend(lines, [""] * len(lines), loc="lower left", fontsize="small")
+        for text, name in zip(legend.get_texts(), names):  # Names of folders: "_mine" is none to a legend, "$" is TeX.
+            text.set(text=name, parse_math=False)
     for panel in panels[len(curves) :]:
         panel.set_visible(False)
     for path in paths:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=path.suffix.lower()[1:], dpi=150)
         write_file(path, buffer.getvalue())
+
+
+def _short(name: str) -> str:
+    """A name of folders, which may hold anything and be longer than the plot is wide."""
+    text = printable(name)
+    return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME // 2]}...{text[-_LONGEST_NAME // 2 :]}"

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from .tables import OURS_CRF, TABLES, rows_of
 from .truth import truth_of
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".caffemodel")
+_LONGEST_NAME = 50  # Of a label in the name of a folder, which may have 255 bytes.
 _OF_RUN = "model.safetensors"  # What a finished training run leaves.
 
 
@@ -77,7 +79,7 @@ class Bench:
         kind = json.dumps(dataclasses.asdict(model.config), sort_keys=True)
         untrained = f"; {model.untrained}" if model.untrained else ""
         method = Method(label, rows, model.description, kind, f"{label} (SHA-256 {digest}...){untrained}")
-        folder = self.cache / f"{label.replace('/', '_')}-{digest}"
+        folder = self.cache / f"{label.replace('/', '_')[:_LONGEST_NAME]}-{digest}"
         move(model, self.device)
         for name, dataset in self.datasets.items():
             write_maps(model, dataset, self.device, folder / name)
@@ -132,6 +134,22 @@ def find_checkpoints(folder: Path) -> dict[str, Path]:
     if not found:
         raise InputError(f"{folder}: no checkpoint; expected files ending in {', '.join(CHECKPOINT_SUFFIXES)}")
     return {_label(path, folder): path for path in sorted(found, key=natural_key)}
+
+
+def without_copies(checkpoints: dict[str, Path], remark: Callable[[str], None]) -> dict[str, Path]:
+    """Those whose files differ: a copy would count as one more seed, without any spread. remark: told of each copy."""
+    first: dict[str, str] = {}
+    kept = {}
+    for label, path in checkpoints.items():
+        try:
+            digest = _digest(path)
+        except OSError:  # What is wrong with it is told when it is loaded.
+            digest = label
+        if first.setdefault(digest, label) == label:
+            kept[label] = path
+        else:
+            remark(f"{label}: a copy of {first[digest]}")
+    return kept
 
 
 def _is_best_of_run(path: Path) -> bool:

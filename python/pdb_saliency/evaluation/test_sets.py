@@ -51,12 +51,15 @@ def find_paper_sets(data_root: Path | None, places: dict[str, str]) -> dict[str,
 
     places: name -> path or catalogue name, for what is not found below data_root. A folder below data_root that holds
     nothing but sequences of a test set counts as a part of it.
-    Raises InputError for an unknown name, a place that is no data set, or when there is none at all.
+    Raises InputError for an unknown name, a place that is no data set or holds what is not in the test set, or when there
+    is none at all.
     """
     unknown = set(places) - set(PAPER_SETS)
     if unknown:
         raise InputError(f"the paper's test sets are {', '.join(PAPER_SETS)}, got {', '.join(sorted(unknown))}")
     found = {name: open_dataset(place, data_root) for name, place in places.items()}
+    for name, dataset in found.items():
+        _must_belong(PAPER_SETS[name], places[name], dataset)
     others = list(find_datasets(data_root).values()) if data_root else []
     for name, paper_set in PAPER_SETS.items():
         dataset = None if name in found or not data_root else _whole(paper_set, data_root) or _part(paper_set, others)
@@ -79,6 +82,16 @@ def _whole(paper_set: PaperSet, data_root: Path) -> Dataset | None:
 def _part(paper_set: PaperSet, others: Iterable[Dataset]) -> Dataset | None:
     parts = [dataset for dataset in others if dataset.videos and {v.name for v in dataset.videos} <= paper_set.members]
     return max(parts, key=lambda dataset: len(dataset.videos), default=None)
+
+
+def _must_belong(paper_set: PaperSet, place: str, dataset: Dataset) -> None:
+    """Raises InputError where a place holds more than the test set: scores over training videos would pass for the paper's."""
+    strangers = [video.name for video in dataset.videos if paper_set.members and video.name not in paper_set.members]
+    wanted = f"expected (a part of) {paper_set.known_as}, {paper_set.sequences} sequences"
+    if strangers:
+        raise InputError(f"{paper_set.name}={place}: {strangers[0]} is not among the paper's test videos; {wanted}")
+    if len(dataset.videos) > paper_set.sequences:
+        raise InputError(f"{paper_set.name}={place}: {wanted}, got {len(dataset.videos)}")
 
 
 def _is_annotated(video: Video) -> bool:

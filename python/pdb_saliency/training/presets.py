@@ -26,6 +26,8 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from ..config import MAX_PIXELS, MAX_SIZE
+
 STAGES = ("spatial", "temporal", "joint")
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("fixed", "cosine")
@@ -100,6 +102,8 @@ class TrainConfig:
             raise ValueError(f"lr must be positive, got {self.lr}")
         if len(self.size) != 2 or min(self.size) < 16:
             raise ValueError(f"size must be (height, width) of at least 16 pixels, got {self.size}")
+        if self.size[0] * self.size[1] > MAX_PIXELS or max(self.size) > MAX_SIZE:
+            raise ValueError(f"size must be at most {MAX_PIXELS} pixels, and {MAX_SIZE} a side, got {self.size}")
         if self.cache and self.stage != "temporal":
             raise ValueError(
                 f"only stage temporal has frozen features to cache, got cache={self.cache} in stage {self.stage}"

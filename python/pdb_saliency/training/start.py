@@ -96,7 +96,10 @@ def _resized(config: ModelConfig, input_size: tuple[int, int] | None) -> ModelCo
         return config
     if config.variant == "released":
         raise InputError(f"the released variant has its own input size, {_pixels(config.input_size)}: leave --input-size out")
-    return dataclasses.replace(config, input_size=input_size)
+    try:
+        return dataclasses.replace(config, input_size=input_size)
+    except ValueError as error:
+        raise InputError(str(error)) from error
 
 
 def _pixels(size: tuple[int, int]) -> str:
