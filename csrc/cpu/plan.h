@@ -77,10 +77,20 @@ struct Plan {
   }
   int64_t strip_work() const { return kStripSlots * window.size() * gates() * inputs() / 2; }
 
-  // Zeroed once: pictures are written into them, and never the borders. One row block more than the pixels, because the
-  // gradient kernels read past the last row.
+  // Only the borders are set, to zero: pictures are written into the rest before it is read. One row block more than the
+  // pixels, because the gradient kernels read past the last row.
   Buffer<T> frames(int64_t channels) const {
-    return Buffer<T>::zeros(layer.batch * grid.frame_pixels() * channels + kMaxRowBlock);
+    const int64_t size = grid.frame_pixels() * channels;
+    Buffer<T> buffer(layer.batch * size + kMaxRowBlock);
+    T* end = buffer.data();  // of the border so far: zeros go from the end of one row of a picture to the next row
+    for (int64_t n = 0; n < layer.batch; ++n)
+      for (int64_t y = 0; y < grid.height; ++y) {
+        T* row = buffer.data() + n * size + grid.position(y, 0) * channels;
+        std::fill(end, row, T(0));
+        end = row + grid.width * channels;
+      }
+    std::fill(end, buffer.data() + layer.batch * size + kMaxRowBlock, T(0));
+    return buffer;
   }
   T* frame(const Buffer<T>& frames, int64_t n, int64_t channels) const {
     return frames.data() + n * grid.frame_pixels() * channels;
