@@ -271,7 +271,7 @@ def test_what_cannot_be_used_is_told(world, capsys):
 def test_odd_names_of_checkpoints(world):
     """The page stays a table, the JSON is valid, and what is kept has a name of possible length."""
     long = "/".join(["x" * 80] * 4)
-    names = ["a|b `x` $c$", "two\nlines", os.fsdecode(b"no text \xff"), "_hidden", f"{long}/deep"]
+    names = ["a|b `x` $\\nocommand$", "two\nlines", os.fsdecode(b"no text \xff"), "_hidden", f"{long}/deep"]
     for seed, name in enumerate(names):
         (world / "odd" / name).parent.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(seed)
