@@ -272,7 +272,7 @@ def test_overfits_a_few_real_clips(tmp_path):
         config = dataclasses.replace(
             modern(stage), steps=steps, batch=batch, warmup=5, lr=3e-3, size=(81, 81), ema=0.9, augmentation="none"
         )
-        lite = None if start else dataclasses.replace(LITE, input_size=(81, 81))
+        lite = None if start else dataclasses.replace(LITE, input_size=(81, 81), keep_aspect=False, refine="none")
         model = starting_model(stage, lite, None, start=start, backbone_weights=None, seed=0, remark=print)
         if stage == "spatial":
             scores["untrained"] = validate(model, videos, fabric.device)["j_mean"]
