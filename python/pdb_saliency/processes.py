@@ -29,9 +29,12 @@ def kill_pool(pool: ProcessPoolExecutor) -> None:
     for process in list((pool._processes or {}).values()):  # From Python 3.14 on it has `kill_workers`.
         process.kill()
     # Its threads in this process would wait for ever at pipes whose other ends only this process holds any more: the one
-    # that sends tasks for a reader, the one that receives results for the rest of one.
-    for end in (pool._call_queue._reader, pool._result_queue._writer):
-        end.close()
+    # that receives results for the rest of one, the one that sends tasks for a reader. The first lets the second go when it
+    # sees a process dead, except in Python 3.10; to close the same pipe beside it would be a race.
+    pool._result_queue._writer.close()
+    if pool._executor_manager_thread:
+        pool._executor_manager_thread.join(1)
+    pool._call_queue._reader.close()
     pool.shutdown(wait=True, cancel_futures=True)
 
 
