@@ -1,6 +1,7 @@
 """Broken pairs are reported by name, and refused or left out."""
 
 import argparse
+import shutil
 
 import dataset_folders as folders
 import numpy as np
@@ -178,6 +179,39 @@ def test_a_sequence_without_one_half_is_one_line(video, tmp_path, capsys, kind, 
     assert [left.name for left in videos] == ["run"]
     broken, _ = told.splitlines()
     assert expected in broken
+
+
+def test_masks_of_all_sequences_in_one_folder_that_belong_to_none_or_two(tmp_path, capsys):
+    folders.visal(tmp_path)
+    save(tmp_path / "ViSal/GroundTruth/boat_099.png", box_mask())
+    left = check_dataset(open_dataset("visal", tmp_path), broken="skip")
+    assert [video.name for video in left.videos] == ["boat", "boat2"]
+    assert "GroundTruth: none of its 1 frames can be read" in capsys.readouterr().err
+    for sequence in ("boat", "boat2"):
+        save(tmp_path / f"ViSal/ViSal/{sequence}/0099.png", picture())
+    save(tmp_path / "ViSal/GroundTruth/0099.png", box_mask())
+    with pytest.raises(InputError, match=r"0099\.png: both boat and boat2 have a frame 0099"):
+        open_dataset("visal", tmp_path)
+
+
+def test_a_folder_beside_the_masks_of_a_sequence_is_no_object(video):
+    save(video / "Annotations/walk/older/00000.png", box_mask())
+    dataset = open_dataset(str(video))
+    assert check_dataset(dataset) == dataset
+    assert {path.parent.name for paths in dataset.videos[0].masks for path in paths} == {"walk"}
+
+
+def test_a_sequence_without_frames(video, capsys):
+    (video / "JPEGImages/empty").mkdir()
+    (video / "Annotations/empty").mkdir()
+    videos, told = skip(video, capsys)
+    assert [left.name for left in videos] == ["walk"] and "empty: there is no frame in its folder" in told
+    with pytest.raises(InputError, match="1 data set refused: set"):
+        run(video)
+    for kind in ("JPEGImages", "Annotations"):
+        shutil.rmtree(video / kind / "walk")
+    with pytest.raises(InputError, match="1 data set refused: set"):
+        run(video)
 
 
 def test_what_davis_lists_must_be_there(tmp_path, capsys):

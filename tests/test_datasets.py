@@ -2,6 +2,7 @@
 
 import re
 
+import cv2
 import dataset_folders as folders
 import numpy as np
 import pytest
@@ -190,6 +191,17 @@ def test_soft_and_compressed_masks_are_cut_at_half(tmp_path):
     path = save(tmp_path / "mask.jpg", large)
     assert len(np.unique(read_frame(path))) > 2  # Ringing, or this would show nothing.
     np.testing.assert_array_equal(read_mask([path]), large)
+
+
+@pytest.mark.parametrize("objects", [[(0, 0, 128), (0, 128, 0)], [(64, 0, 0), (64, 0, 0)], [38, 75]])
+def test_objects_in_jpeg_are_told_from_its_noise(tmp_path, objects):
+    large = np.kron(box_mask(), np.ones((7, 7), np.uint8)) > 0
+    picture = np.zeros((*large.shape, 3), np.uint8)
+    picture[large], picture[:70][large[:70]] = objects
+    mask = read_mask([save(tmp_path / "mask.jpg", picture)]) > 0
+    kernel = np.ones((7, 7), np.uint8)  # Chroma is stored at half the size: colours run over borders.
+    assert not mask[cv2.dilate(large.astype(np.uint8), kernel) == 0].any()
+    assert mask[cv2.erode(large.astype(np.uint8), kernel) > 0].all()
 
 
 def test_a_mask_of_another_size_is_refused(tmp_path):

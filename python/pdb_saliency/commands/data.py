@@ -119,10 +119,10 @@ def describe(dataset) -> str:
     return ", ".join(parts)
 
 
-def _place(dataset) -> Path:
+def _place(dataset) -> str:
     """The folder that all its frames are below."""
     files = [still.image for still in dataset.stills] + [frame for video in dataset.videos for frame in video.frames]
-    return Path(os.path.commonpath([file.parent for file in files]))
+    return os.path.commonpath([file.parent for file in files]) if files else "a folder without frames"
 
 
 def _number(count: int, what: str) -> str:

@@ -129,8 +129,9 @@ def _checked_video(video: Video, results: list[_Frame]) -> tuple[Video | None, l
     """What is usable of a video, None for nothing, and the problems."""
     sizes = Counter(result.size for result in results if result.size)
     if not sizes:
-        folder = video.frames[0].parent if video.frames else "its folder"
-        return None, [f"{video.name}: none of its {len(results)} frames can be read in {folder}"]
+        if not video.frames:
+            return None, [f"{video.name}: there is no frame in its folder"]
+        return None, [f"{video.name}: none of its {len(results)} frames can be read in {video.frames[0].parent}"]
     if not any(video.masks):
         return None, [f"{video.name}: none of its {len(results)} frames has a mask"]
     size = sizes.most_common(1)[0][0]

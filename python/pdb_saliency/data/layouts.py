@@ -60,21 +60,35 @@ def stills_in_one_folder(folder: Path) -> tuple[Still, ...]:
 def videos_in(frames: Path, masks: Path) -> tuple[Video, ...]:
     """Videos whose frames are in frames/<sequence> and whose masks are in masks/<sequence>, one for each sequence there.
 
-    masks/<sequence> holds masks, or folders of masks, one for each object. Where `masks` holds no folders, it holds the
-    masks of all sequences, named as their frames, as in ViSal.
+    masks/<sequence> holds masks, or else folders of masks, one for each object. Where `masks` holds no folders, it holds
+    the masks of all sequences, named as their frames, as in ViSal.
     """
+    if not subfolders(masks):
+        return _videos_with_flat_masks(frames, masks)
     names = {path.name: None for path in subfolders(frames) + subfolders(masks)}
-    flat = pictures_in(masks) if not subfolders(masks) else None
     videos = []
     for name in sorted(names, key=lambda name: natural_key(Path(name))):
-        shots = pictures_in(frames / name)
-        if flat is not None:
-            mine = {stem: path for stem, path in flat.items() if stem in shots}
-            videos.append(make_video(name, frames / name, shots, [(masks, mine)]))
-            continue
-        objects = subfolders(masks / name) or [masks / name]
-        videos.append(make_video(name, frames / name, shots, [(folder, pictures_in(folder)) for folder in objects]))
+        place = masks / name
+        objects = [place] if pictures_in(place) else subfolders(place) or [place]
+        found = [(folder, pictures_in(folder)) for folder in objects]
+        videos.append(make_video(name, frames / name, pictures_in(frames / name), found))
     return tuple(videos)
+
+
+def _videos_with_flat_masks(frames: Path, masks: Path) -> tuple[Video, ...]:
+    """Masks that belong to no frame make a video of their own, whose frames are missing, for `check` to report."""
+    flat = pictures_in(masks)
+    owners: dict[str, str] = {}
+    videos = []
+    for folder in subfolders(frames):
+        shots = pictures_in(folder)
+        mine = {stem: path for stem, path in flat.items() if stem in shots}
+        for stem, path in mine.items():
+            if owners.setdefault(stem, folder.name) != folder.name:
+                raise InputError(f"{path}: both {owners[stem]} and {folder.name} have a frame {stem}: expected one of them")
+        videos.append(make_video(folder.name, folder, shots, [(masks, mine)]))
+    strays = {stem: path for stem, path in flat.items() if stem not in owners}
+    return (*videos, make_video(masks.name, frames, {}, [(masks, strays)])) if strays else tuple(videos)
 
 
 def make_video(name: str, folder: Path, frames: dict[str, Path], objects: Sequence[tuple[Path, dict[str, Path]]]) -> Video:

@@ -19,6 +19,7 @@ _FBMS_LEVELS = {"marple2": 0.4, "marple7": 0.05}
 # A mask that shows objects as grey levels has at most so many; soft edges have more, and no areas of one level.
 _MOST_OBJECTS = 32
 _AREA = np.ones((5, 5), np.uint8)
+_TINGE = 64  # By so much the channels of a grey JPEG never differ.
 
 
 def read_frame(path: Path) -> np.ndarray:
@@ -34,6 +35,7 @@ def read_mask(paths: Sequence[Path], size: tuple[int, int] | None = None) -> np.
     - grey: what reaches half of white, which is right for masks with soft or JPEG-compressed edges. Where the levels are
       numbers of objects, foreground is what is not 0. They are where nothing reaches half of white, in 16 bits, and where
       a file that is not JPEG has a few levels, and one below half of white fills areas, as edges do not;
+    - colours or dark objects in JPEG, which has noise around them: what reaches a quarter of the brightest;
     - .ppm and .pgm, which only FBMS has: what is brighter than a tenth of white; in .ppm, white is background.
 
     size: the (height, width) that the masks must have.
@@ -61,14 +63,21 @@ def _foreground(image: np.ndarray, path: Path) -> np.ndarray:
         level = _FBMS_LEVELS.get(path.parent.parent.name, _FBMS_LEVEL)
         white = 255 if path.suffix.lower() == ".ppm" else 256
         return np.where((grey > level * 255) & (grey < white), np.uint8(255), np.uint8(0))
-    colour = image.ndim == 3 and (cv2.norm(blue, green, cv2.NORM_INF) > 0 or cv2.norm(blue, red, cv2.NORM_INF) > 0)
-    if colour and path.suffix.lower() not in (".jpg", ".jpeg"):
+    tinge = max(cv2.norm(blue, green, cv2.NORM_INF), cv2.norm(blue, red, cv2.NORM_INF)) if image.ndim == 3 else 0
+    if path.suffix.lower() in (".jpg", ".jpeg", ".jpe"):
+        return _of_jpeg(cv2.max(cv2.max(blue, green), red), tinge > _TINGE)
+    if tinge:
         return cv2.threshold(cv2.max(cv2.max(blue, green), red), 0, 255, cv2.THRESH_BINARY)[1]
     level = 127 if cv2.minMaxLoc(green)[1] > 127 else 0
     mask = cv2.threshold(green, level, 255, cv2.THRESH_BINARY)[1]
-    if level and path.suffix.lower() not in (".jpg", ".jpeg"):
-        return _with_dark_objects(green, mask)
-    return mask
+    return _with_dark_objects(green, mask) if level else mask
+
+
+def _of_jpeg(brightness: np.ndarray, colours: bool) -> np.ndarray:
+    """Above half of white; where the objects are colours or darker than that, above a quarter of the brightest."""
+    highest = cv2.minMaxLoc(brightness)[1]
+    level = highest // 4 if colours or highest <= 127 else 127
+    return cv2.threshold(brightness, level, 255, cv2.THRESH_BINARY)[1]
 
 
 def _with_dark_objects(grey: np.ndarray, mask: np.ndarray) -> np.ndarray:
