@@ -89,6 +89,16 @@ def test_the_command_writes_a_model_that_is_calibrated(model, tmp_path, capsys):
     assert (tmp_path / "b.safetensors").stat().st_size < 0.6 * (tmp_path / "a.safetensors").stat().st_size
 
 
+def test_maps_that_say_nothing_are_told(model, tmp_path, capsys):
+    """Those of constant saliency; the model is a training run's."""
+    video_of(tmp_path / "set", "long", 7)
+    with torch.no_grad():
+        model.head.predict.weight.mul_(0)
+    save_model(model, tmp_path / "model.safetensors")
+    assert cli.main(["calibrate", str(tmp_path), str(tmp_path / "set")]) == 0
+    assert "the maps hardly tell what is salient" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("target", ["b.txt", "nowhere/b.pth"])
 def test_a_target_that_cannot_be_written_is_told_before_the_work(model, tmp_path, target, capsys):
     save_model(model, tmp_path / "a.safetensors")

@@ -118,6 +118,22 @@ def test_data_sets_own_layout_with_sparse_masks(tmp_path, capsys):
     assert capsys.readouterr().err == ""  # Maps of frames that have no mask are nothing odd.
 
 
+def test_a_folder_of_masks_with_a_folder_for_each_object(video, capsys):
+    whole = scores_of(video / "mine", video / "masks", folder=video)
+    for path in sorted((video / "masks/long").iterdir()):
+        mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+        for number, rows in (("1", slice(0, 20)), ("2", slice(20, None))):
+            part = np.zeros_like(mask)
+            part[rows] = mask[rows]
+            write(video / "objects/long" / number, {path.stem: part})
+    (video / "masks/short").rename(video / "objects/short")
+    write(video / "objects/short/seen", {"00000": mask})
+    assert scores_of(video / "mine", video / "objects", folder=video) == whole
+    capsys.readouterr()
+    (video / "objects/long/2/00003.png").unlink()
+    assert "long/2: the mask of frame 00003 is missing" in fails(capsys, video / "mine", video / "objects")
+
+
 def test_maps_where_predict_writes_them(video):
     for name in ("long", "short"):
         (video / "out" / name).mkdir(parents=True)
@@ -144,6 +160,9 @@ def test_plots_open(video):
 
 def test_files_that_cannot_be_written(video, capsys):
     assert "must end in .png or .pdf" in fails(capsys, video / "mine", video / "masks", "--plot", video / "pr.svg")
+    (video / "folder.png").mkdir()
+    for option in ("--json", "--plot"):
+        assert "folder.png: cannot be written" in fails(capsys, video / "mine", video / "masks", option, video / "folder.png")
     (video / "file").write_text("in the way")
     assert run(video / "mine", video / "masks", "--json", video / "file/scores.json") == 1
     out, err = capsys.readouterr()

@@ -217,6 +217,16 @@ def test_a_killed_run_goes_on_to_the_same_result(world):
     assert killed == fresh
 
 
+def test_a_map_of_another_size_is_made_again(world):
+    assert run(world, "--tables", "5") == 0
+    first = (world / "out/tables.json").read_bytes()
+    (path,) = (world / "out/maps").glob("one-*/DAVIS/camel/00002.png")
+    whole = path.read_bytes()
+    cv2.imwrite(str(path), cv2.resize(cv2.imread(str(path)), (30, 20)))
+    assert run(world, "--tables", "5") == 0
+    assert path.read_bytes() == whole and (world / "out/tables.json").read_bytes() == first
+
+
 def test_another_checkpoint_of_the_same_name_is_run_anew(world):
     assert run(world, "--tables", "4") == 0
     before = report(world)["measurements"]

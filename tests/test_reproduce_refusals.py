@@ -52,6 +52,12 @@ def test_broken_pairs_are_told_before_the_work(world, capsys):
     assert report(world)["test_sets"] == {"DAVIS": "only 2 of 20 sequences, 11 of 1376 annotated frames"}
 
 
+def test_a_folder_in_the_way_of_the_tables_is_told_before_the_work(world, capsys):
+    (world / "out/tables.md").mkdir(parents=True)
+    assert run(world) == 1
+    assert "tables.md: cannot be written" in capsys.readouterr().err and not (world / "out/maps").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -36,7 +36,7 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=calibrate)
-    parser.add_argument("model", metavar="MODEL", type=path, help="a name or a file, as for predict --weights")
+    parser.add_argument("model", metavar="MODEL", type=path, help="a name or a file, as for predict --weights, or a finished run's folder")
     parser.add_argument("videos", metavar="VIDEOS", type=path, nargs="+", help="data sets, as for train --val")
     add_data_options(parser)
     output_help = "write the calibrated model to this .safetensors or .pth file (default: only show)"
@@ -50,13 +50,14 @@ def add_parser(commands: Any) -> None:
 
 def calibrate(arguments: argparse.Namespace) -> None:
     from ..engine import resolve_device
-    from ..evaluation.calibration import fit, observe, set_calibration
+    from ..evaluation.calibration import fit, highest_saliency, observe, set_calibration
+    from ..training.start import model_file
     from ..weights import check_model_path, load_model, save_model
     from .train import open_videos
 
     if arguments.output:
         check_model_path(arguments.output)
-    model = load_model(arguments.model)
+    model = load_model(model_file(arguments.model))
     if model.untrained:
         tell("note", model.untrained)
     videos = open_videos(arguments.videos, arguments.data_root, arguments.broken)
@@ -64,6 +65,9 @@ def calibrate(arguments: argparse.Namespace) -> None:
     tell("info", f"{model.description}, on {device}")
     observed = observe(model, videos, device, arguments.every)
     scale, offset = fit(observed.counts)
+    highest = highest_saliency(observed.counts, scale, offset)
+    if highest < THRESHOLD:
+        tell("note", f"the maps hardly tell what is salient: calibrated, none exceeds {highest:.2f}, and no mask has a pixel")
     write(f"scale {scale}, offset {offset}; before: {model.config.calibration[0]}, {model.config.calibration[1]}")
     _show(observed, {"before": model.config.calibration, "after": (scale, offset)})
     if arguments.output:

@@ -67,12 +67,14 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
     for plot in arguments.plot:  # Before the work, not after it.
         check_plot(plot)
-    from ..evaluation.files import write_file
+    from ..evaluation.files import check_file, write_file
     from ..evaluation.predictions import find_tasks
     from ..evaluation.report import table, to_json
     from ..evaluation.scoring import Rules, score_tasks
     from ..evaluation.truth import open_truth
 
+    for file in [*arguments.plot, *([arguments.json] if arguments.json else [])]:
+        check_file(file)
     truths = [open_truth(text, arguments.data_root) for text in arguments.truths]
     names = [truth.name for truth in truths]
     if len(set(names)) < len(names):

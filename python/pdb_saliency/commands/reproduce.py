@@ -15,6 +15,7 @@ from .data import add_data_options
 from .evaluate import count, folder
 
 _TABLES = (1, 2, 4, 5)
+_FILES = ("tables.md", "tables.json", "figure4.png", "figure4.pdf")
 _HELP = """\
 Run checkpoints on the paper's test sets and set what they score beside the paper's numbers: Tables 1, 2, 4 and 5 (Markdown
 and JSON) and the precision-recall plots of Figure 4 (PNG and PDF). Every cell says whether it was measured here, is quoted
@@ -79,7 +80,7 @@ def add_parser(commands: Any) -> None:
 def reproduce(arguments: argparse.Namespace) -> None:
     from ..data.check import check_dataset
     from ..evaluation.comparison import markdown, to_json
-    from ..evaluation.files import write_file
+    from ..evaluation.files import check_file, write_file
     from ..evaluation.plot import check_plot
     from ..evaluation.test_sets import PAPER_SETS, find_paper_sets
 
@@ -89,6 +90,8 @@ def reproduce(arguments: argparse.Namespace) -> None:
     with_figure = arguments.figures == "4"
     if with_figure:
         check_plot(out / "figure4.png")
+    for name in _FILES:
+        check_file(out / name)
     places = dict(arguments.dataset)
     if len(places) < len(arguments.dataset):
         raise InputError("--dataset names a test set twice: expected one place for each")

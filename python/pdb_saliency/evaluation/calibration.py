@@ -73,6 +73,11 @@ def fit(counts: np.ndarray) -> tuple[float, float]:
     return scale, offset
 
 
+def highest_saliency(counts: np.ndarray, scale: float, offset: float) -> float:
+    """The highest calibrated saliency of any pixel."""
+    return float(calibrated(_CENTRES[np.flatnonzero(counts.sum(0))[-1:]], scale, offset)[0])
+
+
 def reliability(counts: np.ndarray, scale: float = 1.0, offset: float = 0.0) -> list[tuple[float, float, float]]:
     """For each tenth of the calibrated saliency: its mean, the share of salient pixels, and the share of all pixels."""
     values, total = calibrated(_CENTRES, scale, offset).astype(np.float64), counts.sum(0)

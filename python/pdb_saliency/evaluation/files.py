@@ -8,6 +8,12 @@ from pathlib import Path
 from ..errors import OutputError
 
 
+def check_file(path: Path) -> None:
+    """Raises, before the work, what would stop `write_file` after it: OutputError where a folder has this name."""
+    if path.is_dir():
+        raise OutputError(f"{path}: cannot be written (Is a directory)")
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Write `content`, making the folder where it is absent. Raises OutputError.
 

@@ -24,15 +24,16 @@ from .validate import annotated_clips
 
 
 def write_maps(model: nn.Module, dataset: Dataset, device: torch.device, folder: Path) -> None:
-    """folder/SEQUENCE/FRAME.png for every annotated frame. A sequence whose maps are all there, were made of the same frames
-    and can be read is passed over.
+    """folder/SEQUENCE/FRAME.png for every annotated frame. A sequence whose maps are all there, were made of the same frames,
+    can be read and have the frames' size is passed over.
 
     model: a SaliencyModel in eval mode, on `device`. Raises InputError, OutputError, SaliencyError.
     """
     for video in _progress(dataset, "predicting"):
         wanted = _targets(video, folder)
         seen = folder / video.name / ".frames"
-        if _fingerprint(video) == _text(seen) and all(map(_is_readable, wanted.values())):
+        size = read_frame(video.frames[0]).shape
+        if _fingerprint(video) == _text(seen) and all(_is_whole(path, size) for path in wanted.values()):
             continue
         seen.unlink(missing_ok=True)
         looked_at = annotated_clips(video)
@@ -46,9 +47,10 @@ def write_maps(model: nn.Module, dataset: Dataset, device: torch.device, folder:
 def refine_maps(dataset: Dataset, maps: Path, folder: Path) -> None:
     """The maps that `write_maps` wrote to `maps`, after the CRF, to `folder`. Those that are newer than theirs are kept."""
     for video in _progress(dataset, "CRF"):
+        size = read_frame(video.frames[0]).shape
         for index, target in _targets(video, folder).items():
             source = maps / video.name / target.name
-            if not (_is_readable(target) and target.stat().st_mtime_ns >= source.stat().st_mtime_ns):
+            if not (_is_whole(target, size) and target.stat().st_mtime_ns >= source.stat().st_mtime_ns):
                 saliency = read_picture(source)[:, :, 0].astype(np.float32) / 255
                 write_picture(target, to_map(refine(read_frame(video.frames[index]), saliency)))
 
@@ -66,12 +68,12 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _is_readable(path: Path) -> bool:
+def _is_whole(path: Path, size: tuple[int, ...]) -> bool:
+    """Whether it can be read and is as large as the frames, all of which `check_dataset` found to be of one size."""
     try:
-        read_picture(path)
+        return read_picture(path).shape == size
     except InputError:
         return False
-    return True
 
 
 def _progress(dataset: Dataset, what: str) -> Iterable[Video]:

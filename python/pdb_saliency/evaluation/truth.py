@@ -91,6 +91,22 @@ def _folder_of_masks(folder: Path) -> Truth:
     children = subfolders(folder)
     if [path.name for path in children] == ["480p"]:  # Annotations/480p/SEQUENCE of DAVIS.
         children = subfolders(children[0])
-    masks = {path.name: pictures_of(path) for path in children} | {STILLS: pictures_of(folder)}
-    named = {name: {frame: (path,) for frame, path in frames.items()} for name, frames in masks.items() if frames}
-    return Truth(folder.resolve().name, named)
+    masks = {path.name: _masks_of(path) for path in children} | {STILLS: _masks_of(folder, objects=False)}
+    return Truth(folder.resolve().name, {name: frames for name, frames in masks.items() if frames})
+
+
+def _masks_of(folder: Path, objects: bool = True) -> dict[str, tuple[Path, ...]]:
+    """Frame -> its masks: in the folder or, where there are none and `objects`, in folders 1, 2, ... (SegTrack-v2's objects).
+
+    Raises InputError where an object has no mask of a frame that another one has.
+    """
+    alone = pictures_of(folder)
+    if alone or not objects:
+        return {frame: (path,) for frame, path in alone.items()}
+    places = {place: pictures_of(place) for place in subfolders(folder) if place.name.isdecimal()}
+    frames = dict.fromkeys(frame for masks in places.values() for frame in masks)
+    for place, masks in places.items():
+        missing = [frame for frame in frames if frame not in masks]
+        if missing:
+            raise InputError(f"{place}: the mask of frame {missing[0]} is missing")
+    return {frame: tuple(masks[frame] for masks in places.values()) for frame in frames}

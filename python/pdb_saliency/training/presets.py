@@ -50,7 +50,7 @@ class TrainConfig:
     precision: "32-true", "bf16-mixed", or "auto": bf16-mixed on a GPU that has it. accumulate: parts that a process
         computes its share of a batch in, for less memory.
     batch_norm: "frozen"; "new_layers": frozen in the backbone, trained elsewhere in stage spatial, frozen in the other
-        stages; "train". With several processes each uses statistics of its own share of the batch.
+        stages; "train". Several processes take its statistics over the whole batch, but --accumulate over parts of it.
     freeze: patterns (as of file names) of more parameters that stay as they are.
     iou_weight: of the soft IoU loss, which the paper does not have. augmentation: "paper", "modern" or "none".
     cache: samples whose frozen features are stored and trained on again and again (0: off; stage temporal only).

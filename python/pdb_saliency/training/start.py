@@ -63,7 +63,7 @@ def starting_model(
         return _new_model(dataclasses.replace(config, temporal="none"), backbone_weights, seed, remark)
     if backbone_weights:
         raise InputError("--backbone-weights begins a new model, and --from brings weights of its own: give one of them")
-    earlier = load_model(_model_file(start))
+    earlier = load_model(model_file(start))
     config = _resized(config or earlier.config, input_size)
     if motion is not None:
         config = _with_motion(config, motion)
@@ -137,7 +137,8 @@ def _with_motion(config: ModelConfig, motion: str) -> ModelConfig:
         raise InputError(f"--motion {motion}: {error}") from error
 
 
-def _model_file(start: str) -> str:
+def model_file(start: str) -> str:
+    """The file of a finished run's folder; anything else as it is. Raises WeightsError for another folder."""
     folder = Path(start)
     if not folder.is_dir():
         return start
