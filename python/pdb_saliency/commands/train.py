@@ -195,7 +195,7 @@ def _run(
 
     workers = arguments.workers if arguments.workers is not None else (8 if fabric.device.type == "cuda" else 1)
     options = RunOptions(
-        workers, arguments.checkpoint, arguments.validate if videos else 0, arguments.log, pictures=arguments.validate
+        workers, arguments.checkpoint, arguments.validate if videos else 0, arguments.scalars, pictures=arguments.validate
     )
     return Trainer(fabric, config, model, samples, arguments.output, options, validation if videos else None).train()
 

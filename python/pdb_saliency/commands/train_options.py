@@ -153,7 +153,7 @@ def _add_machine(group: Any) -> None:
     help_text = "steps between checkpoints (default: %(default)s)"
     group.add_argument("--checkpoint", type=positive, default=200, metavar="N", help=help_text)
     help_text = "steps between scalars in the log (default: %(default)s)"
-    group.add_argument("--log", type=count, default=10, metavar="N", help=help_text)
+    group.add_argument("--scalars", type=count, default=10, metavar="N", help=help_text)
 
 
 def clip_shares(text: str) -> dict[str, float]:
