@@ -184,6 +184,39 @@ def test_fbms_levels(tmp_path, sequence, expected):
     assert tuple(levels[read_mask([path]) > 0]) == expected
 
 
+def regions(background, *objects):
+    """Of FBMS: two objects of these colours, BGR."""
+    image = np.full((*box_mask().shape, 3), background, np.uint8)
+    for left, colour in zip((2, 20), objects):
+        image[box_mask(left) > 0] = colour
+    return image
+
+
+@pytest.mark.parametrize(
+    "background, objects", [(255, (0, (0, 0, 255))), (255, ((10, 0, 0), 128)), (0, (255, (128, 0, 0))), (255, (0, 0))]
+)
+def test_colours_of_fbms_that_are_as_dark_or_bright_as_a_background(tmp_path, background, objects):
+    path = save(tmp_path / "bear01/GroundTruth/bear01_0001_gt.ppm", regions(background, *objects))
+    np.testing.assert_array_equal(read_mask([path]), box_mask(2) | box_mask(20))
+
+
+@pytest.mark.parametrize(
+    "suffix, scale, background, objects",
+    [
+        ("ppm", 255, (255, 0, 0), (0, 255)),
+        ("ppm", 0xFF8000, (0, 128, 255), (0, 255)),
+        ("pgm", 255, 255, (0, 85)),
+        ("pgm", 0, 0, (255, 85)),
+    ],
+)
+def test_the_definition_of_a_sequence_of_fbms_tells_the_background(tmp_path, suffix, scale, background, objects):
+    image = regions(background, *objects)
+    path = save(tmp_path / f"bear01/GroundTruth/1.{suffix}", image if suffix == "ppm" else image[:, :, 0])
+    lines = ["Total number of regions:", "3", "", "Scale of region 0:", str(scale), "", "Scale of region 1:", "7"]
+    (path.parent / "bear01Def.dat").write_text("\n".join(lines))
+    np.testing.assert_array_equal(read_mask([path]), box_mask(2) | box_mask(20))
+
+
 def test_soft_and_compressed_masks_are_cut_at_half(tmp_path):
     ramp = np.tile(np.arange(256, dtype=np.uint8), (40, 1))
     np.testing.assert_array_equal(read_mask([save(tmp_path / "soft.png", ramp)]), np.where(ramp > 127, 255, 0))

@@ -11,7 +11,8 @@ davis-2016   DAVIS/JPEGImages/480p + Annotations/480p; ImageSets/480p/{train,val
 davis-2017   DAVIS/JPEGImages/480p + Annotations/480p; ImageSets/2017/{train,val}.txt list sequences.
              The colours of a palette are objects
 fbms         FBMS_Trainingset/Trainingset and FBMS_Testset/Testset, or FBMS/Trainingset and FBMS/Testset: <sequence>/*.jpg
-             with <sequence>/GroundTruth/*.ppm, or *.pgm where there are no .ppm; *PROB* are no masks
+             with <sequence>/GroundTruth/*.ppm, or *.pgm where there are no .ppm; *PROB* are no masks, and *Def.dat tells
+             which colour is the background
 visal        ViSal/ViSal/<sequence> + ViSal/GroundTruth with the masks of all sequences
 segtrack-v2  SegTrackv2/JPEGImages/<sequence> + GroundTruth/<sequence>, or GroundTruth/<sequence>/1, 2, ..., one an object
 """

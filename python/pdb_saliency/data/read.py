@@ -10,11 +10,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..pictures import read_levels, read_picture
-
-# FBMS draws its regions as grey levels; foreground is above a tenth of white, but for two sequences. These are the levels
-# of the conversion that most video segmentation papers since Motion Grouping (ICCV 2021) evaluate with.
-_FBMS_LEVEL = 0.1
-_FBMS_LEVELS = {"marple2": 0.4, "marple7": 0.05}
+from . import fbms
 
 # A mask that shows objects as grey levels has at most so many; soft edges have more, and no areas of one level.
 _MOST_OBJECTS = 32
@@ -36,7 +32,7 @@ def read_mask(paths: Sequence[Path], size: tuple[int, int] | None = None) -> np.
       numbers of objects, foreground is what is not 0. They are where nothing reaches half of white, in 16 bits, and where
       a file that is not JPEG has a few levels, and one below half of white fills areas, as edges do not;
     - colours or dark objects in JPEG, which has noise around them: what reaches a quarter of the brightest;
-    - .ppm and .pgm, which only FBMS has: what is brighter than a tenth of white; in .ppm, white is background.
+    - .ppm and .pgm, which only FBMS has: see `fbms.foreground`.
 
     size: the (height, width) that the masks must have.
     Raises InputError when a file cannot be read or decoded, and for a wrong size.
@@ -57,12 +53,9 @@ def read_mask(paths: Sequence[Path], size: tuple[int, int] | None = None) -> np.
 def _foreground(image: np.ndarray, path: Path) -> np.ndarray:
     if image.dtype == np.uint16:  # Black but for numbers of objects: in 8 bits most of them would be black, too.
         return _numbered(image)
+    if path.suffix.lower() in fbms.SUFFIXES:
+        return fbms.foreground(image, path)
     blue, green, red = cv2.split(image) if image.ndim == 3 else (image,) * 3
-    if path.suffix.lower() in (".ppm", ".pgm"):
-        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) if image.ndim == 3 else image
-        level = _FBMS_LEVELS.get(path.parent.parent.name, _FBMS_LEVEL)
-        white = 255 if path.suffix.lower() == ".ppm" else 256
-        return np.where((grey > level * 255) & (grey < white), np.uint8(255), np.uint8(0))
     tinge = max(cv2.norm(blue, green, cv2.NORM_INF), cv2.norm(blue, red, cv2.NORM_INF)) if image.ndim == 3 else 0
     if path.suffix.lower() in (".jpg", ".jpeg", ".jpe"):
         return _of_jpeg(cv2.max(cv2.max(blue, green), red), tinge > _TINGE)
