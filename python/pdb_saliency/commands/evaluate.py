@@ -19,8 +19,9 @@ definitions of pysodmetrics, and J and F of DAVIS (mean, recall, decay) with tho
   PRED  a method's maps: PRED/SEQUENCE/FRAME.png, or PRED/FRAME.png for stills; with several GT,
         PRED/DATASET/SEQUENCE/FRAME.png. FRAME.png may lie one deeper, in `maps`, where `predict` writes it. Or a folder
         that holds such a folder for each of several methods.
-  GT    a folder of masks (stills), a folder of a folder of masks for each sequence, a data set's own folder, or the name of
-        a data set below --data-root (davis-2016:val, fbms:test, visal, ecssd, ...). NAME=GT gives it another name.
+  GT    a folder of masks (stills), a folder of a folder of masks for each sequence (or of folders 1, 2, ... for its
+        objects), a data set's own folder, or the name of a data set below --data-root (davis-2016:val, fbms:test, visal,
+        ecssd, ...). NAME=GT gives it another name.
 
 Maps are 8-bit grey, 255 times the saliency, and are taken as they are; --normalise stretches each to its own minimum and
 maximum first, as the authors and pysodmetrics do. A map of another size than its mask is resized to it, which a note tells.
