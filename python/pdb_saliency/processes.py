@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -26,16 +27,25 @@ def ctrl_c_held() -> Iterator[None]:
 
 def kill_pool(pool: ProcessPoolExecutor) -> None:
     """End the pool at once: its `shutdown` waits for what its processes are at, and for one more task of each."""
-    for process in list((pool._processes or {}).values()):  # From Python 3.14 on it has `kill_workers`.
+    thread, tasks, results = pool._executor_manager_thread, pool._call_queue, pool._result_queue
+    processes = list((pool._processes or {}).values())  # From Python 3.14 on it has `kill_workers`.
+    # Its thread first lets go of the tasks that were not begun: when it sees a process dead it marks as failed what it still
+    # has, and one of these that somebody has cancelled would be an error there.
+    pool.shutdown(wait=False, cancel_futures=True)
+    latest = time.monotonic() + 1
+    while thread and thread.is_alive() and pool._cancel_pending_futures and time.monotonic() < latest:
+        time.sleep(0.001)
+    for process in processes:
         process.kill()
-    # Its threads in this process would wait for ever at pipes whose other ends only this process holds any more: the one
+    # The threads in this process would wait for ever at pipes whose other ends only this process holds any more: the one
     # that receives results for the rest of one, the one that sends tasks for a reader. The first lets the second go when it
     # sees a process dead, except in Python 3.10; to close the same pipe beside it would be a race.
-    pool._result_queue._writer.close()
-    if pool._executor_manager_thread:
-        pool._executor_manager_thread.join(1)
-    pool._call_queue._reader.close()
-    pool.shutdown(wait=True, cancel_futures=True)
+    results._writer.close()
+    if thread:
+        thread.join(1)
+    tasks._reader.close()
+    if thread:
+        thread.join()
 
 
 def leave_with_parent() -> None:
