@@ -11,7 +11,7 @@ from pdb_saliency.resnet import DilatedResNet50
 from pdb_saliency.training import backbone as backbone_module
 from pdb_saliency.training.backbone import load_resnet_weights
 from pdb_saliency.training.presets import modern
-from pdb_saliency.training.start import starting_model
+from pdb_saliency.training.start import model_file, starting_model
 from pdb_saliency.weights import save_model
 from torch import nn
 from training_data import TINY
@@ -56,6 +56,12 @@ def test_a_model_may_predict_at_another_size(tmp_path):
     options = {"start": str(tmp_path / "released.safetensors"), "backbone_weights": None, "seed": 0, "remark": print}
     with pytest.raises(InputError, match="its own input size, 33x33"):
         starting_model("joint", None, None, **options, input_size=(41, 41))
+
+
+def test_a_name_is_no_folder_of_that_name(tmp_path, monkeypatch):
+    (tmp_path / "lite").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert model_file("lite") == "lite"
 
 
 def test_what_cannot_be_gone_on_from(tmp_path):

@@ -28,13 +28,13 @@ def foreground(image: np.ndarray, path: Path) -> np.ndarray:
     colour = _defined(path)
     if colour is None:
         colour = _of_border(image) if path.suffix.lower() == ".ppm" else _BLACK
-    red, green, blue = colour >> 16, colour >> 8 & 255, colour & 255
-    other = (image != np.array([blue, green, red], np.uint8)).any(axis=2)
+    channels = colour & 255, colour >> 8 & 255, colour >> 16
+    other = cv2.bitwise_not(cv2.inRange(image, channels, channels))
     if level is None and colour == _BLACK and path.suffix.lower() == ".pgm":
         level = _LEVEL
     if level is not None:
-        other &= cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) > level * 255
-    return np.where(other, np.uint8(255), np.uint8(0))
+        other[cv2.cvtColor(image, cv2.COLOR_BGR2GRAY) <= level * 255] = 0
+    return other
 
 
 def _defined(path: Path) -> int | None:

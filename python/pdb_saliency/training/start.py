@@ -14,7 +14,7 @@ from ..config import ModelConfig
 from ..efficientnet import load_imagenet_weights
 from ..errors import InputError, WeightsError
 from ..model import SaliencyModel
-from ..weights import load_model
+from ..weights import load_model, weight_names
 from .backbone import load_resnet_weights
 
 # What the weights of one stage must have in common with those of the next.
@@ -140,7 +140,7 @@ def _with_motion(config: ModelConfig, motion: str) -> ModelConfig:
 def model_file(start: str) -> str:
     """The file of a finished run's folder; anything else as it is. Raises WeightsError for another folder."""
     folder = Path(start)
-    if not folder.is_dir():
+    if start in weight_names() or not folder.is_dir():
         return start
     if not (folder / "model.safetensors").is_file():
         raise WeightsError(f"{start}: expected a model file or the folder of a finished run, which has a model.safetensors")
