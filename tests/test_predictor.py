@@ -135,7 +135,7 @@ def test_causal_needs_no_later_frame():
 )
 def test_a_wrong_frame_is_named_after_the_maps_before_it(model, bad):
     seen = []
-    with pytest.raises(ps.InputError, match=r"uint8 array \(H, W, 3\), got " + str(bad.dtype)):
+    with pytest.raises(ps.InputError, match=r"frame 6: .*uint8 array \(H, W, 3\), got " + str(bad.dtype)):
         for _, saliency in model.stream([grey_frame(1)] * 6 + [bad]):
             seen.append(saliency)
     assert len(seen) == 6
