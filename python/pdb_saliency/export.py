@@ -10,6 +10,7 @@ layers are decomposed into PyTorch's own operators (`pdb_ext.reference`, unrolle
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -160,6 +161,8 @@ def _write_onnx(portable: Portable, clip: Tensor, path: Path) -> None:
             __import__(library)
         except ImportError as error:
             raise SaliencyError(f"ONNX needs {library}: pip install 'pdb-ext[export]'") from error
+    # It warns of operators of torchvision, which is not used here, whatever version of it is installed, or none.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     program = torch.onnx.export(
         _program(portable, clip), (clip,), dynamo=True, input_names=["clip"], output_names=["saliency"], verbose=False
     )
