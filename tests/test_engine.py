@@ -15,6 +15,7 @@ from test_model import TABLE_5, TINY, clip, tiny, trained_like
 from torch import nn
 
 from pdb_saliency import InputError, SaliencyError, SaliencyModel, load_model
+from pdb_saliency.bench import largest_difference
 from pdb_saliency.clips import blend_weights, blended, clips
 from pdb_saliency.config import LITE
 from pdb_saliency.engine import Engine, can_fuse
@@ -177,6 +178,17 @@ def test_lower_precision():
     ours = engine_maps(model, frames, precision="bfloat16")
     assert_as_good(ours, plain, exact)
     assert np.abs(ours - engine_maps(model, frames)).max() > 1e-4, "another precision was used"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("options", [{}, {"overlap": 2}, {"causal": True}, {"batch": 3}, {"compile": True}], ids=str)
+def test_maps_of_a_gpu(options, precision):
+    model, frames = load_model(), films(23, size=(90, 120))  # More than a batch, and not a multiple of a clip.
+    engine = Engine(model, torch.device("cuda"), EngineOptions(precision=precision, **options))
+    ours = np.stack([saliency for _, saliency in engine.maps(frames)])
+    cpu = engine_maps(model, frames, **{name: value for name, value in options.items() if name != "compile"})
+    assert rms(torch.tensor(ours - cpu)) <= largest_difference(engine) * rms(torch.tensor(cpu))
 
 
 @pytest.mark.parametrize("length", [1, 3, 8])
