@@ -179,11 +179,13 @@ def _writers(
     """(where results are to be written, the ResultWriter that receives them in the end)."""
     from pdb_ext import __version__
 
-    from ..crf import RefiningWriter
+    from ..crf import RefiningWriter, require
     from ..outputs.videos import Film
     from ..video import VideoFile
     from ..writer import ResultWriter
 
+    if options.crf_workers:
+        require()  # Before any folder is made.
     film = Film(source.fps, source.count, source.path if isinstance(source, VideoFile) else None)
     facts = {"model": engine.network.description, "clips": _clips(options.engine), "threshold": f"{options.threshold:g}"}
     facts |= {"CRF": "yes" if options.crf_workers else "no", "made by": f"pdb-saliency {__version__}"}
