@@ -175,4 +175,4 @@ def test_option_crf_without_the_library(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     folder = write_frames(tmp_path / "in", [noisy(20, 20)])
     assert cli.main(["predict", str(folder), "-o", str(tmp_path / "out"), "--crf"]) == 1
-    assert "needs pydensecrf2: pip install 'pdb-ext[crf]'" in the_line(capsys.readouterr())
+    assert "needs pydensecrf2: pip install 'pdb-ext[crf]'" in the_line(capsys.readouterr()) and not (tmp_path / "out").exists()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -13,12 +15,14 @@ from test_model import TABLE_5, TINY, clip, tiny, trained_like
 from torch import nn
 
 from pdb_saliency import InputError, SaliencyError, SaliencyModel, load_model
+from pdb_saliency.bench import largest_difference
 from pdb_saliency.clips import blend_weights, blended, clips
 from pdb_saliency.config import LITE
 from pdb_saliency.engine import Engine, can_fuse
 from pdb_saliency.fold import fold_batch_norm
 from pdb_saliency.frame import Frame
 from pdb_saliency.fused import FusedConv2d, fuse
+from pdb_saliency.landing import Landing
 from pdb_saliency.layers import ConvBatchNorm
 from pdb_saliency.efficientnet import SameConv2d
 from pdb_saliency.options import EngineOptions
@@ -176,6 +180,17 @@ def test_lower_precision():
     assert np.abs(ours - engine_maps(model, frames)).max() > 1e-4, "another precision was used"
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("options", [{}, {"overlap": 2}, {"causal": True}, {"batch": 3}, {"compile": True}], ids=str)
+def test_maps_of_a_gpu(options, precision):
+    model, frames = load_model(), films(23, size=(90, 120))  # More than a batch, and not a multiple of a clip.
+    engine = Engine(model, torch.device("cuda"), EngineOptions(precision=precision, **options))
+    ours = np.stack([saliency for _, saliency in engine.maps(frames)])
+    cpu = engine_maps(model, frames, **{name: value for name, value in options.items() if name != "compile"})
+    assert rms(torch.tensor(ours - cpu)) <= largest_difference(engine) * rms(torch.tensor(cpu))
+
+
 @pytest.mark.parametrize("length", [1, 3, 8])
 def test_any_clip_length(length):
     model, frames = trained_like(tiny()).float(), films(10)
@@ -200,6 +215,65 @@ def test_failed_compilation_is_one_line(capsys, monkeypatch):
     model, frames = trained_like(tiny()).float(), films(7)
     np.testing.assert_array_equal(engine_maps(model, frames, compile=True), engine_maps(model, frames))
     assert capsys.readouterr().err == "pdb-saliency: note: torch.compile failed, the network runs without it (no compiler)\n"
+
+
+def test_a_compiled_network_sees_batches_of_one_size(monkeypatch):
+    """Every other size would be compiled once more, for minutes."""
+    model, frames, seen = trained_like(tiny()).float(), films(11), []
+    monkeypatch.setattr(torch, "compile", lambda function, **_: lambda x: seen.append(len(x)) or function(x))
+    ours = engine_maps(model, frames, compile=True, batch=4)
+    assert seen == [4, 4, 4]
+    np.testing.assert_allclose(ours, engine_maps(model, frames), atol=1e-5)
+
+
+def test_maps_are_waited_for_where_they_are_used(monkeypatch):
+    """As on a GPU: all of them begin their way in the network's thread, ahead of the reader, who waits for one at a time."""
+    begun, waited = [], []
+
+    class Slow(Landing):
+        @classmethod
+        def of(cls, tensor):
+            begun.append(threading.current_thread())
+            return cls(tensor)
+
+        def wait(self):
+            waited.append(threading.current_thread())
+            return self.tensor
+
+    monkeypatch.setattr("pdb_saliency.engine.Landing", Slow)
+    model, frames = trained_like(tiny()).float(), films(7)
+    np.testing.assert_array_equal(engine_maps(model, frames), engine_maps(model, frames))
+    assert len(begun) == len(waited) == 14
+    assert threading.current_thread() not in begun and set(waited) == {threading.current_thread()}
+
+
+@pytest.mark.parametrize("overlap", [0, 4])
+def test_clips_do_not_hold_the_pictures(overlap):
+    """Those of 100 megapixels have 300 MB each: no more may wait than a clip, and what the stages are at."""
+    alive, most = weakref.WeakSet(), 0
+
+    class Picture(np.ndarray):
+        """An array that can be counted: hashable."""
+
+        __hash__ = object.__hash__
+
+    def frames():
+        for frame in films(40):
+            image = frame.image.view(Picture)
+            alive.add(image)
+            yield Frame(frame.name, image)
+
+    for _ in Engine(trained_like(tiny()).float(), CPU, EngineOptions(overlap=overlap)).maps(frames()):
+        most = max(most, len(alive))
+    assert 5 <= most <= 12, "4 of a clip, 1 on its way out, 2 behind it, the reader's, and 3 or 4 ahead"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 99 bytes")])
+def test_a_lack_of_memory_says_what_needs_less(error, monkeypatch):
+    engine = Engine(trained_like(tiny()).float(), CPU)
+    monkeypatch.setattr(engine, "_encode", lambda _: (_ for _ in ()).throw(error))
+    with pytest.raises(SaliencyError, match="frame 0: not enough memory; shorter clips and smaller batches need less"):
+        list(engine.maps(films(3)))
 
 
 # Overlapping clips

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from test_model import tiny, trained_like
 from pdb_saliency import cli, export, save_model
 from pdb_saliency.errors import OutputError, SaliencyError
 from pdb_saliency.export import Portable
+from pdb_saliency.motion import ResidualMotion
 
 # Runs where neither `pdb_ext` nor `pdb_saliency` can be imported, and sees to that itself.
 _ALONE = """\
@@ -100,6 +102,30 @@ def test_the_written_file_answers_as_the_model(tmp_path, network, format):
     clip = random_clip(network, 3, 2)
     with torch.no_grad():
         np.testing.assert_allclose(read(file)(clip).numpy(), expected(network, clip), atol=1e-5)
+
+
+class _Motion(torch.nn.Module):
+    """As the network sees it, which hardly shows in the maps of one that is not trained."""
+
+    def forward(self, features):
+        return ResidualMotion()(features, (2, 3))
+
+
+def test_motion_as_onnx(tmp_path, caplog):
+    """The exporter passes over arguments that it does not know, and warns of libraries that are not used."""
+    needs("onnx")
+    import onnxruntime
+
+    still = torch.randn(6, 4, 18, 24)
+    features = torch.stack([still[i].roll(i % 3, -1) if i < 3 else still[0].roll(-(i % 3), -2) for i in range(6)])
+    features[:, :, 4:12, 4:12] = torch.stack([still[5, :, 4:12, 4:12].roll(2 * (i % 3), -1) for i in range(6)])
+    exact = _Motion()(features)
+    assert exact[:, :2].abs().max() > 1, "something moves"
+    export.write_onnx(torch.export.export(_Motion(), (features,)), ["features"], ["motion"], tmp_path / "motion.onnx")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    session = onnxruntime.InferenceSession(tmp_path / "motion.onnx", providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {"features": features.numpy()})
+    np.testing.assert_allclose(answer, exact, atol=1e-4)
 
 
 @pytest.mark.parametrize("network", ["paper"], indirect=True)

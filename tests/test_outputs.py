@@ -212,9 +212,10 @@ def test_report_needs_no_other_file(tmp_path, fake):
     evil = tmp_path / "<!-- <script><b>é&.d"
     write_frames(evil, [frame_with_box(i) for i in range(3)])
     (evil / "00001.png").rename(evil / "00001<!--<script>.png")
-    assert fake(evil, "-o", tmp_path / "out", "--save", "report") == 0
+    assert fake(evil, "-o", tmp_path / "out", "--save", "report", "--overlap", "2") == 0
     page, data = page_data(tmp_path / "out/report.html")
     assert not re.search(r"(src|href)=|https?://|@import|url\(", page)
+    assert "<dd>5 frames, overlapping by 2</dd>" in page and "<dd>0.42</dd>" in page
     assert "<b>" not in re.sub(r'<b class="\w+">', "", page) and "&lt;b&gt;é&amp;.d" in page and "<!--" not in page
     assert [picture[1] for picture in data["pictures"]] == ["00000", "00001<!--<script>", "00002"]
     assert data["curves"]["area"][0] == pytest.approx(40 * 40 / (90 * 160), abs=0.02)
@@ -228,7 +229,7 @@ def test_a_long_report_stays_small(tmp_path):
         writer.finish()
     page, data = page_data(tmp_path / "report.html")
     indices = [picture[0] for picture in data["pictures"]]
-    assert indices == list(range(0, count, 4)) and len(data["curves"]["area"]) == count and "every 4th frame" in page
+    assert indices == list(range(0, count, 4)) and len(data["curves"]["area"]) == count and "one frame in 4," in page
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium")

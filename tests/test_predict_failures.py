@@ -155,9 +155,10 @@ def assert_complete_pictures(out):
                 assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape == (96, 128), path
 
 
-def test_ctrl_c(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption(tmp_path, number):
     process = start_long_run(tmp_path)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert [line for line in errors.splitlines() if line and "note:" not in line] == [

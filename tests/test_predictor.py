@@ -135,7 +135,7 @@ def test_causal_needs_no_later_frame():
 )
 def test_a_wrong_frame_is_named_after_the_maps_before_it(model, bad):
     seen = []
-    with pytest.raises(ps.InputError, match=r"uint8 array \(H, W, 3\), got " + str(bad.dtype)):
+    with pytest.raises(ps.InputError, match=r"frame 6: .*uint8 array \(H, W, 3\), got " + str(bad.dtype)):
         for _, saliency in model.stream([grey_frame(1)] * 6 + [bad]):
             seen.append(saliency)
     assert len(seen) == 6
@@ -153,6 +153,10 @@ def test_an_exception_of_the_source_is_the_callers(model):
 def test_wrong_calls_are_named(model, tmp_path):
     with pytest.raises(TypeError, match="path or an iterable of frames, got int"):
         model.stream(3)
+    with pytest.raises(TypeError, match="path or an iterable of frames, got bytes"):
+        model.stream(b"clip.mp4")
+    with pytest.raises(ValueError, match=r"one size, got \(48, 64\) and \(20, 33\)"):
+        model([grey_frame(1), np.zeros((20, 33, 3), np.uint8)])
     with pytest.raises(ValueError, match="output must be None, 'numpy' or 'torch', got 'jax'"):
         model.stream([], output="jax")
     with pytest.raises(ps.InputError, match="absent"):

@@ -1,7 +1,7 @@
 """The command line, `pdb-saliency COMMAND`.
 
 Nothing heavy is imported before a command runs, so that --help answers at once.
-Exit codes: 0 done, 1 something the user can put right (one line on stderr), 2 wrong usage, 130 interrupted by Ctrl-C.
+Exit codes: 0 done, 1 something the user can put right (one line on stderr), 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ examples:
   pdb-saliency evaluate maps/ masks/
   pdb-saliency COMMAND --help
 
-exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted by Ctrl-C
+exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted by Ctrl-C; predict
+and train take SIGTERM for the same
 
 completion in bash and zsh (the extra `completion`):
   eval "$(register-python-argcomplete pdb-saliency)"
@@ -109,6 +110,13 @@ def _info(arguments: argparse.Namespace) -> None:
     write(describe(Verbosity.verbose))
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):  # Python before 3.13 forgets that commands are indented once more.
+            self._action_max_length += self._indent_increment
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         # An unquoted glob arrives as many arguments; argparse would list them all.
@@ -122,7 +130,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog="pdb-saliency", description=_HELP, epilog=_EXAMPLES, formatter_class=raw)
+    parser = _Parser(prog="pdb-saliency", description=_HELP, epilog=_EXAMPLES, formatter_class=_Formatter)
     parser.set_defaults(command=None)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 

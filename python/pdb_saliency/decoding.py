@@ -18,7 +18,7 @@ import numpy as np
 
 from .errors import InputError
 
-PATIENCE = 60.0  # Seconds for one answer. Decoding a frame of 100 megapixels takes about one.
+PATIENCE = 60.0  # Seconds for one answer, on a machine that is not overloaded. 100 megapixels take about one.
 _COMMAND = "from pdb_saliency.decoding import serve; serve()"
 _OPENED = struct.Struct("<cdd")  # b"o", count, fps
 _FRAME = struct.Struct("<ciid")  # b"f", height, width, seconds
@@ -96,11 +96,14 @@ class DecodingProcess:
             self._waiting = False
 
     def _watch(self) -> None:
-        """Kill the process when one wait has lasted too long. Counts its own ticks, so that a stopped program is no wait."""
+        """Kill the process when one wait has lasted too long.
+
+        Counts its own ticks, so that a stopped program is no wait, and less of them where processes wait for processors.
+        """
         tick, waited = PATIENCE / 60, 0.0
         while self._process.poll() is None:
             time.sleep(tick)
-            waited = waited + tick if self._waiting else 0.0
+            waited = waited + tick * _share_of_a_processor() if self._waiting else 0.0
             if waited > PATIENCE:
                 self._timed_out = True
                 self._process.kill()
@@ -108,9 +111,18 @@ class DecodingProcess:
 
     def _end_of_process(self, where: str) -> str:
         if self._timed_out:
-            return f"{self._path}: the decoder did not answer for {PATIENCE:.0f} seconds {where}: the file is damaged"
+            return f"{self._path}: the decoder did not answer for {PATIENCE:.0f} seconds or more {where}: the file is damaged"
         code = self._process.wait()
         return f"{self._path}: the decoder crashed {where} (exit code {code}): the file is damaged, or memory is short"
+
+
+def _share_of_a_processor() -> float:
+    """What a busy process gets in the mean of the last minute, 0.1 to 1; no less, because every wait must end."""
+    try:
+        load = os.getloadavg()[0]
+    except (OSError, AttributeError):  # Windows
+        return 1.0
+    return min(max((os.cpu_count() or 1) / max(load, 1.0), 0.1), 1.0)
 
 
 def command() -> list[str]:

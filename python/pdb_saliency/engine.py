@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from .clips import Clip, batches, blended
-from .errors import SaliencyError
+from .errors import InputError, SaliencyError
 from .fold import fold_batch_norm
 from .frame import Frame
 from .fused import can_fuse, fuse
+from .landing import Landing
 from .options import EngineOptions
 from .pipeline import Pipeline
 from .preprocess import check_frame
@@ -39,6 +40,15 @@ class Encoded:
 
     parts: tuple[Tensor, ...]
     size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Item:
+    """What a clip needs of a frame. known: whether an earlier run left its map. encoded: else, resized, where it is known."""
+
+    name: str
+    known: bool
+    encoded: Encoded | np.ndarray
 
 
 class Engine:
@@ -70,11 +80,11 @@ class Engine:
         """
         with Pipeline() as pipeline:
             resized = pipeline.ahead(self._resized(frames), max(_DEPTH, self.batch), may_hang=True)
-            for frame, small in pipeline.ahead(self._network_stage(resized), _DEPTH * self.batch):
+            for frame, small in pipeline.ahead(self._landing(self._network_stage(resized)), _DEPTH * self.batch):
                 if frame.known is not None:
                     yield frame, frame.known / np.float32(255)
                 else:
-                    yield frame, self.output_spec(_to_numpy(small, frame), frame.image)
+                    yield frame, self.output_spec(self._to_numpy(small, frame), frame.image)
 
     def _resized(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, np.ndarray]]:
         spec = None
@@ -83,24 +93,38 @@ class Engine:
                 check_frame(frame.image)
                 spec = spec or self.input_spec.fitted(*frame.image.shape[:2])
                 resized = spec.resize(frame.image)
+            except InputError as error:
+                raise InputError(f"frame {frame.name}: {error}") from error
             except _FAILURES as error:
                 raise _failure(error, frame) from error
             yield frame, resized
+
+    def _landing(self, maps: Iterable[tuple[Frame, Tensor]]) -> Iterator[tuple[Frame, Landing]]:
+        """Starts every map on its way to the CPU as soon as its clip is launched, so that it need not wait for later clips."""
+        for frame, small in maps:
+            try:
+                landing = Landing.of(small.float())
+            except _FAILURES as error:
+                raise _failure(error, frame) from error
+            yield frame, landing
 
     def _network_stage(self, resized: Iterable[tuple[Frame, np.ndarray]]) -> Iterator[tuple[Frame, Tensor]]:
         torch.set_num_threads(self._threads)  # A new thread starts with PyTorch's default.
         return self._causal(resized) if self.options.causal else self._in_clips(resized)
 
     def _in_clips(self, resized: Iterable[tuple[Frame, np.ndarray]]) -> Iterator[tuple[Frame, Tensor]]:
-        items = ((frame, (frame, encoded)) for frame, encoded in self._encoded(resized))
+        # Clips outlive their frames' turn, so they must not hold the pictures: of 100 megapixels they fill the memory.
+        pairs = self._encoded(resized)
+        items = ((frame, _Item(frame.name, frame.known is not None, encoded)) for frame, encoded in pairs)
 
-        def clip_maps(clip: Clip[tuple[Frame, Encoded | np.ndarray]]) -> Tensor | list[Tensor]:
-            if all(frame.known is not None for frame, _ in clip.frames[: clip.kept]):
+        def clip_maps(clip: Clip[_Item]) -> Tensor | list[Tensor]:
+            if all(item.known for item in clip.frames[: clip.kept]):
                 return [torch.zeros(())] * len(clip.frames)  # Nobody looks at them.
             try:
-                return self.saliency([e if isinstance(e, Encoded) else self.encode([e])[0] for _, e in clip.frames])
+                encoded = [item.encoded for item in clip.frames]
+                return self.saliency([e if isinstance(e, Encoded) else self.encode([e])[0] for e in encoded])
             except _FAILURES as error:
-                raise _failure(error, clip.frames[0][0]) from error
+                raise _failure(error, clip.frames[0]) from error
 
         return blended(items, clip_maps, self.options.clip_length, self.options.overlap)
 
@@ -128,7 +152,9 @@ class Engine:
     @torch.inference_mode()
     def encode(self, resized: list[np.ndarray]) -> list[Encoded]:
         """What the spatial part makes of each frame. resized: uint8 (height, width, 3), from `InputSpec.resize`."""
-        parts = self._encode(self._upload(resized))
+        # A compiler makes a network for one number of frames, and for minutes: a shorter batch is filled up.
+        filler = resized[-1:] * (self.batch - len(resized)) if self.options.compile else []
+        parts = self._encode(self._upload([*resized, *filler]))
         size = resized[0].shape[:2]
         return [Encoded(tuple(part[index : index + 1] for part in parts), size) for index in range(len(resized))]
 
@@ -142,6 +168,16 @@ class Engine:
         """The causal saliency, float32 (height, width), of the frame after those of `state`; and the state to carry on."""
         saliency, state = self.network.step(encoded.parts, state, encoded.size)
         return saliency[0], state
+
+    def _to_numpy(self, landing: Landing, frame: Frame) -> np.ndarray:
+        try:
+            saliency = landing.wait().numpy()
+        except RuntimeError as error:  # A GPU reports here what failed before.
+            raise _failure(error, frame) from error
+        if not np.isfinite(saliency).all():
+            hint = "; try bfloat16 or float32" if self.dtype == torch.float16 else ""
+            raise SaliencyError(f"the model gave values that are not finite at frame {frame.name} in {_name(self.dtype)}{hint}")
+        return saliency
 
     def _upload(self, resized: list[np.ndarray]) -> Tensor:
         images = torch.from_numpy(np.stack(resized))
@@ -206,18 +242,15 @@ def _compiled(function):
     return call
 
 
-def _to_numpy(small: Tensor, frame: Frame) -> np.ndarray:
-    try:
-        saliency = small.float().cpu().numpy()
-    except RuntimeError as error:  # A GPU reports here what failed before.
-        raise _failure(error, frame) from error
-    if not np.isfinite(saliency).all():
-        raise SaliencyError(f"the model gave values that are not finite at frame {frame.name}")
-    return saliency
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
-def _failure(error: BaseException, at: Frame) -> SaliencyError:
-    return SaliencyError(f"the model failed at frame {at.name}: {_first_line(error)}")
+def _failure(error: BaseException, at: Frame | _Item) -> SaliencyError:
+    line = _first_line(error)
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in line:
+        line = f"not enough memory; shorter clips and smaller batches need less ({line})"
+    return SaliencyError(f"the model failed at frame {at.name}: {line}")
 
 
 def _first_line(error: BaseException) -> str:

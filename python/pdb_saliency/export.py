@@ -10,6 +10,7 @@ layers are decomposed into PyTorch's own operators (`pdb_ext.reference`, unrolle
 from __future__ import annotations
 
 import copy
+import logging
 import os
 import warnings
 from collections.abc import Callable
@@ -160,10 +161,13 @@ def _write_onnx(portable: Portable, clip: Tensor, path: Path) -> None:
             __import__(library)
         except ImportError as error:
             raise SaliencyError(f"ONNX needs {library}: pip install 'pdb-ext[export]'") from error
-    program = torch.onnx.export(
-        _program(portable, clip), (clip,), dynamo=True, input_names=["clip"], output_names=["saliency"], verbose=False
-    )
-    program.save(str(path))
+    write_onnx(_program(portable, clip), ["clip"], ["saliency"], path)
+
+
+def write_onnx(program: torch.export.ExportedProgram, inputs: list[str], outputs: list[str], path: Path) -> None:
+    # It warns of operators of torchvision, which is not used here, whatever version of it is installed, or none.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    torch.onnx.export(program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False).save(str(path))
 
 
 def _read_onnx(path: Path) -> Callable[[Tensor], Tensor]:

@@ -38,9 +38,9 @@ class ResidualMotion(nn.Module):
         if batch[1] == 1:
             shape = (batch[0], self.CHANNELS, *clips.shape[-2:])
             return _halved(clips.new_zeros(shape)).to(features.dtype)
-        sums = self._patch_sums(clips[:, :-1].flatten(0, 1), clips[:, 1:].flatten(0, 1))
-        onward, sure_onward = self._motion(self._onward(sums))
-        back, sure_back = self._motion(self._back(sums))
+        means = self._patch_means(clips[:, :-1].flatten(0, 1), clips[:, 1:].flatten(0, 1))
+        onward, sure_onward = self._motion(self._onward(means))
+        back, sure_back = self._motion(self._back(means))
         pairs = (batch[0], batch[1] - 1)
         onward, back = _of_frames(onward.unflatten(0, pairs), back.unflatten(0, pairs), sign=-1)
         sure_onward, sure_back = _of_frames(sure_onward.unflatten(0, pairs), sure_back.unflatten(0, pairs), sign=1)
@@ -60,10 +60,11 @@ class ResidualMotion(nn.Module):
         maps = torch.cat([-maps[:, :2], maps[:, 2:]], dim=1)
         return torch.cat([torch.zeros_like(maps[:1]), maps[1:]]) if begins else maps
 
-    def _patch_sums(self, first: Tensor, second: Tensor) -> Tensor:
-        """Sums over patches of the similarity of the first frames' pixels to the second's at every shift: (M, h', w', D).
+    def _patch_means(self, first: Tensor, second: Tensor) -> Tensor:
+        """Means over patches of the similarity of the first frames' pixels to the second's at every shift: (M, h', w', D).
 
-        first, second: (M, C, h, w). Patches are centred also up to half a patch outside the picture, h' = h + 2 (patch // 2).
+        first, second: (M, C, h, w). Patches are centred also up to half a patch outside the picture, h' = h + 2 (patch // 2);
+        outside of it the similarity is 0.
         Row by row as a product of all pixels with all pixels, of which the shifts within the radius are a band: seven times
         the arithmetic of one shift after the other and a fraction of its time, since products run at the processor's peak.
         """
@@ -78,32 +79,33 @@ class ResidualMotion(nn.Module):
             bands.append(flat.unflatten(2, (width, width + side))[..., :side])
         reach = self.patch // 2
         similarity = F.pad(torch.cat(bands, dim=3), (0, 0, *(reach,) * 4)).permute(0, 3, 1, 2)
-        return F.avg_pool2d(similarity, self.patch, 1, reach, divisor_override=1).permute(0, 2, 3, 1)
+        # Not sums, by divisor_override=1: the exporter to ONNX passes over that without a word.
+        return F.avg_pool2d(similarity, self.patch, 1, reach).permute(0, 2, 3, 1)
 
-    def _onward(self, sums: Tensor) -> Tensor:
+    def _onward(self, means: Tensor) -> Tensor:
         """Mean similarity over the patch of a pixel of the first frames, (M, h, w, D), at shifts row by row."""
         reach = self.patch // 2
-        sums = sums[:, reach : sums.shape[1] - reach, reach : sums.shape[2] - reach]
-        return sums / self._patch_sizes(*sums.shape[1:3], like=sums)
+        means = means[:, reach : means.shape[1] - reach, reach : means.shape[2] - reach]
+        return means / self._patch_shares(*means.shape[1:3], like=means)
 
-    def _back(self, sums: Tensor) -> Tensor:
+    def _back(self, means: Tensor) -> Tensor:
         """The same of the second frames to the first: what pixel q has at shift -d pixel q - d has at shift d."""
         side, reach = 2 * self.radius + 1, self.patch // 2
-        height, width = (size - 2 * reach for size in sums.shape[1:3])
-        sums = F.pad(sums, (0, 0, *(self.radius - reach,) * 4))  # Centres that far outside have nothing in their patches.
-        y, x, dy, dx = (torch.arange(size, device=sums.device) for size in (height, width, side, side))
-        pixel = (y.view(-1, 1, 1, 1) + dy.view(-1, 1)) * sums.shape[2] + x.view(-1, 1, 1) + dx
+        height, width = (size - 2 * reach for size in means.shape[1:3])
+        means = F.pad(means, (0, 0, *(self.radius - reach,) * 4))  # Centres that far outside have nothing in their patches.
+        y, x, dy, dx = (torch.arange(size, device=means.device) for size in (height, width, side, side))
+        pixel = (y.view(-1, 1, 1, 1) + dy.view(-1, 1)) * means.shape[2] + x.view(-1, 1, 1) + dx
         shift = (side - 1 - dy).view(-1, 1) * side + (side - 1 - dx)
-        taken = sums.flatten(1)[:, (pixel * side**2 + shift).flatten()]
-        return taken.unflatten(1, (height, width, side**2)) / self._patch_sizes(height, width, like=sums)
+        taken = means.flatten(1)[:, (pixel * side**2 + shift).flatten()]
+        return taken.unflatten(1, (height, width, side**2)) / self._patch_shares(height, width, like=means)
 
-    def _patch_sizes(self, height: int, width: int, like: Tensor) -> Tensor:
-        """How many pixels of a patch lie inside the picture, (h, w, 1)."""
+    def _patch_shares(self, height: int, width: int, like: Tensor) -> Tensor:
+        """The part of a patch that lies inside the picture, (h, w, 1)."""
         reach, sizes = self.patch // 2, []
         for length in (height, width):
             place = torch.arange(length, device=like.device)
             sizes.append((place + reach).clamp(max=length - 1) - (place - reach).clamp(min=0) + 1)
-        return (sizes[0].view(-1, 1, 1) * sizes[1].view(-1, 1)).to(like.dtype)
+        return (sizes[0].view(-1, 1, 1) * sizes[1].view(-1, 1)).to(like.dtype) / self.patch**2
 
     def _motion(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
         """Motion (M, 2, h, w) less the camera's, and its certainty (M, 1, h, w). similarity: (M, h, w, D)."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,8 +85,15 @@ class InputSpec:
         On CPUs and GPUs alike the result is bit for bit that of `prepare`.
         """
         images = (resized if self.bgr else resized.flip(-1)).float()
-        mean, std = (torch.tensor(values, dtype=torch.float32, device=resized.device) for values in (self.mean, self.std))
+        mean, std = (_on_device(tuple(values), resized.device) for values in (self.mean, self.std))
         return images.sub_(mean).div_(std).permute(0, 3, 1, 2)
+
+
+@functools.cache
+def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """float32. Made once: an upload from ordinary memory waits for all that the GPU has been given before."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def check_frame(frame: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""What all pools of processes need."""
+"""What programs of several processes need: answers to signals, and an end for everybody."""
 
 from __future__ import annotations
 
@@ -23,6 +23,25 @@ def ctrl_c_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def sigterm_like_ctrl_c() -> Iterator[None]:
+    """The first SIGTERM, as of a batch system or a container, raises KeyboardInterrupt, too; the next one acts as before."""
+    heeds = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not heeds:
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def kill_pool(pool: ProcessPoolExecutor) -> None:

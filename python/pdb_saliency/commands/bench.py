@@ -11,20 +11,24 @@ from .arguments import add_model_options, add_verbosity, path
 from .predict_options import add_engine_options, engine_options, positive
 
 _HELP = """\
-Measure every stage of `predict` on this machine, and beside them the floor: the network's convolutions alone, those inside
-the ConvLSTM layers included, run by plain PyTorch over the same shapes. First the maps of the first clip are compared with
-those of the plain float32 model; a wrong answer is not timed.
+Measure every stage of `predict` on this machine, and beside them the floor:
+the network's convolutions alone, those inside the ConvLSTM layers included,
+run by plain PyTorch over the same shapes. First the maps of the first clip are
+compared with those of the plain float32 model; a wrong answer is not timed.
 
-  decode, resize             from the file to the network's uint8 input (decoding from the second frame on)
-  spatial                    backbone, PDC, reduction (with upload and normalisation)
+  decode, resize             from the file to the network's uint8 input
+                             (decoding from the second frame on)
+  spatial                    backbone, PDC, reduction (with upload and
+                             normalisation)
   temporal                   the temporal module alone
   temporal, head, upsample   all that follows the spatial part
-  network                    both together: what the floor is to be compared with
+  network                    both together: to be compared with the floor
   to frame size, encode png  from the network's map to a file
-  end to end                 `predict` from the video to its maps, the stages overlapping
+  end to end                 `predict` from the video to its maps, the stages
+                             overlapping
 
-Stages are timed in turns; times are medians for one frame, GPUs are timed by their own events. The source is drawn
-(854x480, mp4) unless INPUT is given.
+Stages are timed in turns; times are medians for one frame, GPUs are timed by
+their own events. The source is drawn (854x480, mp4) unless INPUT is given.
 """
 
 _EXAMPLES = """\

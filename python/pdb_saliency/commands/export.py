@@ -16,17 +16,24 @@ _FORMATS = ("torch-export", "aoti", "onnx")
 _HELP = """\
 Write a model as a file that runs without this package:
 
-  torch-export  a torch.export program, FILE.pt2:  torch.export.load(FILE).module()(clip)
-  aoti          an AOTInductor package, FILE.pt2, compiled for this kind of machine; from Python
-                torch._inductor.aoti_load_package(FILE)(clip), or from C++ AOTIModelPackageLoader
-  onnx          standard operators only, FILE.onnx: onnxruntime and others; needs pip install 'pdb-ext[export]'
+  torch-export  FILE.pt2, a torch.export program:
+                torch.export.load(FILE).module()(clip)
+  aoti          FILE.pt2, an AOTInductor package, compiled (for minutes) for
+                this kind of machine; from Python
+                torch._inductor.aoti_load_package(FILE)(clip), from C++
+                AOTIModelPackageLoader
+  onnx          FILE.onnx, standard operators only, for onnxruntime and others;
+                needs pip install 'pdb-ext[export]'
 
-  input   clip      float32 (N, T, 3, H, W): RGB frames, 0 to 255, resized to H x W. N is free
+  input   clip      float32 (N, T, 3, H, W): RGB frames, 0 to 255, resized to
+                    H x W; N is free
   output  saliency  float32 (N, T, H, W), 0 to 1
 
-Normalisation and calibration are inside; the guided filter, by which maps get the borders of the picture, is not. T is
---clip-length; H x W is --size: for models that keep the frames' shape, 185x321 suits 16:9 and 321x185 upright video. The written file is run once and compared with the model before it is put in
-place. A package of aoti compiles for minutes; a model is exported in float32.
+Normalisation and calibration are inside; the guided filter, by which maps get
+the borders of the picture, is not. T is --clip-length, H x W is --size: for
+models that keep the frames' shape, 185x321 suits 16:9 and 321x185 upright
+video. The written file is run once and compared with the model before it is
+put in place. A model is exported in float32.
 """
 
 _EXAMPLES = """\

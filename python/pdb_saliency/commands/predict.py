@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..options import THRESHOLD, EngineOptions
+from ..processes import sigterm_like_ctrl_c
 from ..streams import say, tell
 from ..worklist import Share, device_of_process, work_through
 from . import output_options
@@ -54,7 +55,7 @@ examples:
   torchrun --nproc-per-node 4 -m pdb_saliency predict --list films.txt -o out
 
 exit codes: 0 done, 1 failed (one line on stderr says what), 2 wrong usage,
-130 interrupted by Ctrl-C
+130 interrupted by Ctrl-C or SIGTERM
 """
 
 
@@ -137,6 +138,7 @@ def _predict(arguments: argparse.Namespace) -> None:
         work_through(jobs, share, lambda job: process(job.source, job.out, options, lambda: engine))
 
 
+@sigterm_like_ctrl_c()
 def process(text: str, out: Path, options: Options, make_engine: Callable[[], Engine]) -> str:
     """Do one video; returns a line about what was written. Raises SaliencyError."""
     from ..source import open_source
@@ -177,13 +179,15 @@ def _writers(
     """(where results are to be written, the ResultWriter that receives them in the end)."""
     from pdb_ext import __version__
 
-    from ..crf import RefiningWriter
+    from ..crf import RefiningWriter, require
     from ..outputs.videos import Film
     from ..video import VideoFile
     from ..writer import ResultWriter
 
+    if options.crf_workers:
+        require()  # Before any folder is made.
     film = Film(source.fps, source.count, source.path if isinstance(source, VideoFile) else None)
-    facts = {"model": engine.network.description, "threshold": f"{options.threshold:g}"}
+    facts = {"model": engine.network.description, "clips": _clips(options.engine), "threshold": f"{options.threshold:g}"}
     facts |= {"CRF": "yes" if options.crf_workers else "no", "made by": f"pdb-saliency {__version__}"}
     about = {"film": film, "title": Path(text).name, "facts": facts, "store": store}
     with ResultWriter(out, options.kinds, options.threshold, source.fps, source.files, **about) as results:
@@ -192,3 +196,9 @@ def _writers(
                 yield refining, results
         else:
             yield results, results
+
+
+def _clips(options: EngineOptions) -> str:
+    if options.causal:
+        return "none, causal"
+    return f"{options.clip_length} frames" + (f", overlapping by {options.overlap}" if options.overlap else "")

@@ -74,7 +74,7 @@ class ReportOutput:
         yield before.replace("{{title}}", html.escape(self._title))
         facts = {"frames": str(len(self._area)), "size": self._size, **self._facts}
         if self._stride > 1:
-            facts["pictures"] = f"every {self._stride}th frame, at most {_WIDEST} pixels wide"
+            facts["pictures"] = f"one frame in {self._stride}, at most {_WIDEST} pixels wide"
         for name, value in facts.items():
             yield f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>\n"
         yield between
