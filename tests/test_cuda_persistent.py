@@ -76,7 +76,7 @@ def synchronisation():
     """Every barrier, publish and await of the persistent kernels, and what may be wrong with it."""
     for path in sorted(ROOT.glob("csrc/cuda/persistent*")):
         # What stands between the layers of a chain: test_cuda_ops_on_host.py.
-        text = path.read_text().split("void __launch_bounds__(kPersistentThreads, Policy::kMinBlocks)")[0]
+        text = path.read_text().split("void __launch_bounds__(kPersistentThreads, Policy::Core::kMinBlocks)")[0]
         for number, line in enumerate(text.splitlines(), 1):
             code = line.split("//")[0]
             if "__syncthreads()" in code or "PDB_AWAIT(" in code:

@@ -1,4 +1,4 @@
-// Launchers of the single kernels that sequence.cpp strings together. Conventions as in sequence.h.
+// Launchers of the single kernels that the time loops (sequence_forward.cpp, sequence_backward.cpp) string together. Conventions as in sequence.h.
 #pragma once
 
 #include "sequence.h"

@@ -98,6 +98,13 @@ extern "C" int pdb_choose_path(const Arguments* a, int64_t element_size, int arc
   }
 }
 
+// Whether one launch takes a pyramid of such layers: two branches of dilation 1 and 2, forward and backward in time.
+extern "C" bool pdb_pyramid_fits(int dtype, const Arguments* a, bool backward) {
+  Layer layers[4] = {a->layer, a->layer, a->layer, a->layer};
+  for (int i = 0; i < 4; ++i) layers[i].dilation = 1 + i / 2, layers[i].reverse = i % 2 == 1;
+  return persistent_fits({layers, 2, 2}, dtype == 0 ? 4 : dtype == 1 ? 8 : 2, backward ? Pass::backward : Pass::forward);
+}
+
 // What the emulated GPU says its kernels were compiled for; 0: none were.
 extern "C" void pdb_set_architecture(int architecture) { host::compiled_architecture = architecture; }
 extern "C" void pdb_set_seed(uint64_t seed) { host::set_seed(seed); }

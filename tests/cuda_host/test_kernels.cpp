@@ -7,6 +7,7 @@
 #include <random>
 #include <vector>
 
+#include "answers.h"
 #include "kernels.h"
 #include "launch.h"
 #include "weight_gradient.h"
@@ -230,6 +231,17 @@ bool check_workspace() {
   return passed;
 }
 
+// An answer is asked for once for each key, a question that failed again.
+bool check_answers() {
+  Answers<int, int64_t> answers;
+  int asked = 0;
+  const auto double_of = [&](int key) { return answers.get(key, [&] { return ++asked, std::optional<int64_t>(2 * key); }); };
+  bool passed = double_of(3) == 6 && double_of(4) == 8 && double_of(3) == 6 && asked == 2;
+  passed &= !answers.get(5, [] { return std::optional<int64_t>(); }) && double_of(5) == 10 && asked == 3;
+  if (!passed) std::printf("FAIL: an answer was forgotten, or a failure remembered\n");
+  return passed;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -239,7 +251,7 @@ int main(int argc, char** argv) {
   host::set_seed(seed);
   // T, N, Cin, C, H, W, k, d, reverse, peephole_current: one pixel, a full tile, a halo beyond shared memory, a kernel
   // beyond one chunk, a dilation whose offsets overflow.
-  bool passed = check_workspace();
+  bool passed = check_workspace() & check_answers();
   passed &= check({1, 1, 1, 1, 1, 1, 3, 1, false, false, false, false}, true);
   passed &= check({2, 1, 9, 9, 4, 32, 3, 1, true, false, false, false}, true);
   passed &= check({2, 1, 1, 2, 41, 42, 3, 40, false, true, false, false}, true);

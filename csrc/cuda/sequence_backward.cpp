@@ -1,29 +1,12 @@
-// The time loops of the CUDA implementation: which kernel runs on which part of which array. Plain C++.
-#include "sequence.h"
-
+// The time loop of backward, of a layer or of several in one launch, and what is batched over all steps behind it. Plain C++.
 #include <algorithm>
 
 #include "path.h"
 #include "persistent.h"
+#include "steps.h"
 
 namespace pdb::cuda {
 namespace {
-
-// The frame of the s-th step that runs, and the frame of the step that ran before t.
-int64_t frame(const Layer& layer, int64_t s) { return layer.reverse ? layer.steps - 1 - s : s; }
-int64_t before(const Layer& layer, int64_t t) { return layer.reverse ? t + 1 : t - 1; }
-
-// Beyond the larger image side every tap but the centre lies outside the image, whatever the dilation: bounded by it,
-// no offset can overflow.
-Layer with_bounded_dilation(Layer layer) {
-  layer.dilation = std::min(layer.dilation, std::max(layer.height, layer.width));
-  return layer;
-}
-
-template <class P>
-P* offset(P* array, int64_t elements) {
-  return array ? array + elements : nullptr;
-}
 
 template <class T>
 int weight_h_gradient(const Layer& layer, const BackwardTensors<T>& tensors, const Path<T>& path,
@@ -142,60 +125,11 @@ int64_t weight_gradient_workspace(const Layer& layer) {
 
 // Elements of the workspace of a persistent launch of this layer; 0: it runs step by step.
 template <class T>
-int64_t persistent_forward_size(const Layer& layer) {
-  return layer.persistent ? persistent_forward_workspace<T>({&layer, 1, 1}) : 0;
-}
-
-template <class T>
 int64_t persistent_backward_size(const Layer& layer) {
   return layer.persistent ? persistent_backward_workspace<T>({&layer, 1, 1}) : 0;
 }
 
 }  // namespace
-
-template <class T>
-int64_t forward_workspace(const Layer& given, bool cells) {
-  const Layer layer = with_bounded_dilation(given);
-  if (const int64_t size = persistent_forward_size<T>(layer)) return size;
-  const Path<T> path(layer);
-  return path.packed(layer.in_channels, Packing::gates) + path.packed(layer.channels, Packing::gates) +
-         (cells ? 0 : layer.state());
-}
-
-template <class T>
-int forward(const Layer& given, const ForwardTensors<T>& tensors, Stream stream) {
-  using A = accumulation_t<T>;
-  const Layer layer = with_bounded_dilation(given);
-  if (persistent_forward_size<T>(layer))
-    return persistent_forward({&layer, 1, 1}, &tensors, tensors.workspace, stream);
-  const Path<T> path(layer, stream);
-  const int64_t C = layer.channels, Cin = layer.in_channels, state = layer.state();
-  A* const weight_x = tensors.workspace;
-  A* const weight_h = weight_x + path.packed(Cin, Packing::gates);
-  A* const running_c = weight_h + path.packed(C, Packing::gates);  // where the steps' cell states are not kept
-  if (int error = path.pack(tensors.weight_x, Cin, Packing::gates, weight_x)) return error;
-  if (int error = path.pack(tensors.weight_h, C, Packing::gates, weight_h)) return error;
-
-  ForwardStep<T> step{};
-  step.weight_x = weight_x;
-  step.weight_h = weight_h;
-  step.bias = tensors.bias;
-  step.peephole = tensors.peephole;
-  step.h_previous = tensors.h_0;
-  step.c_0 = tensors.c_0;
-  for (int64_t s = 0; s < layer.steps; ++s) {
-    const int64_t t = frame(layer, s);
-    step.x = tensors.x + t * layer.batch * Cin * layer.pixels();
-    step.h = tensors.output + t * state;
-    step.c = tensors.cells ? tensors.cells + t * state : running_c;
-    step.c_n = s == layer.steps - 1 ? tensors.c_n : nullptr;
-    step.gates = offset(tensors.gates, t * 4 * state);
-    if (int error = path.forward_step(step)) return error;
-    step.h_previous = step.h;
-    step.c_previous = step.c;
-  }
-  return 0;
-}
 
 template <class T>
 int64_t backward_workspace(const Layer& given) {
@@ -290,8 +224,6 @@ int chains_backward(const Chains& chains, const BackwardTensors<T>* given, accum
 }
 
 #define INSTANTIATE(T)                                                    \
-  template int64_t forward_workspace<T>(const Layer&, bool);              \
-  template int forward(const Layer&, const ForwardTensors<T>&, Stream);   \
   template int64_t backward_workspace<T>(const Layer&);                   \
   template int backward(const Layer&, const BackwardTensors<T>&, Stream); \
   template int64_t chains_backward_workspace<T>(const Chains&);           \
