@@ -124,7 +124,7 @@ class HostKernels:
         tensors = [grad_output, grad_c_n, x, weight_x, weight_h, bias, peephole, h_0, c_0, output, gates, cells, *grads]
         self.library.pdb_set_resident_blocks(RESIDENT_BLOCKS if self.persistent else 0)
         arguments = self._arguments(x, weight_h, peephole, options, tensors)
-        size = self.library.pdb_backward_workspace(DTYPES[x.dtype], ctypes.byref(arguments))
+        size = self.library.pdb_backward_workspace(DTYPES[x.dtype], ctypes.byref(arguments), int(gates is not None))
         tensors.append(_unwritten((size,), cells.dtype))
         self._run("backward", x, weight_h, peephole, options, tensors)
         return grads

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from cuda_on_host import MISSING, NO_FAULT, RELAXED, RESIDENT_BLOCKS, ROOT, HostKernels
+from cuda_on_host import MISSING, NO_FAULT, RELAXED, RESIDENT_BLOCKS, ROOT, HostKernels, host_library
 from test_cuda_on_host import CASES, TENSOR_CORE_CASES, Problem, check_errors
 
 
@@ -111,8 +111,10 @@ def test_a_deadlock_ends_with_a_message():
     """Without its publishes the launch would wait for ever."""
     name, line, _ = next(site for site in synchronisation() if site[2] == RELAXED and "loop" in site[0])
     script = f"""
+import cuda_on_host
 from cuda_on_host import HostKernels, MISSING
 from test_cuda_on_host import Problem
+cuda_on_host.host_library = lambda: {str(host_library())!r}
 kernels = HostKernels(persistent=True)
 kernels.library.pdb_inject(MISSING, {name.encode()!r}, {line})
 Problem({FLAG_CASE[0]}).run(kernels, __import__("torch").float32)

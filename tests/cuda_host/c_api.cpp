@@ -78,12 +78,12 @@ extern "C" int64_t pdb_forward_workspace(int dtype, const Arguments* a, int cell
   return -1;
 }
 
-extern "C" int64_t pdb_backward_workspace(int dtype, const Arguments* a) {
+extern "C" int64_t pdb_backward_workspace(int dtype, const Arguments* a, int gates) {
   switch (dtype) {
-    case 0: return backward_workspace<float>(a->layer);
-    case 1: return backward_workspace<double>(a->layer);
-    case 2: return backward_workspace<Half>(a->layer);
-    case 3: return backward_workspace<BFloat16>(a->layer);
+    case 0: return backward_workspace<float>(a->layer, gates);
+    case 1: return backward_workspace<double>(a->layer, gates);
+    case 2: return backward_workspace<Half>(a->layer, gates);
+    case 3: return backward_workspace<BFloat16>(a->layer, gates);
   }
   return -1;
 }
