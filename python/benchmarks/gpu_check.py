@@ -104,7 +104,9 @@ def sanitizer(tool: str) -> dict:
     pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/test_cuda.py"]
     ours = ["--kernel-regex", "kns=3pdb4cuda"]  # a part of the mangled names of namespace pdb::cuda
     command = [program, "--tool", tool, *ours, "--error-exitcode", "9", *pytest, "-k", "compute_sanitizer"]
-    return run(command, SHARES[tool], PYTORCH_NO_CUDA_MEMORY_CACHING="1", **PATHS)
+    result = run(command, SHARES[tool], PYTORCH_NO_CUDA_MEMORY_CACHING="1", **PATHS)
+    # Some virtual machines do not let it at the GPU.
+    return result | ({"passed": None} if "Device not supported" in result["output"] else {})
 
 
 def floors(device: str, out: Path) -> dict:
