@@ -55,7 +55,7 @@ def convlstm(
         recompute_gates: save memory in training: store the cell states (as large as the output, in float32 at least) but
             not the gates (four times that), and compute the gates once more in the backward pass. Costs one forward
             convolution, not a whole forward pass; the results are the same up to rounding. With checkpoint_every it
-            holds for the steps between. On CUDA, backward over more than ten steps then takes them a few at a time, in
+            holds for the steps between. On CUDA, backward over ten steps and more then takes them a few at a time, in
             memory that does not grow with T.
 
     Returns:

@@ -7,8 +7,8 @@
 namespace pdb::cuda {
 namespace {
 
-// Without saved gates, of more than two chunks, memory is what matters: gate gradients are kept of two chunks only.
-constexpr int64_t kChunkSteps = 5;
+// Without saved gates, over more than three chunks, memory is what matters: gate gradients are kept of two chunks only.
+constexpr int64_t kChunkSteps = 3;
 
 // Elements of the workspace of a persistent launch of this layer; 0: it runs step by step.
 template <class T>
@@ -40,7 +40,7 @@ struct Rooms {
 
 }  // namespace
 
-bool backward_in_chunks(const Layer& layer, bool gates) { return !gates && layer.steps > 2 * kChunkSteps; }
+bool backward_in_chunks(const Layer& layer, bool gates) { return !gates && layer.steps > 3 * kChunkSteps; }
 
 template <class T>
 int64_t backward_workspace(const Layer& given, bool gates) {

@@ -257,7 +257,7 @@ int main(int argc, char** argv) {
   passed &= check({2, 1, 1, 2, 41, 42, 3, 40, false, true, false, false}, true);
   passed &= check({1, 1, 2, 1, 7, 8, 9, 1, false, false, false, false}, false);
   passed &= check({2, 1, 2, 1, 3, 4, 3, int64_t(1) << 62, false, false, false, false}, true);
-  // Chunks of five steps, the last one shorter.
+  // Chunks of three steps, whole ones and a shorter one.
   passed &= check({12, 2, 2, 1, 3, 4, 3, 1, false, true, false, false}, true);
   passed &= check({11, 1, 1, 2, 3, 4, 3, 2, true, false, false, false}, false);
   for (int i = 0; i < random_cases; ++i)
