@@ -4,7 +4,6 @@
 //   Cells of a thread: kCells (channel, pixel) pairs; Sum holds kValues sums of each, value(sum, cell, i)
 //   locate()                     which (output row, depth, tap) element e of a packed weight is
 //   kSideChunks                  depth of the side input that is in shared memory at a time
-//   kMinBlocks                   blocks that a multiprocessor shall have the registers for
 // kGates: the rows are the four gates of each channel, else (transposed weight) the channels alone.
 //
 // Both are cut so that the paper's module (32 channels, 60 x 60, two branches) is resident on 132 multiprocessors of 227 KB
@@ -31,8 +30,7 @@ struct FmaCore {
   using Element = A;
   static constexpr bool kTensorCores = false;
   static constexpr int kPerChunk = 16 / sizeof(A), kWarps = kPersistentThreads / 32, kPixels = 2;
-  // In float, forward has two blocks a multiprocessor, of 16 channels each, backward one of 32.
-  static constexpr int kChannels = kGates || sizeof(A) == 8 ? 2 : 4, kMinBlocks = kGates && sizeof(A) == 4 ? 2 : 1;
+  static constexpr int kChannels = sizeof(A) == 8 ? 2 : 4;  // of a thread: as many as it has registers for
   static constexpr int kSideChunks = side_chunks_at_once(kGates, kPerChunk);
   static constexpr int kGroupChannels = kWarps * kChannels, kValues = kGates ? 4 : 1, kRows = kChannels * kValues;
   static constexpr int kOutputs = kWarps * kRows, kCells = kPixels * kChannels, kChunkMultiple = 1;
@@ -113,7 +111,7 @@ struct MmaCore {
   static constexpr int kN = kTile * kChannelWarps * 32 / kPersistentThreads, kValues = kGates ? 4 : 1;
   static constexpr int kGroupChannels = 32, kOutputs = kMmaRows * kM * kChannelWarps, kCells = kGates ? 2 * kN : 4 * kN;
   static constexpr int kChunkMultiple = 2;  // of a product's depth
-  static constexpr int kMinBlocks = 1, kSideChunks = side_chunks_at_once(kGates, kPerChunk);
+  static constexpr int kSideChunks = side_chunks_at_once(kGates, kPerChunk);
   static_assert(kTile == kMmaColumns, "a row of the tile is a column block of the product");
 
   struct Sum {

@@ -126,7 +126,7 @@ __device__ __forceinline__ void run_layer(const PersistentArguments<Policy>& arg
 }
 
 template <class Policy>
-__global__ void __launch_bounds__(kPersistentThreads, Policy::Core::kMinBlocks)
+__global__ void __launch_bounds__(kPersistentThreads, 1)
     persistent_kernel(const __grid_constant__ PersistentArguments<Policy> arguments) {
   const PersistentShape& shape = arguments.shape;
   const Place place(shape);
