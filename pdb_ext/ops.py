@@ -55,7 +55,8 @@ def convlstm(
         recompute_gates: save memory in training: store the cell states (as large as the output, in float32 at least) but
             not the gates (four times that), and compute the gates once more in the backward pass. Costs one forward
             convolution, not a whole forward pass; the results are the same up to rounding. With checkpoint_every it
-            holds for the steps between.
+            holds for the steps between. On CUDA, backward over ten steps and more then takes them a few at a time, in
+            memory that does not grow with T.
 
     Returns:
         output (T, N, C, H, W), every h_t in frame order; and (h_n, c_n), each (N, C, H, W), the last state.

@@ -76,8 +76,15 @@ class HostKernels:
         self.library = ctypes.CDLL(str(host_library()))
         for function in (self.library.pdb_forward_workspace, self.library.pdb_backward_workspace):
             function.restype = ctypes.c_int64
+        self.library.pdb_pyramid_fits.restype = ctypes.c_bool
         self.library.pdb_set_seed.argtypes = [ctypes.c_uint64]
         self.library.pdb_set_resident_blocks.argtypes = [ctypes.c_int64]
+
+    def pyramid_fits(self, sizes, dtype, backward: bool, resident_blocks: int) -> bool:
+        """Whether one launch takes two branches, both directions. sizes: T, N, Cin, C, H, W; blocks: as registers allow."""
+        self.library.pdb_set_resident_blocks(resident_blocks)
+        layer = Arguments(*sizes, 3, 1, False, False, self.tensor_cores, True)
+        return self.library.pdb_pyramid_fits(DTYPES[dtype], ctypes.byref(layer), ctypes.c_bool(backward))
 
     def _arguments(self, x, weight_h, peephole, options, arrays) -> Arguments:
         dilation, reverse, peephole_current = options
@@ -117,7 +124,7 @@ class HostKernels:
         tensors = [grad_output, grad_c_n, x, weight_x, weight_h, bias, peephole, h_0, c_0, output, gates, cells, *grads]
         self.library.pdb_set_resident_blocks(RESIDENT_BLOCKS if self.persistent else 0)
         arguments = self._arguments(x, weight_h, peephole, options, tensors)
-        size = self.library.pdb_backward_workspace(DTYPES[x.dtype], ctypes.byref(arguments))
+        size = self.library.pdb_backward_workspace(DTYPES[x.dtype], ctypes.byref(arguments), int(gates is not None))
         tensors.append(_unwritten((size,), cells.dtype))
         self._run("backward", x, weight_h, peephole, options, tensors)
         return grads

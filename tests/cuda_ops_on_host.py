@@ -16,6 +16,13 @@ from cuda_on_host import BINDINGS, ROOT, compile_all, compiler, host_library
 @functools.cache
 def host_ops():
     """The ops, registered for CPU tensors under a name of their own; the kernels run on the emulated GPU."""
+    torch.ops.load_library(str(ops_library()))
+    return torch.ops.pdb_ext_on_host
+
+
+@functools.cache
+def ops_library() -> Path:
+    """Compiled for the test run, and linked to host_library()."""
     kernels = host_library()
     folder = Path(tempfile.mkdtemp(prefix="cuda_ops_on_host_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -37,5 +44,4 @@ def host_ops():
     library = folder / "cuda_ops_on_host.so"
     objects = compile_all([compiler(), *flags], sources, folder)
     subprocess.run([compiler(), "-shared", *map(str, objects), *link, "-o", str(library)], check=True)
-    torch.ops.load_library(str(library))
-    return torch.ops.pdb_ext_on_host
+    return library

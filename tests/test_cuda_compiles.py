@@ -9,9 +9,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 from torch.utils.cpp_extension import CUDA_HOME
 
-from cuda_on_host import ROOT
+from cuda_on_host import ROOT, HostKernels
 
 ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
 SOURCES = sorted(path.stem for path in ROOT.glob("csrc/cuda/*.cu"))
@@ -46,14 +47,14 @@ def compiled(tmp_path_factory):
 
 
 def read_report(text):
-    """Architecture -> kernel -> what ptxas -v says of its stack and spills.
+    """Architecture -> kernel -> what ptxas -v says of its stack and spills, and the number of its registers.
 
     With several threads the reports of the architectures come one after the other, but in no fixed order.
     """
-    pattern = r"Compiling entry function '(\w+)' for '(\w+)'\n.*Function properties for \w+\n\s*(.*)"
+    pattern = r"Compiling entry function '(\w+)' for '(\w+)'\n.*Function properties for \w+\n\s*(.*)\n.*Used (\d+) registers"
     report = {}
-    for kernel, architecture, properties in re.findall(pattern, text):
-        report.setdefault(architecture, {})[kernel] = properties.strip()
+    for kernel, architecture, properties, registers in re.findall(pattern, text):
+        report.setdefault(architecture, {})[kernel] = properties.strip(), int(registers)
     return report
 
 
@@ -62,7 +63,7 @@ def test_no_kernel_spills_registers(compiled, name):
     _, report = compiled(name)
     assert report.keys() == {f"sm_{number}" for number in ARCHITECTURES}
     for architecture, kernels in report.items():
-        for kernel, properties in kernels.items():
+        for kernel, (properties, _) in kernels.items():
             assert properties == "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads", (architecture, kernel)
 
 
@@ -76,7 +77,7 @@ def test_a_spill_would_be_seen(tmp_path):
     )
     command = [find_tool("nvcc"), "-cubin", "-arch=sm_80", "-Xptxas", "-v", "-o", str(tmp_path / "spill.cubin"), str(source)]
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
-    (properties,) = read_report(result.stdout)["sm_80"].values()
+    ((properties, _),) = read_report(result.stdout)["sm_80"].values()
     assert "0 bytes spill stores" not in properties.split(", ")
 
 
@@ -93,6 +94,23 @@ def test_every_tensor_core_kernel_has_tensor_core_instructions(compiled, name, a
     assert meant
     for kernel in meant:
         assert "HMMA" in functions[kernel], kernel
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize(
+    "dtype, core", [(torch.float32, "Fma"), (torch.float32, "Mma"), (torch.float16, "Mma"), (torch.bfloat16, "Mma")], ids=str
+)
+def test_the_papers_module_is_resident_on_an_h100_at_once(compiled, direction, dtype, core):
+    """32 channels, 60 x 60 pixels, two branches in one launch: by the registers of ptxas and the shared memory of the plan."""
+    _, report = compiled(f"persistent_{direction}")
+    name = {torch.float32: "f", torch.float16: "NS0_4HalfE", torch.bfloat16: "NS0_8BFloat16E"}[dtype]
+    kernel = rf"17persistent_kernelI.*{direction.capitalize()}I{name}NS0_7{core}Core"
+    (registers,) = [count for symbol, (_, count) in report["sm_90a"].items() if re.search(kernel, symbol)]
+    blocks = 132 * (2**16 // (256 * (registers + 7 & ~7)))  # registers are given to threads by eights
+    module = ((5, 1, 32, 32, 60, 60), dtype, direction == "backward")
+    kernels = HostKernels(tensor_cores=core == "Mma")
+    assert kernels.pyramid_fits(*module, blocks)
+    assert not kernels.pyramid_fits(*module, 127)  # 64 tiles of two branches
 
 
 def test_the_flag_latency_of_the_benchmark_compiles(tmp_path):

@@ -1,12 +1,14 @@
 """The CUDA side of the ops (csrc/cuda/convlstm_cuda.cpp) on the host: allocation, options, and the kernels behind them."""
 
 import ctypes
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from cuda_on_host import MISSING, NO_FAULT, RESIDENT_BLOCKS, ROOT, Arguments, host_library
-from cuda_ops_on_host import host_ops
+from cuda_ops_on_host import host_ops, ops_library
 from pdb_ext import reference
 
 # T, N, Cin, C, H, W of most tests
@@ -249,6 +251,30 @@ def test_a_gpu_without_kernels_uses_pytorchs_operators(ops, emulation, optional,
         assert torch.equal(ours, repeated)
         if theirs is not None:
             torch.testing.assert_close(ours, theirs)
+
+
+WARN = """
+import ctypes, sys, torch
+from test_cuda_ops_on_host import arguments
+torch.ops.load_library(sys.argv[2])
+ctypes.CDLL(sys.argv[1]).pdb_set_architecture(0)
+ops, tensors = torch.ops.pdb_ext_on_host, arguments(optional=False)
+for reverse in (False, True, False):
+    output, c_n, reserve = ops.convlstm(*tensors, 1, reverse, False, 1)
+    ops.convlstm_backward(output, c_n, *tensors, output, reserve, 1, reverse, False, [True] * 7)
+print("many calls", file=sys.stderr, flush=True)
+torch.set_warn_always(True)
+ops.convlstm(*tensors, 1, False, False, 0)
+"""
+
+
+def test_a_gpu_without_kernels_warns_once():
+    """In a process of its own: this one may have warned already. At the end it is asked to warn always, and does."""
+    command = [sys.executable, "-W", "always", "-c", WARN, str(host_library()), str(ops_library())]
+    result = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, check=True)
+    before, after = result.stderr.split("many calls")
+    for text in (before, after):
+        assert text.count("pdb_ext was not built for this GPU (compute capability 9.0)") == 1, result.stderr
 
 
 def test_a_path_that_does_not_exist_is_named(ops, monkeypatch):

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from cuda_on_host import MISSING, NO_FAULT, RELAXED, RESIDENT_BLOCKS, ROOT, HostKernels
+from cuda_on_host import MISSING, NO_FAULT, RELAXED, RESIDENT_BLOCKS, ROOT, HostKernels, host_library
 from test_cuda_on_host import CASES, TENSOR_CORE_CASES, Problem, check_errors
 
 
@@ -20,7 +20,7 @@ def tensor_cores():
     return HostKernels(tensor_cores=True, persistent=True)
 
 
-# T, N, Cin, C, H, W: every kind of neighbourhood, and several groups of channels (16 a block, 32 with tensor cores).
+# T, N, Cin, C, H, W: every kind of neighbourhood, and several groups of channels (16 a block in double, else 32).
 PERSISTENT_CASES = CASES | {
     "3 x 3 tiles": ((4, 1, 3, 4, 17, 24), {"dilation": 2}),
     "ring over two tiles": ((3, 1, 2, 3, 33, 18), {"dilation": 9, "reverse": True}),
@@ -57,11 +57,13 @@ def test_tensor_core_error_is_at_most_twice_that_of_pytorch(tensor_cores, name):
     assert tensor_cores.library.pdb_cooperative_launches() == 2
 
 
-# Neighbours on all sides, two groups of channels for the FMA kernels, more steps than the exchange has slots.
+# Neighbours on all sides, two groups of channels in double (whose backward does not fit), more steps than exchange slots.
 FLAG_CASE = ((4, 1, 17, 17, 9, 17), {"reverse": True})
 
 
-@pytest.mark.parametrize("which, dtype", [("kernels", torch.float32), ("tensor_cores", torch.bfloat16)], ids=str)
+@pytest.mark.parametrize(
+    "which, dtype", [("kernels", torch.float32), ("kernels", torch.float64), ("tensor_cores", torch.bfloat16)], ids=str
+)
 def test_any_schedule_of_blocks_and_threads_gives_the_same_bits(which, dtype, request):
     problem, kernels = Problem(FLAG_CASE[0], **FLAG_CASE[1]), request.getfixturevalue(which)
     results = []
@@ -76,7 +78,7 @@ def synchronisation():
     """Every barrier, publish and await of the persistent kernels, and what may be wrong with it."""
     for path in sorted(ROOT.glob("csrc/cuda/persistent*")):
         # What stands between the layers of a chain: test_cuda_ops_on_host.py.
-        text = path.read_text().split("void __launch_bounds__(kPersistentThreads, Policy::kMinBlocks)")[0]
+        text = path.read_text().split("void __launch_bounds__(kPersistentThreads, 1)")[0]
         for number, line in enumerate(text.splitlines(), 1):
             code = line.split("//")[0]
             if "__syncthreads()" in code or "PDB_AWAIT(" in code:
@@ -111,8 +113,10 @@ def test_a_deadlock_ends_with_a_message():
     """Without its publishes the launch would wait for ever."""
     name, line, _ = next(site for site in synchronisation() if site[2] == RELAXED and "loop" in site[0])
     script = f"""
+import cuda_on_host
 from cuda_on_host import HostKernels, MISSING
 from test_cuda_on_host import Problem
+cuda_on_host.host_library = lambda: {str(host_library())!r}
 kernels = HostKernels(persistent=True)
 kernels.library.pdb_inject(MISSING, {name.encode()!r}, {line})
 Problem({FLAG_CASE[0]}).run(kernels, __import__("torch").float32)

@@ -76,8 +76,8 @@ def persistent():
     torch.use_deterministic_algorithms(False)
 
 
-def check_pyramid(ops, optional, save=1):
-    x, parameters = pyramid(optional)
+def check_pyramid(ops, optional, save=1, **options):
+    x, parameters = pyramid(optional, **options)
     (output, c_n), cotangents, grads = pyramid_reference(x, parameters)
     actual = run_pyramid(ops, x, parameters, cotangents, save)
     torch.testing.assert_close(actual[0], output)
@@ -92,6 +92,12 @@ def check_pyramid(ops, optional, save=1):
 def test_a_pyramid_runs_in_one_launch_each_way(ops, persistent, optional, save):
     check_pyramid(ops, optional, save)
     assert persistent.pdb_cooperative_launches() == 2
+
+
+def test_a_long_pyramid_saves_memory_in_backward(ops, persistent):
+    """Without saved gates: forward in one launch, backward layer by layer and a few steps at a time."""
+    check_pyramid(ops, True, save=2, sizes=(11, 1, 3, 2, 4, 5))
+    assert persistent.pdb_cooperative_launches() == 1
 
 
 @pytest.mark.parametrize("save", [1, 2])

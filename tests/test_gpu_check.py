@@ -76,18 +76,19 @@ arguments = parser.parse_args()
 for number, job in enumerate({jobs!r}):
     if number < int(arguments.start): continue
     if number == {crash}: os.kill(os.getpid(), 11)
+    if number == {stop} and number != int(arguments.start): break
     if number == {hang}: time.sleep(600)
     with open(arguments.out, "a") as file: file.write(json.dumps(job | {{"number": number}}) + "\\n")
 """
 
 
-def run_fake(monkeypatch, tmp_path, seconds, crash=-1, hang=-1):
-    """gpu_check.benchmark with a stand-in for gpu_benchmark.py that crashes, or hangs, at a job."""
+def run_fake(monkeypatch, tmp_path, seconds, crash=-1, hang=-1, stop=-1):
+    """gpu_check.benchmark with a stand-in for gpu_benchmark.py that crashes or hangs at a job, or ends itself before it."""
     import gpu_benchmark
     import gpu_check
 
     jobs = [job.describe() for job in gpu_benchmark.dry_jobs()]
-    (tmp_path / "gpu_benchmark.py").write_text(FAKE.format(jobs=jobs, crash=crash, hang=hang))
+    (tmp_path / "gpu_benchmark.py").write_text(FAKE.format(jobs=jobs, crash=crash, hang=hang, stop=stop))
     monkeypatch.setattr(gpu_check, "__file__", str(tmp_path / "gpu_check.py"))
     monkeypatch.setattr(gpu_check, "GRACE", 1)
     return gpu_check.benchmark("cpu", time.time() + seconds, tmp_path / "results.jsonl")
@@ -99,12 +100,78 @@ def test_a_crash_costs_one_measurement(monkeypatch, tmp_path):
     assert results[2]["error"].startswith("the process ended")
 
 
+def test_a_process_that_lost_its_gpu_is_followed_by_another(monkeypatch, tmp_path):
+    results = run_fake(monkeypatch, tmp_path, seconds=200, stop=3)
+    assert [r.get("number") for r in results] == list(range(len(results)))
+
+
 def test_what_hangs_is_ended_in_time_and_nothing_is_lost(monkeypatch, tmp_path):
     begin = time.time()
     results = run_fake(monkeypatch, tmp_path, seconds=10, hang=3)
     assert time.time() - begin < 60
     assert [r.get("number") for r in results[:3]] == [0, 1, 2]
     assert all(r["error"] == "not measured: the time was up" for r in results[3:])
+
+
+def test_who_is_ended_still_says_what_it_knows():
+    import gpu_check
+
+    program = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('one has failed so far')"
+    result = gpu_check.run([sys.executable, "-c", program], seconds=3)
+    assert result["late"] and result["passed"] is False
+    assert "one has failed so far" in result["output"] and "ended: its 3 s were up" in result["output"]
+
+
+def test_a_contestant_that_fails_or_is_wrong_costs_no_other(monkeypatch):
+    import gpu_benchmark
+    import gpu_report
+    import gpu_workload
+
+    everyone = gpu_workload.eager_contestants
+
+    def with_faults(workload, training, device):
+        def not_ready():
+            raise RuntimeError("cannot be captured\nin detail")
+
+        right = everyone(workload, training, device)["pdb_ext"]()
+        return {
+            "wrong": lambda: lambda: [2 * t for t in right()],
+            **everyone(workload, training, device),
+            "pdb_ext in a CUDA graph": not_ready,
+        }
+
+    monkeypatch.setattr(gpu_workload, "eager_contestants", with_faults)
+    job = gpu_benchmark.dry_jobs()[0]
+    result = job.describe() | gpu_benchmark.measure(job, "cpu", seconds=0.01)
+    assert result["failed"].keys() == {"wrong", "pdb_ext in a CUDA graph"}
+    assert result["failed"]["pdb_ext in a CUDA graph"] == "cannot be captured"
+    assert "relative RMS error 1" in result["failed"]["wrong"]
+    assert {"naive eager", "pdb_ext", "hoisted in a CUDA graph"} <= result["median_ms"].keys()
+    (line,) = (line for line in gpu_report.failed_contestants([result]) if "cannot be captured" in line)
+    assert line == "| tiny PDB module | tf32 | forward | pdb_ext in a CUDA graph | cannot be captured |"
+    del result["median_ms"]["pdb_ext"]
+    (row,) = gpu_report.speed_rows([result], {})
+    assert "pdb_ext or naive eager failed" in row["error"]
+
+
+def test_only_our_own_failures_are_failures():
+    import gpu_check
+
+    assert gpu_check.is_failure({"error": "the process ended: Segmentation fault"})
+    assert gpu_check.is_failure({"failed": {"pdb_ext in a CUDA graph": "wrong"}, "median_ms": {}})
+    assert not gpu_check.is_failure({"failed": {"torch.compile, default": "no Triton"}, "median_ms": {}})
+    assert not gpu_check.is_failure({"error": "not measured: the time was up"})
+
+
+def test_what_is_known_is_written_when_the_check_is_ended(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--device", "cpu", "--out", str(tmp_path)]
+    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        lines = iter(process.stdout.readline, b"")
+        assert any(b"gpu_floor.py" in line for line in lines)  # the tests have run
+        process.terminate()
+        process.communicate()
+    assert process.returncode == 143
+    assert json.loads((tmp_path / "gpu_check.json").read_text())["checks"]["tests"]["passed"]
 
 
 def test_the_table_takes_ratios_within_a_group():

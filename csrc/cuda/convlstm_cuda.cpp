@@ -102,7 +102,7 @@ BackwardResult convlstm_backward(const OptionalTensor& grad_output, const Option
     using T = decltype(type);
     using A = accumulation_t<T>;
     if (s.batch == 0) return;
-    const at::Tensor workspace = at::empty({backward_workspace<T>(layer)}, accumulation);
+    const at::Tensor workspace = at::empty({backward_workspace<T>(layer, save == Save::gates_and_cells)}, accumulation);
     const at::Tensor x_ = x.contiguous(), weight_x_ = weight_x.contiguous(), weight_h_ = weight_h.contiguous(),
                      output_ = output.contiguous(), reserve_ = reserve.contiguous();
     const OptionalTensor grad_output_ = contiguous(grad_output), grad_c_n_ = contiguous(grad_c_n),

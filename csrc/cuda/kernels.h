@@ -1,4 +1,4 @@
-// Launchers of the single kernels that sequence.cpp strings together. Conventions as in sequence.h.
+// Launchers of the single kernels that the time loops (sequence_forward.cpp, sequence_backward.cpp) string together. Conventions as in sequence.h.
 #pragma once
 
 #include "sequence.h"
@@ -109,30 +109,37 @@ struct ImagePairs {
   int64_t images;
 };
 
-// Elements of the workspace of launch_weight_gradient for this many images or fewer.
+// The weight gradient (4C, channels, k, k) is summed over two sets of images in parts: `weight_gradient_splits` arrays of
+// that size, which are then added in a fixed order, so that every run gives the same bits. The workspace is enough for the
+// parts of this many images or fewer.
+int64_t weight_gradient_splits(const Layer& layer, int64_t images, int64_t channels);
 int64_t weight_gradient_workspace(const Layer& layer, int64_t images, int64_t channels);
 
-// Weight gradient (4C, channels, k, k), summed over two sets of images in a fixed order: the same bits in every run.
 template <class T>
 int launch_weight_gradient(const Layer& layer, int64_t channels, const ImagePairs<T>& first, const ImagePairs<T>& second,
-                           T* grad_weight, accumulation_t<T>* workspace, Stream stream);
+                           accumulation_t<T>* partial, Stream stream);
 
 template <class T>
 int launch_mma_weight_gradient(const Layer& layer, int64_t channels, const ImagePairs<T>& first,
-                               const ImagePairs<T>& second, T* grad_weight, float* workspace, Stream stream);
+                               const ImagePairs<T>& second, float* partial, Stream stream);
 
-// grad_weight (count) = partial (splits, count) summed over the splits, in order.
-template <class T>
-int launch_add_splits(const accumulation_t<T>* partial, int64_t splits, int64_t count, T* grad_weight, Stream stream);
+// All sums below begin with what `before` holds (null: zero), which may be the same array as the result where it is an A.
 
-// grad_bias (4C) = grad_gates (images, 4C, H, W) summed over images and pixels, in a fixed order.
+// grad_weight (count) = before + partial (splits, count) summed over the splits, in order.
 template <class T>
-int launch_bias_gradient(const Layer& layer, int64_t images, const accumulation_t<T>* grad_gates, T* grad_bias,
-                         Stream stream);
+int launch_add_splits(const accumulation_t<T>* before, const accumulation_t<T>* partial, int64_t splits, int64_t count,
+                      T* grad_weight, Stream stream);
 
-// grad_peephole (3, C, H, W) from grad_gates (T, N, 4C, H, W), cells (T, N, C, H, W) and c_0 (N, C, H, W; null: zeros).
+// grad_bias (4C) = before + grad_gates (images, 4C, H, W) summed over images and pixels, in a fixed order.
 template <class T>
-int launch_peephole_gradient(const Layer& layer, const accumulation_t<T>* grad_gates, const accumulation_t<T>* cells,
-                             const T* c_0, T* grad_peephole, Stream stream);
+int launch_bias_gradient(const Layer& layer, int64_t images, const accumulation_t<T>* grad_gates,
+                         const accumulation_t<T>* before, T* grad_bias, Stream stream);
+
+// grad_peephole (3, C, H, W) from grad_gates (frames, N, 4C, H, W) of the frames from `first` on, cells (T, N, C, H, W) of
+// all and c_0 (N, C, H, W; null: zeros). R is T or A.
+template <class T, class R>
+int launch_peephole_gradient(const Layer& layer, int64_t first, int64_t frames, const accumulation_t<T>* grad_gates,
+                             const accumulation_t<T>* cells, const T* c_0, const accumulation_t<T>* before,
+                             R* grad_peephole, Stream stream);
 
 }  // namespace pdb::cuda

@@ -4,7 +4,10 @@
 
 #include <climits>
 #include <cstdint>
+#include <optional>
+#include <tuple>
 
+#include "answers.h"
 #include "device.h"
 #include "dtype.h"
 #include "sequence.h"
@@ -26,21 +29,32 @@ int launch(void (*kernel)(Parameters...), int64_t blocks, int threads, Stream st
   return cudaGetLastError();
 }
 
-// How many blocks of this kernel, with so much dynamic shared memory, run on the current device at once; 0 if none can, or
-// the device cannot launch cooperatively. Allows the kernel that much.
-template <class... Parameters>
-int64_t resident_blocks(void (*kernel)(Parameters...), int threads, int64_t shared_bytes) {
-  int device = 0, processors = 0, cooperative = 0, largest = 0, blocks = 0;
-  bool ok = cudaGetDevice(&device) == cudaSuccess &&
-            cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device) == cudaSuccess &&
+// See resident_blocks(). Nothing if the CUDA runtime fails.
+inline std::optional<int64_t> ask_resident_blocks(const void* kernel, int device, int threads, int64_t shared_bytes) {
+  int processors = 0, cooperative = 0, largest = 0, blocks = 0;
+  bool ok = cudaDeviceGetAttribute(&cooperative, cudaDevAttrCooperativeLaunch, device) == cudaSuccess &&
             cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device) == cudaSuccess &&
             cudaDeviceGetAttribute(&largest, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) == cudaSuccess;
   if (ok && (!cooperative || shared_bytes > largest)) return 0;
-  const int bytes = static_cast<int>(shared_bytes);
+  const size_t bytes = static_cast<size_t>(shared_bytes);
   ok = ok && cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, largest) == cudaSuccess &&
        cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, bytes) == cudaSuccess;
   if (!ok) cudaGetLastError();
-  return ok ? int64_t(blocks) * processors : 0;
+  return ok ? std::optional<int64_t>(int64_t(blocks) * processors) : std::nullopt;
+}
+
+// How many blocks of this kernel, with so much dynamic shared memory, run on the current device at once; 0 if none can, or
+// the device cannot launch cooperatively. Allows the kernel that much. The runtime is asked once for each device and size:
+// its half a dozen calls would take longer than the launch.
+template <class... Parameters>
+int64_t resident_blocks(void (*kernel)(Parameters...), int threads, int64_t shared_bytes) {
+  static Answers<std::tuple<const void*, int, int, int64_t>, int64_t> known;
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return cudaGetLastError(), 0;
+  const void* const function = reinterpret_cast<const void*>(kernel);
+  return known.get({function, device, threads, shared_bytes}, [&] {
+    return ask_resident_blocks(function, device, threads, shared_bytes);
+  }).value_or(0);
 }
 
 // As launch(), of blocks that wait for each other; no more than resident_blocks(). cudaErrorCooperativeLaunchTooLarge
@@ -68,22 +82,31 @@ __device__ __forceinline__ S& shared_storage() {
   return storage;
 }
 
-// The calling thread's GPU, and for which architecture (80: sm_80) the kernel as loaded was compiled.
+// See describe_device(). Nothing if the CUDA runtime fails.
+inline std::optional<Device> ask_device(const void* kernel, int index) {
+  int major = 0, minor = 0;
+  Device device{};
+  cudaFuncAttributes attributes{};
+  if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index) != cudaSuccess ||
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index) != cudaSuccess ||
+      cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index) != cudaSuccess)
+    return cudaGetLastError(), std::nullopt;
+  device.architecture = 10 * major + minor;
+  const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
+  if (error == cudaSuccess) device.compiled = attributes.ptxVersion;
+  if (error != cudaSuccess) cudaGetLastError();  // a GPU without a kernel of ours is no error: the caller takes another path
+  const bool known = error == cudaSuccess || error == cudaErrorNoKernelImageForDevice ||
+                     error == cudaErrorInvalidDeviceFunction || error == cudaErrorUnsupportedPtxVersion;
+  return known ? std::optional<Device>(device) : std::nullopt;
+}
+
+// The calling thread's GPU, and for which architecture (80: sm_80) the kernel as loaded was compiled; asked once for each.
 template <class... Parameters>
 Device describe_device(void (*kernel)(Parameters...)) {
-  int index = 0, major = 0, minor = 0;
-  Device device{};
-  cudaFuncAttributes attributes;
-  if (cudaGetDevice(&index) == cudaSuccess &&
-      cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index) == cudaSuccess &&
-      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index) == cudaSuccess &&
-      cudaDeviceGetAttribute(&device.multiprocessors, cudaDevAttrMultiProcessorCount, index) == cudaSuccess &&
-      cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess)
-    device.compiled = attributes.ptxVersion;
-  else
-    cudaGetLastError();  // a GPU without a kernel of ours is no error here: the caller takes another path
-  device.architecture = 10 * major + minor;
-  return device;
+  static Answers<int, Device> known;
+  int index = 0;
+  if (cudaGetDevice(&index) != cudaSuccess) return cudaGetLastError(), Device{};
+  return known.get(index, [&] { return ask_device(reinterpret_cast<const void*>(kernel), index); }).value_or(Device{});
 }
 
 __device__ __forceinline__ float widen(Half value) {

@@ -69,16 +69,14 @@ __global__ void __launch_bounds__(kWeightThreads) mma_weight_gradient_kernel(Wei
 
 template <class T>
 int launch_mma_weight_gradient(const Layer& layer, int64_t channels, const ImagePairs<T>& first,
-                               const ImagePairs<T>& second, T* grad_weight, float* workspace, Stream stream) {
+                               const ImagePairs<T>& second, float* partial, Stream stream) {
   const WeightPlan plan(layer, first.images + second.images, channels);
   const WeightProduct<T> product{layer, plan, channels, first, second};
-  if (int error = launch(mma_weight_gradient_kernel<T>, plan.blocks(), kWeightThreads, stream, product, workspace))
-    return error;
-  return launch_add_splits(workspace, plan.splits, plan.rows * plan.columns, grad_weight, stream);
+  return launch(mma_weight_gradient_kernel<T>, plan.blocks(), kWeightThreads, stream, product, partial);
 }
 
-#define INSTANTIATE(T)                                                                                              \
-  template int launch_mma_weight_gradient(const Layer&, int64_t, const ImagePairs<T>&, const ImagePairs<T>&, T*,    \
+#define INSTANTIATE(T)                                                                                          \
+  template int launch_mma_weight_gradient(const Layer&, int64_t, const ImagePairs<T>&, const ImagePairs<T>&,    \
                                           float*, Stream);
 PDB_FOR_EACH_MMA_DTYPE(INSTANTIATE)
 

@@ -49,17 +49,24 @@ class Path {
     return launch_input_gradient(layer_, images, channels, grad_gates, weight, grad_input, stream_);
   }
 
-  // Has no halo in shared memory, so that any dilation will do for tensor cores.
-  int weight_gradient(int64_t channels, const ImagePairs<T>& first, const ImagePairs<T>& second, T* grad_weight,
-                      A* workspace) const {
-    if constexpr (kCanMma)
-      if (layer_.tensor_cores)
-        return launch_mma_weight_gradient(layer_, channels, first, second, grad_weight, workspace, stream_);
-    return launch_weight_gradient(layer_, channels, first, second, grad_weight, workspace, stream_);
+  // grad_weight = before (or null) + the sum over the images, in R = T or A. partial: weight_gradient_workspace() elements.
+  template <class R>
+  int weight_gradient(int64_t channels, const ImagePairs<T>& first, const ImagePairs<T>& second, const A* before,
+                      R* grad_weight, A* partial) const {
+    if (int error = weight_products(channels, first, second, partial)) return error;
+    const int64_t splits = weight_gradient_splits(layer_, first.images + second.images, channels);
+    return launch_add_splits(before, partial, splits, 4 * layer_.channels * channels * layer_.taps(), grad_weight, stream_);
   }
 
  private:
   static constexpr bool kCanMma = !std::is_same_v<T, double>;
+
+  // Has no halo in shared memory, so that any dilation will do for tensor cores.
+  int weight_products(int64_t channels, const ImagePairs<T>& first, const ImagePairs<T>& second, A* partial) const {
+    if constexpr (kCanMma)
+      if (layer_.tensor_cores) return launch_mma_weight_gradient(layer_, channels, first, second, partial, stream_);
+    return launch_weight_gradient(layer_, channels, first, second, partial, stream_);
+  }
 
   const Layer& layer_;
   Stream stream_;

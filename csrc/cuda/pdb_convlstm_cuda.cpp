@@ -164,7 +164,8 @@ std::vector<at::Tensor> pdb_convlstm_backward(const OptionalTensor& grad_output,
   const Module module(op, x, parameters, dilations, peephole_current);
   const Results results = check_results(op, module, {contiguous(grad_output), contiguous(grad_c_n), output.contiguous(),
                                                      reserve.contiguous(), Save::nothing});
-  if (!module.in_one_launch(Pass::backward)) {
+  const bool chunks = backward_in_chunks(module.layers[0], results.save == Save::gates_and_cells);
+  if (chunks || !module.in_one_launch(Pass::backward)) {
     c10::SmallVector<bool, 32> wanted(needs.begin(), needs.end());
     return pdb_convlstm_backward_by_layers(grad_output, grad_c_n, x, parameters, output, reserve, dilations,
                                            peephole_current, wanted);

@@ -9,11 +9,12 @@ namespace pdb::cuda {
 namespace {
 
 template <class T, class C>
-struct Backward {
+struct Backward : OwnCells<C> {
+  using OwnCells<C>::shape, OwnCells<C>::place, OwnCells<C>::channel, OwnCells<C>::valid, OwnCells<C>::at;
   using Core = C;
   using A = accumulation_t<T>;
   using Sum = typename Core::Sum;
-  static constexpr int kCells = Core::kCells, kMinBlocks = 1;
+  static constexpr int kCells = Core::kCells;
 
   struct Tensors {
     const T *grad_output, *grad_c_n;
@@ -25,9 +26,7 @@ struct Backward {
     const A* side;  // grad_gates of the layer behind, or null
   };
 
-  const PersistentShape& shape;
   const Tensors& tensors;
-  const Place& place;
   bool flip;
   A dc[kCells], c[kCells], c_previous[kCells];
   Gates<A> gates[kCells];  // then their gradients
@@ -57,7 +56,7 @@ struct Backward {
   }
 
   __device__ Backward(const PersistentShape& shape, const Tensors& tensors, const Place& place, bool flip)
-      : shape(shape), tensors(tensors), place(place), flip(flip) {
+      : OwnCells<C>{shape, place}, tensors(tensors), flip(flip) {
     const int t = flip ? shape.steps - 1 : 0;
 #pragma unroll
     for (int j = 0; j < kCells; ++j) {
@@ -65,16 +64,6 @@ struct Backward {
       c_previous[j] = valid(j) ? tensors.cells[t * shape.state() + at(j)] : A(0);
     }
   }
-
-  __device__ __forceinline__ int64_t channel(int j) const { return place.group * Core::kGroupChannels + Core::channel(j); }
-  __device__ __forceinline__ bool valid(int j) const {
-    return channel(j) < shape.channels && place.y() + Core::y(j) < shape.height && place.x() + Core::x(j) < shape.width;
-  }
-  __device__ __forceinline__ int64_t at(int j, int64_t channels) const {
-    return ((place.image * channels + channel(j)) * shape.height + place.y() + Core::y(j)) * shape.width + place.x() +
-           Core::x(j);
-  }
-  __device__ __forceinline__ int64_t at(int j) const { return at(j, shape.channels); }
 
   __device__ const A* side() const { return tensors.side; }
   __device__ __forceinline__ int64_t side_row(int64_t depth, int64_t) const { return depth_row(shape, depth); }
@@ -134,11 +123,6 @@ struct Backward {
   }
 };
 
-template <class T>
-using Fma = Backward<T, FmaCore<T, false>>;
-template <class T>
-using Mma = Backward<T, MmaCore<T, false>>;
-
 // The launch runs the last layer of a chain first.
 int opposite(const Chains& chains, int i) { return i / chains.depth * chains.depth + chains.depth - 1 - i % chains.depth; }
 
@@ -162,18 +146,14 @@ int run(const PersistentPlan<Policy>& plan, const Chains& chains, const Backward
 
 template <class T>
 int64_t persistent_backward_workspace(const Chains& chains) {
-  if constexpr (!std::is_same_v<T, double>)
-    if (chains.layers[0].tensor_cores) return PersistentPlan<Mma<T>>(chains).workspace();
-  return PersistentPlan<Fma<T>>(chains).workspace();
+  return with_plan<Backward, T, false>(chains, [](const auto& plan) { return plan.workspace(); });
 }
 
 template <class T>
 int persistent_backward(const Chains& chains, const BackwardTensors<T>* tensors, accumulation_t<T>* const* grad_gates,
                         accumulation_t<T>* workspace, Stream stream) {
-  if constexpr (!std::is_same_v<T, double>)
-    if (chains.layers[0].tensor_cores)
-      return run(PersistentPlan<Mma<T>>(chains), chains, tensors, grad_gates, workspace, stream);
-  return run(PersistentPlan<Fma<T>>(chains), chains, tensors, grad_gates, workspace, stream);
+  return with_plan<Backward, T, false>(
+      chains, [&](const auto& plan) { return run(plan, chains, tensors, grad_gates, workspace, stream); });
 }
 
 #define INSTANTIATE(T)                                                                                           \

@@ -3,7 +3,12 @@
 //   kGroupChannels, kOutputs     channels of a block, and output rows that make them
 //   Cells of a thread: kCells (channel, pixel) pairs; Sum holds kValues sums of each, value(sum, cell, i)
 //   locate()                     which (output row, depth, tap) element e of a packed weight is
+//   kSideChunks                  depth of the side input that is in shared memory at a time
 // kGates: the rows are the four gates of each channel, else (transposed weight) the channels alone.
+//
+// Both are cut so that the paper's module (32 channels, 60 x 60, two branches) is resident on 132 multiprocessors of 227 KB
+// in every precision but double: test_cuda_compiles.py. Backward has the widest window, 4C gate gradients deep, and takes
+// a narrower one of the side input for it where an element has 4 bytes.
 #pragma once
 
 #include "add.h"
@@ -11,6 +16,8 @@
 #include "persistent_tile.h"
 
 namespace pdb::cuda {
+
+constexpr int side_chunks_at_once(bool gates, int per_chunk) { return !gates && per_chunk == 4 ? 2 : 4; }
 
 struct WeightPlace {
   int64_t output, depth, tap;  // output counts on from group to group
@@ -22,7 +29,9 @@ struct FmaCore {
   using A = accumulation_t<T>;
   using Element = A;
   static constexpr bool kTensorCores = false;
-  static constexpr int kPerChunk = 16 / sizeof(A), kWarps = kPersistentThreads / 32, kPixels = 2, kChannels = 2;
+  static constexpr int kPerChunk = 16 / sizeof(A), kWarps = kPersistentThreads / 32, kPixels = 2;
+  static constexpr int kChannels = sizeof(A) == 8 ? 2 : 4;  // of a thread: as many as it has registers for
+  static constexpr int kSideChunks = side_chunks_at_once(kGates, kPerChunk);
   static constexpr int kGroupChannels = kWarps * kChannels, kValues = kGates ? 4 : 1, kRows = kChannels * kValues;
   static constexpr int kOutputs = kWarps * kRows, kCells = kPixels * kChannels, kChunkMultiple = 1;
 
@@ -102,6 +111,7 @@ struct MmaCore {
   static constexpr int kN = kTile * kChannelWarps * 32 / kPersistentThreads, kValues = kGates ? 4 : 1;
   static constexpr int kGroupChannels = 32, kOutputs = kMmaRows * kM * kChannelWarps, kCells = kGates ? 2 * kN : 4 * kN;
   static constexpr int kChunkMultiple = 2;  // of a product's depth
+  static constexpr int kSideChunks = side_chunks_at_once(kGates, kPerChunk);
   static_assert(kTile == kMmaColumns, "a row of the tile is a column block of the product");
 
   struct Sum {

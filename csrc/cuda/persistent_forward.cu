@@ -6,11 +6,12 @@ namespace pdb::cuda {
 namespace {
 
 template <class T, class C>
-struct Forward {
+struct Forward : OwnCells<C> {
+  using OwnCells<C>::shape, OwnCells<C>::place, OwnCells<C>::channel, OwnCells<C>::valid, OwnCells<C>::at;
   using Core = C;
   using A = accumulation_t<T>;
   using Sum = typename Core::Sum;
-  static constexpr int kCells = Core::kCells, kMinBlocks = 1;
+  static constexpr int kCells = Core::kCells;
 
   struct Tensors {
     const T* x;
@@ -21,9 +22,7 @@ struct Forward {
     A *gates, *cells;
   };
 
-  const PersistentShape& shape;
   const Tensors& tensors;
-  const Place& place;
   A c[kCells], h[kCells];
 
   static int64_t recurrent_chunks(const PersistentShape& shape) {
@@ -48,21 +47,10 @@ struct Forward {
   }
 
   __device__ Forward(const PersistentShape& shape, const Tensors& tensors, const Place& place, bool)
-      : shape(shape), tensors(tensors), place(place) {
+      : OwnCells<C>{shape, place}, tensors(tensors) {
 #pragma unroll
     for (int j = 0; j < kCells; ++j) c[j] = tensors.c_0 && valid(j) ? A(widen(tensors.c_0[at(j)])) : A(0);
   }
-
-  __device__ __forceinline__ int64_t channel(int j) const { return place.group * Core::kGroupChannels + Core::channel(j); }
-  __device__ __forceinline__ bool valid(int j) const {
-    return channel(j) < shape.channels && place.y() + Core::y(j) < shape.height && place.x() + Core::x(j) < shape.width;
-  }
-  // Where the cell is in an image of (channels, H, W); `channels`: of the image.
-  __device__ __forceinline__ int64_t at(int j, int64_t channels) const {
-    return ((place.image * channels + channel(j)) * shape.height + place.y() + Core::y(j)) * shape.width + place.x() +
-           Core::x(j);
-  }
-  __device__ __forceinline__ int64_t at(int j) const { return at(j, shape.channels); }
 
   __device__ const T* side() const { return tensors.x; }
   static __device__ __forceinline__ int64_t side_row(int64_t depth, int64_t channels) { return depth < channels ? depth : -1; }
@@ -108,11 +96,6 @@ struct Forward {
   }
 };
 
-template <class T>
-using Fma = Forward<T, FmaCore<T, true>>;
-template <class T>
-using Mma = Forward<T, MmaCore<T, true>>;
-
 template <class Policy, class T>
 int run(const PersistentPlan<Policy>& plan, const Chains& chains, const ForwardTensors<T>* tensors,
         accumulation_t<T>* workspace, Stream stream) {
@@ -131,17 +114,14 @@ int run(const PersistentPlan<Policy>& plan, const Chains& chains, const ForwardT
 
 template <class T>
 int64_t persistent_forward_workspace(const Chains& chains) {
-  if constexpr (!std::is_same_v<T, double>)
-    if (chains.layers[0].tensor_cores) return PersistentPlan<Mma<T>>(chains).workspace();
-  return PersistentPlan<Fma<T>>(chains).workspace();
+  return with_plan<Forward, T, true>(chains, [](const auto& plan) { return plan.workspace(); });
 }
 
 template <class T>
 int persistent_forward(const Chains& chains, const ForwardTensors<T>* tensors, accumulation_t<T>* workspace,
                        Stream stream) {
-  if constexpr (!std::is_same_v<T, double>)
-    if (chains.layers[0].tensor_cores) return run(PersistentPlan<Mma<T>>(chains), chains, tensors, workspace, stream);
-  return run(PersistentPlan<Fma<T>>(chains), chains, tensors, workspace, stream);
+  return with_plan<Forward, T, true>(chains,
+                                     [&](const auto& plan) { return run(plan, chains, tensors, workspace, stream); });
 }
 
 #define INSTANTIATE(T)                                               \

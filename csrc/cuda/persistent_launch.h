@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "persistent_loop.h"
 
@@ -61,7 +62,7 @@ struct PersistentPlan {
     const int64_t tiles_y = (first.height + kTile - 1) / kTile, tiles_x = (first.width + kTile - 1) / kTile;
     const int64_t groups = (first.channels + Core::kGroupChannels - 1) / Core::kGroupChannels;
     // Each factor first: their product could overflow.
-    for (int64_t size : {tiles_y, tiles_x, groups, first.batch, first.kernel, first.steps * chains.depth})
+    for (int64_t size : {tiles_y, tiles_x, groups, first.batch, first.taps(), first.steps * chains.depth})
       if (size > 1 << 20) return;
     blocks = chains.chains * first.batch * groups * tiles_y * tiles_x;
     shape = {first.channels, first.height, first.width, int(first.steps), int(first.batch), int(first.kernel),
@@ -120,12 +121,20 @@ struct PersistentPlan {
     shape.side_chunks = side_chunks;
     const int64_t recurrent = window * chunk_pitch(shape.recurrent_chunks);
     shared_bytes = 16 * ((shape.recurrent_chunks + int64_t(side_chunks)) * row_chunks() + recurrent +
-                         window * chunk_pitch(kSideChunks));
+                         window * chunk_pitch(Core::kSideChunks));
     if (shared_bytes > 1 << 20) return false;
     shape.window_chunks = int(recurrent);
     return resident_blocks(persistent_kernel<Policy>, kPersistentThreads, shared_bytes) >= blocks;
   }
 };
+
+// use(the plan of Policy for these layers), with tensor cores or without. kGates: of the policy's core (persistent_core.h).
+template <template <class, class> class Policy, class T, bool kGates, class Use>
+auto with_plan(const Chains& chains, const Use& use) {
+  if constexpr (!std::is_same_v<T, double>)
+    if (chains.layers[0].tensor_cores) return use(PersistentPlan<Policy<T, MmaCore<T, kGates>>>(chains));
+  return use(PersistentPlan<Policy<T, FmaCore<T, kGates>>>(chains));
+}
 
 // What a launch needs of a layer besides its tensors. `flip` and the weights are the policy's business.
 template <class T>

@@ -54,12 +54,12 @@ __device__ __forceinline__ void side_convolution(typename Policy::Core::Sum& sum
                                                  const PersistentStorage& storage, const PersistentShape& shape,
                                                  const Place& place, int radius, int t) {
   using Core = typename Policy::Core;
-  const int side = kTile + 2 * radius, pitch = chunk_pitch(kSideChunks);
+  const int side = kTile + 2 * radius, pitch = chunk_pitch(Core::kSideChunks);
   const auto* image = policy.side() + (int64_t(t) * shape.batch + place.image) * link.side_channels * shape.pixels();
   const Chunk* const streamed =
       link.side_weight + int64_t(place.group) * link.side_chunks * shape.taps() * Core::kOutputs;
-  for (int first = 0; first < link.side_chunks; first += kSideChunks) {
-    const int count = link.side_chunks - first < kSideChunks ? link.side_chunks - first : kSideChunks;
+  for (int first = 0; first < link.side_chunks; first += Core::kSideChunks) {
+    const int count = link.side_chunks - first < Core::kSideChunks ? link.side_chunks - first : Core::kSideChunks;
     if (first > 0) __syncthreads();  // the previous chunks have been used
     load_channels<Core>(storage.side_window, pitch, image, first, count, shape, place, radius,
                         [&](int64_t depth) { return policy.side_row(depth, link.side_channels); });
@@ -126,7 +126,7 @@ __device__ __forceinline__ void run_layer(const PersistentArguments<Policy>& arg
 }
 
 template <class Policy>
-__global__ void __launch_bounds__(kPersistentThreads, Policy::kMinBlocks)
+__global__ void __launch_bounds__(kPersistentThreads, 1)
     persistent_kernel(const __grid_constant__ PersistentArguments<Policy> arguments) {
   const PersistentShape& shape = arguments.shape;
   const Place place(shape);

@@ -11,7 +11,6 @@ namespace pdb::cuda {
 
 constexpr int kTile = 8;
 constexpr int kPersistentThreads = 256;
-constexpr int kSideChunks = 4;  // depth of the side input that is in shared memory at a time
 
 PDB_HD int chunk_pitch(int chunks) { return chunks | 1; }
 
@@ -44,6 +43,24 @@ struct Place {
 
   __device__ int64_t y() const { return int64_t(tile_y) * kTile; }
   __device__ int64_t x() const { return int64_t(tile_x) * kTile; }
+};
+
+// The cells of a thread: where each is in its image, and whether it is in the image at all.
+template <class Core>
+struct OwnCells {
+  const PersistentShape& shape;
+  const Place& place;
+
+  __device__ __forceinline__ int64_t channel(int j) const { return place.group * Core::kGroupChannels + Core::channel(j); }
+  __device__ __forceinline__ bool valid(int j) const {
+    return channel(j) < shape.channels && place.y() + Core::y(j) < shape.height && place.x() + Core::x(j) < shape.width;
+  }
+  // Its place in an array (N, channels, H, W); `channels`: of the array.
+  __device__ __forceinline__ int64_t at(int j, int64_t channels) const {
+    return ((place.image * channels + channel(j)) * shape.height + place.y() + Core::y(j)) * shape.width + place.x() +
+           Core::x(j);
+  }
+  __device__ __forceinline__ int64_t at(int j) const { return at(j, shape.channels); }
 };
 
 // Waits until every tile that the window meets, in all groups of channels, has published at least `value`. A tile beyond

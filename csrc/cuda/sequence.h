@@ -89,11 +89,16 @@ struct BackwardTensors {
   T* grad_peephole;  // (3, C, H, W)
   T* grad_h_0;       // (N, C, H, W)
   T* grad_c_0;       // (N, C, H, W)
-  A* workspace;      // backward_workspace<T>(layer) elements, aligned to 16 bytes
+  A* workspace;      // backward_workspace<T>(layer, gates) elements, aligned to 16 bytes
 };
 
+// Elements of BackwardTensors::workspace; gates: whether they are saved.
 template <class T>
-int64_t backward_workspace(const Layer& layer);
+int64_t backward_workspace(const Layer& layer, bool gates);
+
+// Whether backward goes through a few steps at a time, one launch a step, to save memory: over long sequences, where the
+// gates were not saved for the same reason.
+bool backward_in_chunks(const Layer& layer, bool gates);
 
 template <class T>
 int backward(const Layer& layer, const BackwardTensors<T>& tensors, Stream stream);

@@ -43,6 +43,10 @@ __global__ void __launch_bounds__(kWeightThreads) weight_gradient_kernel(WeightP
 
 }  // namespace
 
+int64_t weight_gradient_splits(const Layer& layer, int64_t images, int64_t channels) {
+  return WeightPlan(layer, images, channels).splits;
+}
+
 int64_t weight_gradient_workspace(const Layer& layer, int64_t images, int64_t channels) {
   const WeightPlan plan(layer, images, channels);
   return plan.max_splits * plan.rows * plan.columns;
@@ -50,17 +54,14 @@ int64_t weight_gradient_workspace(const Layer& layer, int64_t images, int64_t ch
 
 template <class T>
 int launch_weight_gradient(const Layer& layer, int64_t channels, const ImagePairs<T>& first, const ImagePairs<T>& second,
-                           T* grad_weight, accumulation_t<T>* workspace, Stream stream) {
+                           accumulation_t<T>* partial, Stream stream) {
   const WeightPlan plan(layer, first.images + second.images, channels);
   const WeightProduct<T> product{layer, plan, channels, first, second};
-  if (int error = launch(weight_gradient_kernel<T, accumulation_t<T>>, plan.blocks(), kWeightThreads, stream, product,
-                         workspace))
-    return error;
-  return launch_add_splits(workspace, plan.splits, plan.rows * plan.columns, grad_weight, stream);
+  return launch(weight_gradient_kernel<T, accumulation_t<T>>, plan.blocks(), kWeightThreads, stream, product, partial);
 }
 
-#define INSTANTIATE(T)                                                                                              \
-  template int launch_weight_gradient(const Layer&, int64_t, const ImagePairs<T>&, const ImagePairs<T>&, T*,        \
+#define INSTANTIATE(T)                                                                                         \
+  template int launch_weight_gradient(const Layer&, int64_t, const ImagePairs<T>&, const ImagePairs<T>&,       \
                                       accumulation_t<T>*, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)
 

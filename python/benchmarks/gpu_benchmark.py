@@ -1,7 +1,8 @@
 """The measurements of gpu_check.py, one JSON line each, the most important first; started by it as a process of its own.
 
-Every contestant's answer is checked against float64 before it is timed. A line is written as soon as it is measured, so that
-whatever ends the process costs one measurement at most; `--start` goes on behind it.
+Every contestant's answer is checked against float64 before it is timed; one that is wrong or fails is named in the result, and
+the others are timed without it. A line is written as soon as it is measured, so that whatever ends the process costs one
+measurement at most; `--start` goes on behind it. After an error that leaves the GPU unusable for this process it ends itself.
 """
 
 import argparse
@@ -11,12 +12,15 @@ import importlib.util
 import json
 import statistics
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import gpu_workload as gpu
 import torch
 from gpu_timing import PRECISIONS, peak_memory, precision_settings, time_interleaved
 from measure import check
+
+from pdb_ext._library import NATIVE_DEVICES
 
 ERROR_LIMIT = {"float32": 1e-4, "tf32": 2e-2, "bfloat16": 1e-1, "float16": 2e-2}  # relative RMS; guards the timing only
 
@@ -68,41 +72,81 @@ def workloads(row: gpu.Row, precision: str, device: str):
     return gpu.workloads(row, precision, device)
 
 
+def message(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:300]
+
+
+def is_lost(device: str) -> bool:
+    """Whether nothing more can be computed in this process, as after an illegal address."""
+    try:
+        return torch.ones(1, device=device).item() != 1
+    except RuntimeError:
+        return True
+
+
+class Answers:
+    """Makes contestants ready and checks them."""
+
+    def __init__(self, exact: list[torch.Tensor], limit: float, device: str):
+        self.exact, self.limit, self.device = exact, limit, device
+        self.functions: dict[str, Callable] = {}
+        self.failed: dict[str, str] = {}
+
+    def add(self, name: str, ready: Callable[[], Callable], convert: Callable = lambda results: results) -> None:
+        """ready() -> the function to be timed; convert: turns its results into tensors as the exact ones."""
+        try:
+            function = ready()
+            check({name: lambda: convert(function())}, self.exact, self.limit)
+            self.functions[name] = function
+        except Exception as error:  # whatever it is, it costs this contestant its place and no other
+            self.failed[name] = message(error)
+            if is_lost(self.device):
+                raise RuntimeError(f"{name}: {message(error)}") from error
+
+
 def measure(job: Job, device: str, seconds: float) -> dict:
-    """Times of one group; raises AssertionError for a wrong answer."""
+    """Times of one group, of all whose answers are right."""
     if job.group == "jax" and importlib.util.find_spec("jax") is None:
         return {"error": "not measured: JAX is not installed"}
     with precision_settings(job.precision):
         workload, exact = workloads(job.row, job.precision, device)
-        exact = exact if job.training else exact[:1]
-        limit = ERROR_LIMIT[job.precision]
+        answers = Answers(exact if job.training else exact[:1], ERROR_LIMIT[job.precision], device)
         if job.group == "eager":
-            functions = gpu.eager_contestants(workload, job.training, device)
+            contestants = gpu.eager_contestants(workload, job.training, device)
         elif job.group == "torch.compile":
             backend = "eager" if device == "cpu" else "inductor"
-            functions = gpu.compiled_contestants(workload, job.training, device, backend)
+            contestants = gpu.compiled_contestants(workload, job.training, device, backend)
         else:
-            functions = gpu.anchors(workload, job.training, device)
-        check(functions, exact, limit)
+            contestants = gpu.anchors(workload, job.training, device)
+        for name, ready in contestants.items():
+            answers.add(name, ready)
         if job.group == "jax":
             import jax_peers
 
+            if device == "cuda" and not jax_peers.has_gpu():
+                return {"error": "not measured: the JAX that is installed has no GPU"}
+            answers.exact = [value.cpu() for value in answers.exact]
             for unroll in (False, True):
                 run, convert = jax_peers.contestant(workload, job.training, job.precision, unroll)
-                name = f"JAX lax.scan{', unrolled' if unroll else ''}"
-                check({name: lambda run=run, convert=convert: convert(run())}, [value.cpu() for value in exact], limit)
-                functions[name] = run
+                answers.add(f"JAX lax.scan{', unrolled' if unroll else ''}", lambda run=run: run, convert)
         # JAX has streams of its own, which CUDA events of PyTorch do not see.
-        times = time_interleaved(functions, device, seconds, wall=job.group == "jax")
+        times = time_interleaved(answers.functions, device, seconds, wall=job.group == "jax")
+    result = {"failed": answers.failed} if answers.failed else {}
     medians = {name: statistics.median(values) for name, values in times.items()}
-    return {"median_ms": medians, "times_ms": times, "flops": workload.flops, "depth": job.row.depth}
+    return result | {"median_ms": medians, "times_ms": times, "flops": workload.flops, "depth": job.row.depth}
 
 
 def measure_memory(job: Job, device: str) -> dict:
     """Bytes at the peak of one training step, for each contestant, gradients and output included."""
     with precision_settings(job.precision):
         workload = gpu.GpuWorkload(job.row, PRECISIONS[job.precision], device)
-        return {"peak_bytes": {name: peak_memory(f, device) for name, f in gpu.memory_contestants(workload).items()}}
+        peaks, failed = {}, {}
+        for name, function in gpu.memory_contestants(workload).items():
+            try:
+                peaks[name] = peak_memory(function, device)
+            except RuntimeError as error:
+                failed[name] = message(error)
+        return {"peak_bytes": peaks} | ({"failed": failed} if failed else {})
 
 
 def main() -> None:
@@ -112,21 +156,26 @@ def main() -> None:
     parser.add_argument("--start", type=int, default=0, help="number of the first job")
     parser.add_argument("--until", type=float, required=True, help="no job starts after this time (seconds since 1970)")
     arguments = parser.parse_args()
+    if arguments.device == "cuda" and "cuda" not in NATIVE_DEVICES:
+        parser.exit(1, "gpu_benchmark: pdb_ext has no CUDA kernels here, and its reference is not what is to be measured\n")
     todo = jobs() if arguments.device == "cuda" else dry_jobs()
     for job in todo[arguments.start :]:
+        lost = False
         if time.time() > arguments.until:
             result = {"error": "not measured: the time was up"}
         else:
             try:
                 run = measure_memory if job.group == "memory" else functools.partial(measure, seconds=1.0)
                 result = run(job, arguments.device)
-            except (AssertionError, RuntimeError) as error:  # torch's out of memory is a RuntimeError
-                result = {"error": str(error).strip().split("\n")[0][:300]}
-            torch._dynamo.reset()
-            if arguments.device == "cuda":
-                torch.cuda.empty_cache()
+                torch._dynamo.reset()
+                if arguments.device == "cuda":
+                    torch.cuda.empty_cache()
+            except Exception as error:  # the next job may do better
+                result, lost = {"error": message(error)}, is_lost(arguments.device)
         with arguments.out.open("a") as file:
             file.write(json.dumps(job.describe() | result) + "\n")
+        if lost:
+            return
 
 
 if __name__ == "__main__":

@@ -1,5 +1,10 @@
-"""What no implementation can beat on this GPU: the rate of large matrix products, and the latency of a flag between blocks."""
+"""What no implementation can beat on this GPU: the rate of large matrix products, and the latency of a flag between blocks.
 
+Started by gpu_check.py as a process of its own. Each line that it writes holds all that is known by then.
+"""
+
+import argparse
+import json
 import subprocess
 import tempfile
 from pathlib import Path
@@ -31,6 +36,34 @@ def flag_latency(nvcc: str, architecture: str) -> float:
     return float(result.stdout) * 1e-9
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: a dry run on small matrices")
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines are appended to this file")
+    parser.add_argument("--nvcc", help="measures the latency of a flag, too")
+    parser.add_argument("--architecture", help="of that program, such as sm_90a")
+    arguments = parser.parse_args()
+    result = {}
+
+    def write(**values) -> None:
+        result.update(values)
+        with arguments.out.open("a") as file:
+            file.write(json.dumps(result) + "\n")
+
+    write(matrix_rates=matrix_rates(arguments.device, 8192 if arguments.device == "cuda" else 64))
+    if arguments.nvcc is None:
+        write(flag_latency="not measured (no nvcc, or a dry run)")
+        return
+    try:
+        write(flag_latency_s=flag_latency(arguments.nvcc, arguments.architecture))
+    except (RuntimeError, subprocess.TimeoutExpired) as error:
+        write(flag_latency=f"not measured ({error})")
+
+
 def floor_ms(flops: float, depth: int, rate: float, latency: float | None) -> float:
     """The larger of arithmetic at the matrix rate and `depth` dependent steps of one flag each, in milliseconds."""
     return 1e3 * max(flops / rate, depth * (latency or 0.0))
+
+
+if __name__ == "__main__":
+    main()

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from gpu_floor import floor_ms
 
+PATHS = ("step", "persistent", "aten")
 WORDS = {True: "passed", False: "FAILED", None: "not run"}
 
 
@@ -26,9 +27,10 @@ def speed_rows(results: list[dict], floors: dict) -> list[dict]:
 
 def _speed_row(key: tuple, group: list[dict], floors: dict) -> dict:
     row = dict(zip(("workload", "precision", "pass"), key))
-    measured = [result for result in group if "median_ms" in result]
+    # Without ours, or without what is compared with, there is no ratio; both may have failed alone.
+    measured = [result for result in group if {"pdb_ext", "naive eager"} <= result.get("median_ms", {}).keys()]
     if not measured:
-        return row | {"error": group[0]["error"]}
+        return row | {"error": group[0].get("error", "pdb_ext or naive eager failed: see below")}
     peers = []  # (peer over ours, name, milliseconds)
     for result in measured:
         medians = result["median_ms"]
@@ -58,7 +60,7 @@ def speed_table(rows: list[dict]) -> list[str]:
         if "error" in row:
             lines.append(f"{head} {row['error']} | | | | | | |")
             continue
-        paths = " / ".join(f"{value:.3f}" for value in row["paths_ms"].values())
+        paths = " / ".join(f"{row['paths_ms'][path]:.3f}" if path in row["paths_ms"] else "-" for path in PATHS)
         floor = f"{row['ours_ms'] / row['floor_ms']:.1f}x of {row['floor_ms']:.3f} ms" if "floor_ms" in row else ""
         lines.append(
             f"{head} {row['ours_ms']:.3f} | {paths} | {row['naive_ms']:.3f} | {row['over_naive']:.1f}x |"
@@ -73,10 +75,22 @@ def memory_table(results: list[dict]) -> list[str]:
         head = f"| {result['workload']} | {result['precision']} |"
         if "error" in result:
             lines.append(f"{head} {result['error']} | | |")
-        for name, value in result.get("peak_bytes", {}).items():
+        peaks = result.get("peak_bytes", {})
+        for name, value in peaks.items():
             if value is not None:
-                lines.append(f"{head} {name} | {value / 2**20:.0f} | {value / result['peak_bytes']['naive eager']:.2f} |")
+                part = f"{value / peaks['naive eager']:.2f}" if "naive eager" in peaks else ""
+                lines.append(f"{head} {name} | {value / 2**20:.0f} | {part} |")
     return lines
+
+
+def failed_contestants(results: list[dict]) -> list[str]:
+    """Who was wrong, or did not run, and why."""
+    lines = []
+    for result in results:
+        head = f"| {result['workload']} | {result['precision']} | {result['pass']} |"
+        lines += [f"{head} {name} | {why.replace('|', '/')} |" for name, why in result.get("failed", {}).items()]
+    heads = ["## Contestants that failed", "", "| workload | precision | pass | contestant | why |", "|---|---|---|---|---|"]
+    return [*heads, *lines, ""] if lines else []
 
 
 def every_contestant(results: list[dict]) -> list[str]:
@@ -98,12 +112,15 @@ def write(folder: Path, report: dict) -> None:
     lines = ["# GPU check", "", *(f"- {key}: {value}" for key, value in report["machine"].items())]
     lines += [f"- {name}: {value}" for name, value in floors.items()]
     lines += ["", "| check | result | seconds |", "|---|---|---|"]
-    lines += [f"| {name} | {WORDS[check['passed']]} | {check['seconds']} |" for name, check in report["checks"].items()]
+    for name, check in report["checks"].items():
+        word = "did not end in its time" if check.get("late") else WORDS[check["passed"]]
+        lines.append(f"| {name} | {word} | {check['seconds']} |")
     lines += [
         "", "pdb_ext: as it is or in a CUDA graph, whichever is faster, on the path that its rule picks; beside it every path",
         "forced, in a CUDA graph. Medians of interleaved rounds. The floor is the larger of the operations at the measured rate",
         "of large matrix products and the dependent steps at the measured latency of a flag.",
-        "", *speed_table(speed_rows(results, floors)), "", *memory_table(results), "", "## Every contestant", "",
+        "", *speed_table(speed_rows(results, floors)), "", *memory_table(results), "", *failed_contestants(results),
+        "## Every contestant", "",
         *every_contestant(results),
     ]  # fmt: skip
     (folder / "gpu_check.md").write_text("\n".join(lines) + "\n")

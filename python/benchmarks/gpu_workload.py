@@ -75,29 +75,39 @@ def step_of(training: bool) -> Callable:
     return Workload.training if training else Workload.inference
 
 
-def eager_contestants(workload: GpuWorkload, training: bool, device: str) -> dict[str, Callable]:
+# A contestant is given by what makes it ready: it compiles, or captures, where that may fail it alone.
+Contestants = dict[str, Callable[[], Callable]]
+
+
+def eager_contestants(workload: GpuWorkload, training: bool, device: str) -> Contestants:
     """Ours on every path, and the eager peers, each as they are and in a CUDA graph."""
-    step, functions = step_of(training), {}
-    for name, layer in (eager_peers() | {"pdb_ext": ours}).items():
-        functions[name] = lambda layer=layer: step(workload, layer)
-    for name in list(functions):
-        functions[f"{name} in a CUDA graph"] = graphed(functions[name], device)
+    step = step_of(training)
+    functions = {n: lambda layer=layer: step(workload, layer) for n, layer in (eager_peers() | {"pdb_ext": ours}).items()}
+    contestants = {name: lambda f=function: f for name, function in functions.items()}
+    for name, function in functions.items():
+        contestants[f"{name} in a CUDA graph"] = lambda f=function: graphed(f, device)
     for path in ("step", "persistent", "aten"):
-        with cuda_path(path):
-            functions[f"pdb_ext, path {path}, in a CUDA graph"] = graphed(functions["pdb_ext"], device)
-    return functions
+        contestants[f"pdb_ext, path {path}, in a CUDA graph"] = lambda path=path: on_path(path, functions["pdb_ext"], device)
+    return contestants
 
 
-def anchors(workload: GpuWorkload, training: bool, device: str) -> dict[str, Callable]:
+def on_path(path: str, function: Callable, device: str) -> Callable:
+    """In a CUDA graph of the kernels of this path; on the CPU, which has no paths, the function itself."""
+    with cuda_path(path):
+        return graphed(function, device)
+
+
+def anchors(workload: GpuWorkload, training: bool, device: str) -> Contestants:
     """What every group of contestants is measured with."""
     step = step_of(training)
     functions = {"naive eager": lambda: step(workload, naive), "pdb_ext": lambda: step(workload, ours)}
-    return functions | {"pdb_ext in a CUDA graph": graphed(functions["pdb_ext"], device)}
+    contestants = {name: lambda f=function: f for name, function in functions.items()}
+    return contestants | {"pdb_ext in a CUDA graph": lambda: graphed(functions["pdb_ext"], device)}
 
 
-def compiled_contestants(workload: GpuWorkload, training: bool, device: str, backend: str = "inductor") -> dict[str, Callable]:
+def compiled_contestants(workload: GpuWorkload, training: bool, device: str, backend: str = "inductor") -> Contestants:
     """torch.compile over the whole forward pass, in its two modes; max-autotune replays CUDA graphs of its own."""
-    functions = anchors(workload, training, device)
+    contestants = anchors(workload, training, device)
     for mode in ("default", "max-autotune"):
         options = {"mode": mode} if backend == "inductor" else {}
         forward = torch.compile(lambda: Workload.forward(workload, naive), dynamic=False, backend=backend, **options)
@@ -110,8 +120,8 @@ def compiled_contestants(workload: GpuWorkload, training: bool, device: str, bac
             output = forward()
             return [output, *torch.autograd.grad(output, workload.leaves(), output.detach())]
 
-        functions[f"torch.compile, {mode}"] = run
-    return functions
+        contestants[f"torch.compile, {mode}"] = lambda run=run: run
+    return contestants
 
 
 def memory_contestants(workload: GpuWorkload) -> dict[str, Callable]:

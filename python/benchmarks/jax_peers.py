@@ -16,6 +16,10 @@ from jax import lax
 PRECISION = {"tf32": "tensorfloat32", "float32": "highest", "bfloat16": "default", "float16": "default"}
 
 
+def has_gpu() -> bool:
+    return jax.default_backend() == "gpu"
+
+
 def to_jax(tensor: torch.Tensor) -> jax.Array:
     name = str(tensor.dtype).removeprefix("torch.")
     return jnp.asarray(tensor.detach().cpu().float().numpy()).astype(name)

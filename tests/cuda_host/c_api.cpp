@@ -78,12 +78,12 @@ extern "C" int64_t pdb_forward_workspace(int dtype, const Arguments* a, int cell
   return -1;
 }
 
-extern "C" int64_t pdb_backward_workspace(int dtype, const Arguments* a) {
+extern "C" int64_t pdb_backward_workspace(int dtype, const Arguments* a, int gates) {
   switch (dtype) {
-    case 0: return backward_workspace<float>(a->layer);
-    case 1: return backward_workspace<double>(a->layer);
-    case 2: return backward_workspace<Half>(a->layer);
-    case 3: return backward_workspace<BFloat16>(a->layer);
+    case 0: return backward_workspace<float>(a->layer, gates);
+    case 1: return backward_workspace<double>(a->layer, gates);
+    case 2: return backward_workspace<Half>(a->layer, gates);
+    case 3: return backward_workspace<BFloat16>(a->layer, gates);
   }
   return -1;
 }
@@ -96,6 +96,13 @@ extern "C" int pdb_choose_path(const Arguments* a, int64_t element_size, int arc
   } catch (const std::exception&) {
     return -1;
   }
+}
+
+// Whether one launch takes a pyramid of such layers: two branches of dilation 1 and 2, forward and backward in time.
+extern "C" bool pdb_pyramid_fits(int dtype, const Arguments* a, bool backward) {
+  Layer layers[4] = {a->layer, a->layer, a->layer, a->layer};
+  for (int i = 0; i < 4; ++i) layers[i].dilation = 1 + i / 2, layers[i].reverse = i % 2 == 1;
+  return persistent_fits({layers, 2, 2}, dtype == 0 ? 4 : dtype == 1 ? 8 : 2, backward ? Pass::backward : Pass::forward);
 }
 
 // What the emulated GPU says its kernels were compiled for; 0: none were.

@@ -109,18 +109,20 @@ int launch_cooperative(void (*kernel)(Parameters...), int64_t blocks, int thread
   return 0;
 }
 
-constexpr int64_t kHostSharedBytes = 227 * 1024;
+constexpr int64_t kHostProcessors = 132, kHostSharedBytes = 227 * 1024;  // for a block; with the KB that each costs besides
 
+// By shared memory; registers and threads are in host::resident_blocks.
 template <class... Parameters>
 int64_t resident_blocks(void (*)(Parameters...), int, int64_t shared_bytes) {
-  return shared_bytes <= kHostSharedBytes ? host::resident_blocks : 0;
+  const int64_t by_memory = kHostProcessors * ((kHostSharedBytes + 1024) / (shared_bytes + 1024));
+  return by_memory < host::resident_blocks ? by_memory : host::resident_blocks;
 }
 
 inline char* dynamic_shared_memory() { return static_cast<char*>(host::dynamic_shared_memory()); }
 
 template <class... Parameters>
 Device describe_device(void (*)(Parameters...)) {
-  return {90, 132, host::compiled_architecture};
+  return {90, int(kHostProcessors), host::compiled_architecture};
 }
 
 template <class S>

@@ -1,0 +1,91 @@
+"""Backward without saved gates over long sequences: a few steps at a time, in memory that does not grow with them."""
+
+import ctypes
+
+import pytest
+import torch
+
+from cuda_on_host import DTYPES, RESIDENT_BLOCKS, ROOT, Arguments, HostKernels
+from test_cuda_on_host import Problem, check_errors
+
+# T, N, Cin, C, H, W. Chunks have three steps; fewer than ten steps are not worth it.
+CASES = {
+    "a short one at the beginning": ((13, 1, 3, 4, 5, 6), {"dilation": 2}),
+    "backward in time": ((11, 2, 2, 3, 4, 9), {"reverse": True, "peephole_current": True}),
+    "whole chunks, nothing optional": ((12, 1, 2, 3, 4, 5), {"optional": False}),
+}
+
+
+@pytest.fixture(scope="session")
+def kernels():
+    return HostKernels()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_double_equals_the_reference(kernels, name):
+    sizes, options = CASES[name]
+    problem = Problem(sizes, **options)
+    actual = problem.run(kernels, torch.float64, recompute=True)
+    for key, value in problem.reference(torch.float64).items():
+        torch.testing.assert_close(actual[key], value, msg=lambda text, key=key: f"{key}: {text}")
+
+
+@pytest.mark.parametrize("tensor_cores, dtype", [(False, torch.float32), (True, torch.float16)], ids=str)
+def test_error_is_at_most_twice_that_of_pytorch(tensor_cores, dtype):
+    """Sums over the chunks are in float32, too, until the last one."""
+    sizes, options = CASES["backward in time"]
+    check_errors(Problem(sizes, **options), HostKernels(tensor_cores=tensor_cores), dtype, recompute=True)
+
+
+def test_persistent_layers_save_memory_in_the_same_way():
+    """Forward is one launch; backward of so many steps is none, unless the gates were saved."""
+    kernels = HostKernels(persistent=True)
+    problem = Problem((11, 1, 2, 3, 4, 5))
+    for recompute, launches in ((False, 2), (True, 1)):
+        kernels.library.pdb_cooperative_launches()
+        actual = problem.run(kernels, torch.float64, recompute)
+        assert kernels.library.pdb_cooperative_launches() == launches
+        for key, value in problem.reference(torch.float64).items():
+            torch.testing.assert_close(actual[key], value)
+
+
+def workspace(kernels, T, side, dtype, gates):
+    """Bytes that backward of one layer of 32 channels works in."""
+    kernels.library.pdb_set_resident_blocks(RESIDENT_BLOCKS)
+    layer = Arguments(T, 1, 32, 32, side, side, 3, 1, False, False, True, True)
+    return 4 * kernels.library.pdb_backward_workspace(DTYPES[dtype], ctypes.byref(layer), int(gates))
+
+
+def test_the_workspace_does_not_grow_with_the_sequence(kernels):
+    short, long = (workspace(kernels, T, 60, torch.float32, gates=False) for T in (11, 1000))
+    assert short == long < workspace(kernels, 11, 60, torch.float32, gates=True)
+
+
+def bytes_saved_by_eager(T, dtype, side=12, channels=2):
+    """What autograd keeps of the eager loop's forward pass, its output included, for a value of x (channels in as out)."""
+    from peers import naive
+
+    x = torch.zeros(T, 1, channels, side, side, dtype=dtype, requires_grad=True)
+    weights = [torch.zeros(4 * channels, channels, 3, 3, dtype=dtype, requires_grad=True) for _ in range(2)]
+    weights.append(torch.zeros(4 * channels, dtype=dtype, requires_grad=True))
+    storages = {}  # tensors, so that no address is used twice
+
+    def keep(tensor):
+        storages[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        keep(naive(x, *weights, 1, False))
+    of_arguments = {t.untyped_storage().data_ptr() for t in (x, *weights)}
+    return sum(t.untyped_storage().nbytes() for at, t in storages.items() if at not in of_arguments) / x.numel()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_training_takes_at_most_half_of_the_memory_of_eager(kernels, dtype, monkeypatch):
+    """T=80 at the paper's size, counted: ours at its peak, eager's at the end of forward, both with the gradient of x."""
+    monkeypatch.syspath_prepend(str(ROOT / "python/benchmarks"))
+    T, channels, side = 80, 32, 60
+    values, size = T * channels * side**2, dtype.itemsize
+    ours = values * (size + 4) + workspace(kernels, T, side, dtype, gates=False)  # output, cells
+    eager = values * bytes_saved_by_eager(T, dtype)
+    assert ours + values * size <= (eager + values * size) / 2
