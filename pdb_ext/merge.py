@@ -31,6 +31,8 @@ def _runs_natively(h_f: Tensor, h_b: Tensor, merge_f: nn.Module, merge_b: nn.Mod
         return False
     if merge_f.kernel_size != merge_b.kernel_size or merge_f.dilation != merge_b.dilation or merge_b.bias is not None:
         return False
+    if merge_f.kernel_size[0] > 3:  # oneDNN's direct convolution of a larger window is as fast as ours
+        return False
     tensors = (h_f, h_b, merge_f.weight, merge_b.weight)
     same_dtype = all(tensor.dtype == h_f.dtype for tensor in tensors) and h_f.dtype in (torch.float32, torch.float64)
     return same_dtype and not ops._has_tangent((*tensors, merge_f.bias))

@@ -13,7 +13,7 @@ import torch
 from measure import check, interleave, machine, ratio, summary
 from peers import compiled_peers, eager_peers, naive, ours
 
-from pdb_ext import build_info
+from pdb_ext import PDBConvLSTM, build_info
 
 TABLE = [  # (name, T, N, channels, side, dilations, both directions and Eq. 5)
     ("layer, dilation 1", 5, 1, 32, 60, (1,), False),
@@ -37,7 +37,7 @@ class Workload:
         layers = len(dilations) * (2 if pyramid else 1)
 
         def normal(*shape, scale):
-            return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(dtype).requires_grad_()
+            return torch.nn.Parameter((torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(dtype))
 
         scale = (18 * channels) ** -0.5
         self.x = normal(T, N, channels, side, side, scale=1)
@@ -48,7 +48,18 @@ class Workload:
         self.merges = [
             tuple(normal(channels, channels, 3, 3, scale=scale) for _ in range(2)) for _ in dilations if pyramid
         ]
+        self.module = self._module(channels, dtype) if pyramid else None
         self.flops = self._flops(T, N, channels, side)
+
+    def _module(self, channels, dtype):
+        """pdb_ext's own module, whose parameters are those of the peers; the merge's bias, which they lack, is zero."""
+        module = PDBConvLSTM(channels, channels, dilations=self.dilations, batch_first=False, dtype=dtype)
+        for index, branch in enumerate(module.branches):
+            for layer, weights in zip(branch._layers(), self.layers[2 * index :]):
+                layer.weight_x, layer.weight_h, layer.bias = weights
+            branch.merge_forward.weight, branch.merge_backward.weight = self.merges[index]
+            torch.nn.init.zeros_(branch.merge_forward.bias).requires_grad_(False)
+        return module
 
     def _flops(self, T, N, channels, side):
         """Multiplications and additions of the forward pass; the first step has no h."""
@@ -62,6 +73,8 @@ class Workload:
     def forward(self, layer):
         if not self.pyramid:
             return layer(self.x, *self.layers[0], self.dilations[0], False)
+        if layer is ours:
+            return self.module(self.x)[0]
         return torch.cat([self._branch(layer, index) for index in range(len(self.dilations))], dim=2)
 
     def _branch(self, layer, index):
