@@ -1,5 +1,5 @@
-// merge: Eq. 5 of Song et al. 2018, tanh(conv(h_f, weight_f) + conv(h_b, weight_b) + bias), on CPU tensors. On other devices
-// PyTorch's own operators do it.
+// merge: Eq. 5 of Song et al. 2018, tanh(conv(h_f, weight_f) + conv(h_b, weight_b) + bias), on CPU tensors. On other
+// devices PyTorch's own operators do it.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -13,9 +13,10 @@ namespace {
 
 void check_shape(const char* name, const at::Tensor& tensor, at::IntArrayRef shape, const at::Tensor& like) {
   TORCH_CHECK(tensor.sizes() == shape, "merge: ", name, " must have shape ", shape, ", got ", tensor.sizes());
-  TORCH_CHECK(tensor.scalar_type() == like.scalar_type() && tensor.device() == like.device() && tensor.layout() == at::kStrided,
-              "merge: ", name, " must be strided and have the dtype and device of h_f, ", like.scalar_type(), " on ",
-              like.device(), ", got ", tensor.scalar_type(), " on ", tensor.device());
+  const bool alike = tensor.scalar_type() == like.scalar_type() && tensor.device() == like.device();
+  TORCH_CHECK(alike && tensor.layout() == at::kStrided, "merge: ", name,
+              " must be strided and have the dtype and device of h_f, ", like.scalar_type(), " on ", like.device(), ", got ",
+              tensor.scalar_type(), " on ", tensor.device());
 }
 
 // The sizes, as of a layer from C channels to C.
@@ -36,8 +37,8 @@ Layer check_merge(const at::Tensor& h_f, const at::Tensor& h_b, const at::Tensor
   return {h_f.size(0), h_f.size(1), C, C, H, W, k, std::min(dilation, std::max(H, W)), false, false};
 }
 
-at::Tensor merge_op(const at::Tensor& h_f, const at::Tensor& h_b, const at::Tensor& weight_f, const at::Tensor& weight_b,
-                    const OptionalTensor& bias, int64_t dilation) {
+at::Tensor merge_op(const at::Tensor& h_f, const at::Tensor& h_b, const at::Tensor& weight_f,
+                    const at::Tensor& weight_b, const OptionalTensor& bias, int64_t dilation) {
   const Layer layer = check_merge(h_f, h_b, weight_f, weight_b, bias, dilation);
   const at::Tensor output = at::empty(h_f.sizes(), h_f.options());
   const at::Tensor weight_f_ = weight_f.contiguous(), weight_b_ = weight_b.contiguous();

@@ -76,9 +76,9 @@ def show(result):
 
 
 def show_sweep(results):
-    """The rows by size, with pdb_ext's rate in multiplications of a direct convolution: constant where the cost is linear.
+    """The rows by size, with pdb_ext's rate in a direct convolution's multiplications: constant where the cost is linear.
 
-    Returns the verdict: in which row, and how much, pdb_ext is faster than the best peer at the least.
+    Returns the verdict: the row in which pdb_ext is least faster than the best peer, and by how much.
     """
     print("\nSweep, pdb_ext: median, ratio to the best peer, and work per time relative to the first row")
     print("    T    N    C  side     forward                     forward and backward")
@@ -86,21 +86,22 @@ def show_sweep(results):
     for forward, training in zip(results[::2], results[1::2]):
         cells = []
         for result, first in zip((forward, training), base):
+            milliseconds = result["times"]["pdb_ext"]["median_ms"]
             relative = result["direct_gflops"] / first["direct_gflops"]
-            cells.append(f"{result['times']['pdb_ext']['median_ms']:9.2f} ms {result['over_best_peer']:5.2f}x {relative:5.2f}")
+            cells.append(f"{milliseconds:9.2f} ms {result['over_best_peer']:5.2f}x {relative:5.2f}")
         print("{T:5} {N:4} {channels:4} {side:5}".format(**forward["sizes"]), *cells, sep="  ")
     least = min(results, key=lambda result: result["over_best_peer"])
-    verdict = {"never_slower_than_the_best_peer": least["over_best_peer"] >= 1, "least_ratio": least["over_best_peer"],
-               "in": least["workload"], "peer": least["best_peer"]}  # fmt: skip
-    answer = "never slower than the best peer" if verdict["never_slower_than_the_best_peer"] else "SLOWER THAN THE BEST PEER"
-    print(f"{answer}: the least ratio is {least['over_best_peer']:.2f}x, {least['workload']} ({least['best_peer']})")
-    return verdict
+    least_ratio = least["over_best_peer"]
+    answer = "Never slower than the best peer" if least_ratio >= 1 else "SLOWER THAN THE BEST PEER"
+    print(f"{answer}: the least ratio is {least_ratio:.2f}x, {least['workload']} ({least['best_peer']})")
+    names = ("never_slower_than_the_best_peer", "least_ratio", "workload", "peer")
+    return dict(zip(names, (least_ratio >= 1, least_ratio, least["workload"], least["best_peer"])))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
-    parser.add_argument("--sweep", action="store_true", help="also vary T, N, channels and side; against the eager peers")
+    parser.add_argument("--sweep", action="store_true", help="also vary T, N, channels and side (eager peers)")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile (saves its compile time)")
     parser.add_argument("--seconds", type=float, default=10, help="timing budget for a row, after at least 5 rounds")
     parser.add_argument("--samples", type=int, default=50, help="most rounds for a row")
@@ -113,12 +114,17 @@ def main():
     print(", ".join(f"{key}: {value}" for key, value in info.items()))
     budget = (arguments.seconds, arguments.samples)
     report = {"machine": info, "table": run_rows(TABLE, compiled | implementations, *budget)}
+    save(report, arguments.json)
     if arguments.sweep:  # compiling anew for every size, unrolled over 80 steps, would take hours
         rows = [(f"T={T}, N={N}, C={C}, side={side}", T, N, C, side, (1,), False) for T, N, C, side in (BASE, *SWEEP)]
         report["sweep"] = run_rows(rows, implementations, arguments.seconds / 2, arguments.samples)
         report["verdict"] = show_sweep(report["sweep"])
-    if arguments.json:
-        with open(arguments.json, "w") as file:
+        save(report, arguments.json)
+
+
+def save(report, path):
+    if path:
+        with open(path, "w") as file:
             json.dump(report, file, indent=1)
 
 
