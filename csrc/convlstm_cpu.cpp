@@ -1,46 +1,16 @@
-// The ops on CPU tensors: allocation and threads. Equations and schemas: convlstm.cpp; the time loop: cpu/sequence.h.
+// convlstm and its backward on CPU tensors: allocation. Equations and schemas: convlstm.cpp; the time loop: cpu/sequence.h.
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
-#include "convlstm.h"
-#include "cpu/sequence.h"
+#include "cpu_tensors.h"
 
 namespace pdb::cpu {
 namespace {
 
-Threads torch_threads() {
-  const ParallelFor parallel_for = [](int64_t size, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
-    at::parallel_for(0, size, grain, body);
-  };
-  return {parallel_for, at::get_num_threads()};
-}
-
 Layer make_layer(const Sizes& s, bool reverse, bool peephole_current) {
   return {s.steps, s.batch, s.in_channels, s.channels, s.height, s.width, s.kernel_size, s.dilation, reverse, peephole_current};
-}
-
-OptionalTensor contiguous(const OptionalTensor& tensor) {
-  return tensor ? OptionalTensor(tensor->contiguous()) : std::nullopt;
-}
-
-template <class T>
-const T* read(const OptionalTensor& tensor) {
-  return tensor ? tensor->const_data_ptr<T>() : nullptr;
-}
-
-// Null for the empty tensors that stand for "not wanted".
-template <class T>
-T* write(const at::Tensor& tensor) {
-  return tensor.numel() ? tensor.mutable_data_ptr<T>() : nullptr;
-}
-
-template <class T>
-Frames<const T> read_frames(const OptionalTensor& t) {
-  if (!t) return {};
-  return {t->const_data_ptr<T>(), t->stride(0), t->stride(1), t->stride(2), t->stride(3), t->stride(4)};
 }
 
 template <class T>

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .checks import check_flag, check_steps
+from .merge import tanh_merge
 from .ops import convlstm
 from .pyramid import pdb_convlstm, runs_in_one_op
 
@@ -191,12 +192,13 @@ class DBConvLSTM(nn.Module):
         return [self.forward_layer, self.backward_layer]
 
     def _merged(self, h_f: Tensor, h_b: Tensor) -> Tensor:
-        y = self._tanh_merge(h_f, h_b) if self.merge == "tanh" else h_f + h_b
+        if self.merge == "tanh":
+            # Layers that were replaced, decomposed for export say, are of another class: then nothing may need our ops.
+            own = all(isinstance(layer, ConvLSTM) for layer in self._layers())
+            y = tanh_merge(h_f, h_b, self.merge_forward, self.merge_backward, native=own)
+        else:
+            y = h_f + h_b
         return y.transpose(0, 1) if self.batch_first else y
-
-    def _tanh_merge(self, h_f: Tensor, h_b: Tensor) -> Tensor:
-        frames = self.merge_forward(h_f.flatten(0, 1)) + self.merge_backward(h_b.flatten(0, 1))
-        return torch.tanh(frames).unflatten(0, h_f.shape[:2])
 
     def extra_repr(self) -> str:
         return f"merge={self.merge!r}, batch_first={self.batch_first}"

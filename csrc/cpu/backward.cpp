@@ -52,7 +52,7 @@ class Backward {
   StripConvolution<T> transposed() const {
     const int64_t gates = plan_.gates();
     if (!x_rows_) return StripConvolution<T>::transposed(plan_, tensors_.weight_h, plan_.layer.channels, gates);
-    const Buffer<T> joined = join_weights(plan_, tensors_.weight_x, tensors_.weight_h);
+    const Buffer<T> joined = join_weights(plan_, tensors_.weight_x, tensors_.weight_h, gates);
     return StripConvolution<T>::transposed(plan_, joined.data(), plan_.inputs(), gates);
   }
 

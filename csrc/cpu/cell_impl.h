@@ -1,4 +1,4 @@
-// cell.h over a strip of pixels, a vector of channels at a time.
+// cell.h over a strip of pixels, a vector of channels at a time; and the tanh of Eq. 5.
 #pragma once
 
 #include "../cell.h"
@@ -63,6 +63,14 @@ void cell_forward(const CellForward<T>& strip) {
     for_each_vector<T>(C, [&](int64_t channel, int lanes) __attribute__((always_inline)) { state(p, channel, lanes); });
     for_each_vector<T>(C, [&](int64_t channel, int lanes) __attribute__((always_inline)) { output(p, channel, lanes); });
   }
+}
+
+template <class T>
+void tanh_strip(const T* sums, int64_t stride, const int64_t* slot, const int64_t* pixel, int64_t pixels, int64_t channels, T* to) {
+  for (int64_t p = 0; p < pixels; ++p)
+    for_each_vector<T>(channels, [&](int64_t channel, int lanes) __attribute__((always_inline)) {
+      tanh(Vec<T>::load(sums + slot[p] * stride + channel, lanes)).store(to + pixel[p] * channels + channel, lanes);
+    });
 }
 
 template <class T>

@@ -22,12 +22,16 @@ struct Constant {
 };
 
 // sums[j][2] += sum over k of broadcast(left(j, k)) * row_k, where row_k are the two vectors at right + k * right_stride
-// and left(j, k) = left[j][k * left_stride].
-template <class T, int N>
+// and left(j, k) = left[j][k * left_stride]. prefetch: what lies `ahead` values behind each row_k is wanted soon.
+template <class T, int N, bool prefetch = false>
 PDB_INLINE void multiply(Vec<T> (&sums)[N][2], const T* const* left, int64_t left_stride, const T* right,
-                         int64_t right_stride, int64_t count) {
+                         int64_t right_stride, int64_t count, int64_t ahead = 0) {
   using V = Vec<T>;
   for (int64_t k = 0; k < count; ++k) {
+    if (prefetch) {
+      constexpr int64_t kLine = 64 / sizeof(T);  // of the cache
+      for (int64_t at = 0; at < kRowBlock<T>; at += kLine) __builtin_prefetch(right + k * right_stride + ahead + at, 0, 2);
+    }
     const V right0 = V::load(right + k * right_stride);
     const V right1 = V::load(right + k * right_stride + V::size);
 #pragma GCC unroll 8
@@ -41,12 +45,12 @@ PDB_INLINE void multiply(Vec<T> (&sums)[N][2], const T* const* left, int64_t lef
 
 // sums[j][2] += sum over the channels of left[j][channel] * right[channel][row_block], from the last channel to the first:
 // h lies behind x in a frame and is mostly the smaller of the two, and a sum rounds less when its small terms come first.
-template <class T, int N>
-PDB_INLINE void multiply_channels(Vec<T> (&sums)[N][2], const T* const* left, const T* right, int64_t channels) {
+template <class T, int N, bool prefetch = false>
+PDB_INLINE void multiply_channels(Vec<T> (&sums)[N][2], const T* const* left, const T* right, int64_t channels, int64_t ahead = 0) {
   const T* last[N];
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j) last[j] = left[j] + channels - 1;
-  multiply<T, N>(sums, last, -1, right + (channels - 1) * kRowBlock<T>, -kRowBlock<T>, channels);
+  multiply<T, N, prefetch>(sums, last, -1, right + (channels - 1) * kRowBlock<T>, -kRowBlock<T>, channels, ahead);
 }
 
 // One tile of a convolution: N pixels, one block of rows, `taps` taps from `offsets` on. The sum starts from zero and

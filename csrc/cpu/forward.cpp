@@ -11,7 +11,7 @@ class Forward {
   Forward(const Layer& layer, const ForwardTensors<T>& tensors, const Threads& threads)
       : plan_(layer, threads),
         tensors_(tensors),
-        convolution_(StripConvolution<T>::forward(plan_, join_weights(plan_, tensors.weight_x, tensors.weight_h).data(),
+        convolution_(StripConvolution<T>::forward(plan_, join_weights(plan_, tensors.weight_x, tensors.weight_h, plan_.gates()).data(),
                                                   plan_.gates(), plan_.inputs())),
         bias_(Buffer<T>::zeros(convolution_.rows())),
         peephole_(peephole_to_pixels(plan_, tensors.peephole)),

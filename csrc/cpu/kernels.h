@@ -89,6 +89,9 @@ struct Kernels {
   void (*cell_forward)(const CellForward<T>&);
   void (*cell_backward)(const CellBackward<T>&);
 
+  // to[pixel[p]][channel] = tanh(sums[slot[p]][channel]), sums [slot][stride], to [pixel][channels].
+  void (*tanh)(const T* sums, int64_t stride, const int64_t* slot, const int64_t* pixel, int64_t pixels, int64_t channels, T* to);
+
   // dweight[channel][r] += sum over the pixels p of a picture row of source[p + offset][channel] * dgates[p][row + r],
   // r < row_block, for `rows` rows of `width` pixels, `pitch` apart. source, dgates: at the first of these pixels; both
   // may be read up to row_block values past their last pixel.

@@ -16,8 +16,8 @@ const Kernels<T>& table() {
   static_assert(kRowBlock<T> <= kMaxRowBlock);
   static constexpr Kernels<T> kernels = {PDB_STRING(PDB_ISA), kRowBlock<T>,       convolve<T>,
                                          winograd<T>,         cell_forward<T>,    cell_backward<T>,
-                                         weight_gradient<T>,  winograd_weight_gradient<T>, bias_gradient<T>,
-                                         transpose<T>};
+                                         tanh_strip<T>,       weight_gradient<T>, winograd_weight_gradient<T>,
+                                         bias_gradient<T>,    transpose<T>};
   return kernels;
 }
 

@@ -1,4 +1,4 @@
-// One ConvLSTM layer over a whole sequence on the CPU, forward and backward, float or double. No torch: the only
+// One ConvLSTM layer over a whole sequence on the CPU, forward and backward, and the merge of two, float or double. No torch: the only
 // interface between the kernels and their callers. 4C rows are the gates i, f, o, g, C rows each.
 #pragma once
 
@@ -84,5 +84,19 @@ struct BackwardTensors {
 
 template <class T>
 void backward(const Layer& layer, const BackwardTensors<T>& tensors, const Threads& threads);
+
+// Eq. 5 of Song et al. 2018 over a whole sequence: output = tanh(conv(h_f, weight_f) + conv(h_b, weight_b) + bias).
+template <class T>
+struct MergeTensors {
+  Frames<const T> h_f, h_b;  // (T, N, C, H, W)
+  const T* weight_f;         // (C, C, k, k)
+  const T* weight_b;         // (C, C, k, k)
+  const T* bias;             // (C) or null
+  T* output;                 // (T, N, C, H, W)
+};
+
+// Of the layer, in_channels must be channels; reverse and peephole_current do not matter.
+template <class T>
+void merge(const Layer& layer, const MergeTensors<T>& tensors, const Threads& threads);
 
 }  // namespace pdb::cpu

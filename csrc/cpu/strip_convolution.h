@@ -64,13 +64,13 @@ class StripConvolution {
   Buffer<T> packed_;
 };
 
-// cat((weight_x, weight_h), dim=1): (4C, Cin + C, k, k), the weight that turns x and h side by side into gates.
+// cat((weight_x, weight_h), dim=1) of weights with `rows` rows: (rows, Cin + C, k, k), for x and h side by side.
 template <class T>
-Buffer<T> join_weights(const Plan<T>& plan, const T* weight_x, const T* weight_h) {
+Buffer<T> join_weights(const Plan<T>& plan, const T* weight_x, const T* weight_h, int64_t rows) {
   const int64_t area = plan.layer.kernel * plan.layer.kernel;
   const int64_t x = plan.layer.in_channels * area, h = plan.layer.channels * area;
-  Buffer<T> joined(plan.gates() * (x + h));
-  for (int64_t row = 0; row < plan.gates(); ++row) {
+  Buffer<T> joined(rows * (x + h));
+  for (int64_t row = 0; row < rows; ++row) {
     std::copy_n(weight_x + row * x, x, joined.data() + row * (x + h));
     std::copy_n(weight_h + row * h, h, joined.data() + row * (x + h) + x);
   }

@@ -37,11 +37,14 @@ PDB_INLINE void transform_input(const WinogradConvolution<T>& c, const Source<T>
   });
 }
 
-// The products of one row block at one Winograd position: products[tile][row_block], for all tiles.
+// The products of one row block at one Winograd position: products[tile][row_block], for all tiles. Weights are read once
+// a strip, and are too many for the nearer caches: the second group of tiles fetches those of the next position, which
+// lie `ahead` values behind these.
 template <class T>
-void multiply_position(const T* weight, const T* values, int64_t value_stride, int64_t channels, int64_t tiles, T* products) {
+void multiply_position(const T* weight, const T* values, int64_t value_stride, int64_t channels, int64_t tiles, int64_t ahead,
+                       T* products) {
   using V = Vec<T>;
-  const auto product = [&](auto size, int64_t tile) __attribute__((always_inline)) {
+  const auto product = [&](auto size, auto prefetch, int64_t tile) __attribute__((always_inline)) {
     constexpr int N = decltype(size)::value;
     V sums[N][2];
     const T* left[N];
@@ -50,7 +53,7 @@ void multiply_position(const T* weight, const T* values, int64_t value_stride, i
       sums[j][0] = sums[j][1] = V(T(0));
       left[j] = values + (tile + j) * value_stride;
     }
-    multiply_channels<T, N>(sums, left, weight, channels);
+    multiply_channels<T, N, decltype(prefetch)::value != 0>(sums, left, weight, channels, ahead);
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j) {
       sums[j][0].store(products + (tile + j) * kRowBlock<T>);
@@ -58,8 +61,10 @@ void multiply_position(const T* weight, const T* values, int64_t value_stride, i
     }
   };
   int64_t tile = 0;
-  for (; tile + kTile <= tiles; tile += kTile) product(Constant<kTile>(), tile);
-  for (; tile < tiles; ++tile) product(Constant<1>(), tile);
+  if (tile + kTile <= tiles) product(Constant<kTile>(), Constant<0>(), tile), tile += kTile;
+  if (tile + kTile <= tiles) product(Constant<kTile>(), Constant<1>(), tile), tile += kTile;
+  for (; tile + kTile <= tiles; tile += kTile) product(Constant<kTile>(), Constant<0>(), tile);
+  for (; tile < tiles; ++tile) product(Constant<1>(), Constant<0>(), tile);
 }
 
 // A^T m A + init for one vector of rows of one tile: products [16][position_stride] to the tile's four pixels.
@@ -93,7 +98,7 @@ void winograd(const WinogradConvolution<T>& c, const Source<T>& source, const in
     const T* block = c.weight + row * 16 * c.channels;
     for (int position = 0; position < 16; ++position)
       multiply_position(block + position * c.channels * kRowBlock<T>, values + position * value_position, source.channels,
-                        source.channels, tiles, products + position * product_position);
+                        source.channels, tiles, c.channels * kRowBlock<T>, products + position * product_position);
     for (int64_t tile = 0; tile < tiles; ++tile)
       for (int64_t lane = 0; lane < kRowBlock<T>; lane += V::size)
         transform_output(products + tile * kRowBlock<T> + lane, product_position, V::load(init + row + lane),

@@ -1,5 +1,7 @@
 """CPU benchmark of the ConvLSTM layer: `python python/benchmarks/cpu.py [--sweep] [--threads N] [--json FILE]`.
 
+--sweep also varies T, N, channels and side, one at a time and in four corners: some 15 minutes with 2 threads.
+
 Checks every implementation against float64, then times all of them interleaved, and prints medians with quartiles, the
 ratios to naive eager and to the best peer, and beside them the time that a direct convolution's multiplications take at the
 rate of a large float32 matrix product, measured in the same run. (Winograd's form needs fewer, and can be below it.)
@@ -10,6 +12,7 @@ import json
 import time
 
 import torch
+from cpu_workload import Workload
 from measure import check, interleave, machine, ratio, summary
 from peers import compiled_peers, eager_peers, naive, ours
 
@@ -20,84 +23,37 @@ TABLE = [  # (name, T, N, channels, side, dilations, both directions and Eq. 5)
     ("layer, dilation 2", 5, 1, 32, 60, (2,), False),
     ("PDB module", 5, 1, 32, 60, (1, 2), True),
 ]
-SWEEP = [
-    *((f"T={T}", T, 1, 32, 60, (1,), False) for T in (5, 20, 80)),
-    *((f"N={N}", 5, N, 32, 60, (1,), False) for N in (4, 16)),
-    *((f"side={side}", 5, 1, 32, side, (1,), False) for side in (30, 120)),
-    *((f"C={C}", 5, 1, C, 60, (1,), False) for C in (16, 64, 128)),
+BASE = TABLE[0][1:5]
+SWEEP = [  # (T, N, channels, side)
+    *((T, 1, 32, 60) for T in (20, 80)),
+    *((5, N, 32, 60) for N in (4, 16)),
+    *((5, 1, 32, side) for side in (30, 120)),
+    *((5, 1, C, 60) for C in (16, 64, 128)),
+    *((5, 1, 16, 30), (80, 1, 16, 30), (5, 16, 16, 30), (5, 1, 128, 120)),
 ]
 
 
-class Workload:
-    """One row: inputs, weights of every layer, and the function of one implementation over all of them."""
-
-    def __init__(self, name, T, N, channels, side, dilations, pyramid, dtype=torch.float32):
-        self.name, self.dilations, self.pyramid = name, dilations, pyramid
-        generator = torch.Generator().manual_seed(0)
-        layers = len(dilations) * (2 if pyramid else 1)
-
-        def normal(*shape, scale):
-            return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(dtype).requires_grad_()
-
-        scale = (18 * channels) ** -0.5
-        self.x = normal(T, N, channels, side, side, scale=1)
-        self.layers = [
-            (*(normal(4 * channels, channels, 3, 3, scale=scale) for _ in range(2)), normal(4 * channels, scale=0.1))
-            for _ in range(layers)
-        ]
-        self.merges = [
-            tuple(normal(channels, channels, 3, 3, scale=scale) for _ in range(2)) for _ in dilations if pyramid
-        ]
-        self.flops = self._flops(T, N, channels, side)
-
-    def _flops(self, T, N, channels, side):
-        """Multiplications and additions of the forward pass; the first step has no h."""
-        product = 2 * 9 * channels * 4 * channels * N * side**2
-        merge = 2 * T * 2 * 9 * channels**2 * N * side**2
-        return len(self.layers) * (2 * T - 1) * product + len(self.merges) * merge
-
-    def leaves(self):
-        return [self.x, *(t for group in (*self.layers, *self.merges) for t in group)]
-
-    def forward(self, layer):
-        if not self.pyramid:
-            return layer(self.x, *self.layers[0], self.dilations[0], False)
-        return torch.cat([self._branch(layer, index) for index in range(len(self.dilations))], dim=2)
-
-    def _branch(self, layer, index):
-        dilation = self.dilations[index]
-        h_f = layer(self.x, *self.layers[2 * index], dilation, False)
-        h_b = layer(h_f, *self.layers[2 * index + 1], dilation, True)
-        frames = (
-            torch.nn.functional.conv2d(h.flatten(0, 1), weight, padding=dilation, dilation=dilation)
-            for h, weight in zip((h_f, h_b), self.merges[index])
-        )
-        return torch.tanh(sum(frames)).unflatten(0, h_f.shape[:2])
-
-    def inference(self, layer):
-        with torch.no_grad():
-            return [self.forward(layer)]
-
-    def training(self, layer):
-        output = self.forward(layer)
-        return [output, *torch.autograd.grad(output, self.leaves(), output.detach())]
-
-
-def measure(row, implementations, training, arguments):
+def measure(row, implementations, training, seconds, samples):
+    """One row of TABLE: every implementation's times, and how they compare."""
+    torch.compiler.reset()  # else the shapes of all rows count against the compiler's limit, beyond which it gives up
     workload, exact = Workload(*row), Workload(*row, dtype=torch.float64)
     step = Workload.training if training else Workload.inference
     contestants = {name: lambda layer=layer: step(workload, layer) for name, layer in implementations.items()}
     check(contestants, step(exact, naive))
-    times = interleave(contestants, arguments.seconds, arguments.samples)
+    times = interleave(contestants, seconds, samples)
     result = summary(times)
     best_peer = min((name for name in times if name != "pdb_ext"), key=lambda name: result[name]["median_ms"])
+    flops = workload.flops * (3 if training else 1)
     return {
         "workload": workload.name + (", forward and backward" if training else ", forward"),
+        "sizes": dict(zip(("T", "N", "channels", "side"), row[1:5])),
+        "training": training,
         "times": result,
         "best_peer": best_peer,
         "over_naive": ratio(times, "naive eager", "pdb_ext"),
         "over_best_peer": ratio(times, best_peer, "pdb_ext"),
-        "direct_ms": workload.flops * (3 if training else 1) / matmul_rate() * 1e3,
+        "direct_gflops": flops / result["pdb_ext"]["median_ms"] / 1e6,
+        "direct_ms": flops / matmul_rate() * 1e3,
     }
 
 
@@ -119,27 +75,66 @@ def show(result):
     print(f"  pdb_ext: {result['over_naive']:.2f}x naive eager, {result['over_best_peer']:.2f}x the best peer ({result['best_peer']})", flush=True)
 
 
+def show_sweep(results):
+    """The rows by size, with pdb_ext's rate in a direct convolution's multiplications: constant where the cost is linear.
+
+    Returns the verdict: the row in which pdb_ext is least faster than the best peer, and by how much.
+    """
+    print("\nSweep, pdb_ext: median, ratio to the best peer, and work per time relative to the first row")
+    print("    T    N    C  side     forward                     forward and backward")
+    base = results[:2]
+    for forward, training in zip(results[::2], results[1::2]):
+        cells = []
+        for result, first in zip((forward, training), base):
+            milliseconds = result["times"]["pdb_ext"]["median_ms"]
+            relative = result["direct_gflops"] / first["direct_gflops"]
+            cells.append(f"{milliseconds:9.2f} ms {result['over_best_peer']:5.2f}x {relative:5.2f}")
+        print("{T:5} {N:4} {channels:4} {side:5}".format(**forward["sizes"]), *cells, sep="  ")
+    least = min(results, key=lambda result: result["over_best_peer"])
+    least_ratio = least["over_best_peer"]
+    answer = "Never slower than the best peer" if least_ratio >= 1 else "SLOWER THAN THE BEST PEER"
+    print(f"{answer}: the least ratio is {least_ratio:.2f}x, {least['workload']} ({least['best_peer']})")
+    names = ("never_slower_than_the_best_peer", "least_ratio", "workload", "peer")
+    return dict(zip(names, (least_ratio >= 1, least_ratio, least["workload"], least["best_peer"])))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
-    parser.add_argument("--sweep", action="store_true", help="also vary T, N, side and channels one at a time")
+    parser.add_argument("--sweep", action="store_true", help="also vary T, N, channels and side (eager peers)")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile (saves its compile time)")
-    parser.add_argument("--seconds", type=float, default=10, help="timing budget for a row")
+    parser.add_argument("--seconds", type=float, default=10, help="timing budget for a row, after at least 5 rounds")
     parser.add_argument("--samples", type=int, default=50, help="most rounds for a row")
     parser.add_argument("--json", help="write all numbers to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    implementations = eager_peers() | ({} if arguments.no_compile else compiled_peers()) | {"pdb_ext": ours}
+    implementations = eager_peers() | {"pdb_ext": ours}
+    compiled = {} if arguments.no_compile else compiled_peers()
     info = machine() | {"threads": arguments.threads, "pdb_ext": build_info()["implementations"]["cpu"]["float32"]}
     print(", ".join(f"{key}: {value}" for key, value in info.items()))
+    budget = (arguments.seconds, arguments.samples)
+    report = {"machine": info, "table": run_rows(TABLE, compiled | implementations, *budget)}
+    save(report, arguments.json)
+    if arguments.sweep:  # compiling anew for every size, unrolled over 80 steps, would take hours
+        rows = [(f"T={T}, N={N}, C={C}, side={side}", T, N, C, side, (1,), False) for T, N, C, side in (BASE, *SWEEP)]
+        report["sweep"] = run_rows(rows, implementations, arguments.seconds / 2, arguments.samples)
+        report["verdict"] = show_sweep(report["sweep"])
+        save(report, arguments.json)
+
+
+def save(report, path):
+    if path:
+        with open(path, "w") as file:
+            json.dump(report, file, indent=1)
+
+
+def run_rows(rows, implementations, seconds, samples):
     results = []
-    for row in TABLE + (SWEEP if arguments.sweep else []):
+    for row in rows:
         for training in (False, True):
-            results.append(measure(row, implementations, training, arguments))
+            results.append(measure(row, implementations, training, seconds, samples))
             show(results[-1])
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump({"machine": info, "results": results}, file, indent=1)
+    return results
 
 
 if __name__ == "__main__":

@@ -281,6 +281,17 @@ void test_activations(const Kernels<T>& kernel) {
 }
 
 template <class T>
+void test_tanh(const Kernels<T>& kernel, int64_t C) {
+  const int64_t stride = C + 3, slot[3] = {4, 0, 2}, pixel[3] = {1, 2, 0};
+  const auto sums = normal<T>(4 * stride + C);
+  std::vector<T> to(3 * C, std::numeric_limits<T>::quiet_NaN());
+  kernel.tanh(sums.data(), stride, slot, pixel, 3, C, to.data());
+  for (int64_t p = 0; p < 3; ++p)
+    for (int64_t i = 0; i < C; ++i)
+      expect_near<T>("tanh of a strip", kernel.name, to[pixel[p] * C + i], std::tanh(double(sums[slot[p] * stride + i])), 4);
+}
+
+template <class T>
 void test_transpose(const Kernels<T>& kernel) {
   for (const int64_t rows : {1, 3, 16, 21, 60})
     for (const int64_t columns : {1, 5, 8, 33}) {
@@ -305,6 +316,7 @@ void test_all() {
     for (const int64_t C : {1, 3, 8, 19, 32})
       for (int flags = 0; flags < 8; ++flags) test_cell(*kernel, 5, C, flags & 1, flags & 2, flags & 4);
     test_activations(*kernel);
+    for (const int64_t C : {1, 8, 19}) test_tanh(*kernel, C);
     test_transpose(*kernel);
     std::printf("%s, %d bytes: passed\n", kernel->name, static_cast<int>(sizeof(T)));
   }

@@ -1,5 +1,5 @@
 // The whole CPU layer without torch: forward against plain loops, backward against finite differences along random
-// directions. Meant for AddressSanitizer and UBSan: every array is exactly as large as cpu/sequence.h says.
+// directions; and the merge of two, against plain loops. Meant for AddressSanitizer and UBSan: every array is exactly as large as cpu/sequence.h says.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -186,6 +186,25 @@ void test(const Case& c) {
   }
 }
 
+// Eq. 5, of the case's sizes with C channels on both sides.
+void test_merge(Case c) {
+  c.layer.in_channels = c.layer.channels;
+  const Layer& l = c.layer;
+  const int64_t pixels = l.height * l.width, weight = l.channels * l.kernel * l.kernel, frame = l.channels * pixels;
+  const Values h_f = normal(l.steps * l.batch * frame, 1), h_b = normal(h_f.size(), 1);
+  const Values weight_f = normal(l.channels * weight, std::pow(2 * weight, -0.5)), weight_b = normal(weight_f.size(), std::pow(2 * weight, -0.5));
+  const Values bias = normal(c.state ? l.channels : 0, 0.5);
+  Values output(h_f.size(), std::nan(""));
+  merge<double>(l, {frames(c, h_f, l.channels), frames(c, h_b, l.channels), weight_f.data(), weight_b.data(), data_or_null(bias), output.data()},
+                threads(c));
+  for (int64_t at = 0; at < static_cast<int64_t>(output.size()); ++at) {
+    const int64_t picture = at / frame, row = at / pixels % l.channels, y = at % pixels / l.width, x = at % l.width;
+    const double sum = convolve(l, h_f.data() + picture * frame, l.channels, weight_f.data() + row * weight, y, x) +
+                       convolve(l, h_b.data() + picture * frame, l.channels, weight_b.data() + row * weight, y, x);
+    expect_near("merged", output[at], std::tanh(sum + (bias.empty() ? 0 : bias[row])), 1e-12);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -199,6 +218,6 @@ int main() {
       {{3, 2, 18, 16, 16, 15, 3, 2, true, false}, true, false, 1},   // Winograd, dilated
       {{2, 1, 33, 20, 11, 12, 3, 3, false, false}, false, true, 2},  // Winograd, more tiles than one strip holds
   };
-  for (const Case& c : cases) test(c);
-  std::printf("%d layers: passed\n", static_cast<int>(std::size(cases)));
+  for (const Case& c : cases) test(c), test_merge(c);
+  std::printf("%d layers and their merges: passed\n", static_cast<int>(std::size(cases)));
 }
