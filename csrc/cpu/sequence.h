@@ -1,5 +1,5 @@
-// One ConvLSTM layer over a whole sequence on the CPU, forward and backward, and the merge of two, float or double. No torch: the only
-// interface between the kernels and their callers. 4C rows are the gates i, f, o, g, C rows each.
+// One ConvLSTM layer over a whole sequence on the CPU, forward and backward, and the merge of two, float or double. No
+// torch: the only interface between the kernels and their callers. 4C rows are the gates i, f, o, g, C rows each.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,5 @@
-// Launchers of the single kernels that the time loops (sequence_forward.cpp, sequence_backward.cpp) string together. Conventions as in sequence.h.
+// Launchers of the single kernels that the time loops (sequence_forward.cpp, sequence_backward.cpp) string together.
+// Conventions as in sequence.h.
 #pragma once
 
 #include "sequence.h"

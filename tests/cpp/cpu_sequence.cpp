@@ -1,5 +1,6 @@
 // The whole CPU layer without torch: forward against plain loops, backward against finite differences along random
-// directions; and the merge of two, against plain loops. Meant for AddressSanitizer and UBSan: every array is exactly as large as cpu/sequence.h says.
+// directions; and the merge of two, against plain loops. Meant for AddressSanitizer and UBSan: every array is exactly as
+// large as cpu/sequence.h says.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
