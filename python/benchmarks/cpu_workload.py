@@ -26,17 +26,18 @@ class Workload:
         self.merges = [
             tuple(normal(channels, channels, 3, 3, scale=scale) for _ in range(2)) for _ in dilations if pyramid
         ]
-        self.module = self._module(channels, dtype) if pyramid else None
+        self.module = self._module(channels) if pyramid else None
         self.flops = self._flops(T, N, channels, side)
 
-    def _module(self, channels, dtype):
-        """pdb_ext's own module, whose parameters are those of the peers; the merge's bias, which they lack, is zero."""
-        module = PDBConvLSTM(channels, channels, dilations=self.dilations, batch_first=False, dtype=dtype)
+    def _module(self, channels):
+        """What a user of the library calls, with the parameters of the peers, whose merge has no bias."""
+        with torch.device("meta"):
+            module = PDBConvLSTM(channels, channels, dilations=self.dilations, batch_first=False)
         for index, branch in enumerate(module.branches):
-            for layer, weights in zip(branch._layers(), self.layers[2 * index :]):
+            for layer, weights in zip((branch.forward_layer, branch.backward_layer), self.layers[2 * index :]):
                 layer.weight_x, layer.weight_h, layer.bias = weights
             branch.merge_forward.weight, branch.merge_backward.weight = self.merges[index]
-            torch.nn.init.zeros_(branch.merge_forward.bias).requires_grad_(False)
+            branch.merge_forward.bias = None
         return module
 
     def _flops(self, T, N, channels, side):

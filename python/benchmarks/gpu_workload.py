@@ -4,12 +4,10 @@ import dataclasses
 from collections.abc import Callable
 
 import torch
-from cpu import Workload
+from cpu_workload import Workload
 from gpu_timing import PRECISIONS, cuda_path, graphed
 from peers import eager_peers, naive, ours
 from torch import nn
-
-from pdb_ext import PDBConvLSTM
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,22 +51,7 @@ class GpuWorkload(Workload):
         self.x = moved(self.x)
         self.layers = [tuple(map(moved, group)) for group in self.layers]
         self.merges = [tuple(map(moved, group)) for group in self.merges]
-        self.module = self._module(row) if row.pyramid else None
-
-    def _module(self, row: Row) -> PDBConvLSTM:
-        with torch.device("meta"):
-            module = PDBConvLSTM(row.channels, row.channels, dilations=row.dilations, batch_first=False)
-        for index, branch in enumerate(module.branches):
-            for layer, values in zip((branch.forward_layer, branch.backward_layer), self.layers[2 * index :]):
-                layer.weight_x, layer.weight_h, layer.bias = values
-            branch.merge_forward.weight, branch.merge_backward.weight = self.merges[index]
-            branch.merge_forward.bias = None
-        return module
-
-    def forward(self, layer):
-        if layer is ours and self.module is not None:
-            return self.module(self.x)[0]  # what a user of the library calls
-        return super().forward(layer)
+        self.module = self._module(row.channels) if row.pyramid else None
 
 
 def step_of(training: bool) -> Callable:
