@@ -275,7 +275,12 @@ def test_a_lack_of_memory_says_what_needs_less(error, monkeypatch):
         list(engine.maps(films(3)))
 
 
-# Overlapping clips
+def test_an_illegal_access_is_no_lack_of_memory(monkeypatch):
+    engine = Engine(trained_like(tiny()).float(), CPU)
+    error = RuntimeError("CUDA error: an illegal memory access was encountered")
+    monkeypatch.setattr(engine, "_encode", lambda _: (_ for _ in ()).throw(error))
+    with pytest.raises(SaliencyError, match="^the model failed at frame 0: CUDA error: an illegal memory access"):
+        list(engine.maps(films(3)))
 
 
 def test_wrong_options_are_named():

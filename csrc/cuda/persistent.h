@@ -35,8 +35,8 @@ template <class T>
 int persistent_backward(const Chains& chains, const BackwardTensors<T>* tensors, accumulation_t<T>* const* grad_gates,
                         accumulation_t<T>* workspace, Stream stream);
 
-// backward() of several layers with one launch for all their steps (sequence_backward.cpp). Elements of the workspace, or 0; and
-// all gradients. grad_x of the layers d > 0 is null: it goes into the layer before.
+// backward() of several layers with one launch for all their steps (sequence_backward.cpp). Elements of the workspace, or
+// 0; and all gradients. grad_x of the layers d > 0 is null: it goes into the layer before.
 template <class T>
 int64_t chains_backward_workspace(const Chains& chains);
 

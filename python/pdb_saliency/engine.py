@@ -248,7 +248,8 @@ def _name(dtype: torch.dtype) -> str:
 
 def _failure(error: BaseException, at: Frame | _Item) -> SaliencyError:
     line = _first_line(error)
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in line:
+    # Not every "memory": an illegal access is something else.
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or re.search("out of memory|allocate", line):
         line = f"not enough memory; shorter clips and smaller batches need less ({line})"
     return SaliencyError(f"the model failed at frame {at.name}: {line}")
 

@@ -36,7 +36,8 @@ def add_parser(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=calibrate)
-    parser.add_argument("model", metavar="MODEL", type=path, help="a name or a file, as for predict --weights, or a finished run's folder")
+    model_help = "a name or a file, as for predict --weights, or a finished run's folder"
+    parser.add_argument("model", metavar="MODEL", type=path, help=model_help)
     parser.add_argument("videos", metavar="VIDEOS", type=path, nargs="+", help="data sets, as for train --val")
     add_data_options(parser)
     output_help = "write the calibrated model to this .safetensors or .pth file (default: only show)"
