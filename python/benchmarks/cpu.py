@@ -5,10 +5,13 @@
 Checks every implementation against float64, then times all of them interleaved, and prints medians with quartiles, the
 ratios to naive eager and to the best peer, and beside them the time that a direct convolution's multiplications take at the
 rate of a large float32 matrix product, measured in the same run. (Winograd's form needs fewer, and can be below it.)
+The table has torch.compile and, where it is installed, JAX (`lax.scan`, unrolled) among the peers; the sweep has not.
 """
 
 import argparse
+import importlib.util
 import json
+import os
 import time
 
 import torch
@@ -33,13 +36,20 @@ SWEEP = [  # (T, N, channels, side)
 ]
 
 
-def measure(row, implementations, training, seconds, samples):
+def measure(row, implementations, training, seconds, samples, jax):
     """One row of TABLE: every implementation's times, and how they compare."""
     torch.compiler.reset()  # else the shapes of all rows count against the compiler's limit, beyond which it gives up
     workload, exact = Workload(*row), Workload(*row, dtype=torch.float64)
     step = Workload.training if training else Workload.inference
     contestants = {name: lambda layer=layer: step(workload, layer) for name, layer in implementations.items()}
-    check(contestants, step(exact, naive))
+    answers = dict(contestants)
+    if jax:
+        import jax_peers
+
+        name = "JAX lax.scan, unrolled"
+        contestants[name], to_tensors = jax_peers.contestant(workload, training, "float32", unroll=True)
+        answers[name] = lambda: to_tensors(contestants[name]())
+    check(answers, step(exact, naive))
     times = interleave(contestants, seconds, samples)
     result = summary(times)
     best_peer = min((name for name in times if name != "pdb_ext"), key=lambda name: result[name]["median_ms"])
@@ -100,7 +110,7 @@ def show_sweep(results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of PyTorch")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads, and processors to run on")
     parser.add_argument("--sweep", action="store_true", help="also vary T, N, channels and side (eager peers)")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile (saves its compile time)")
     parser.add_argument("--seconds", type=float, default=10, help="timing budget for a row, after at least 5 rounds")
@@ -108,12 +118,15 @@ def main():
     parser.add_argument("--json", help="write all numbers to this file")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    if hasattr(os, "sched_setaffinity"):  # JAX takes a thread for every processor that it may use
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.threads])
     implementations = eager_peers() | {"pdb_ext": ours}
     compiled = {} if arguments.no_compile else compiled_peers()
     info = machine() | {"threads": arguments.threads, "pdb_ext": build_info()["implementations"]["cpu"]["float32"]}
     print(", ".join(f"{key}: {value}" for key, value in info.items()))
     budget = (arguments.seconds, arguments.samples)
-    report = {"machine": info, "table": run_rows(TABLE, compiled | implementations, *budget)}
+    jax = importlib.util.find_spec("jax") is not None
+    report = {"machine": info, "table": run_rows(TABLE, compiled | implementations, *budget, jax)}
     save(report, arguments.json)
     if arguments.sweep:  # compiling anew for every size, unrolled over 80 steps, would take hours
         rows = [(f"T={T}, N={N}, C={C}, side={side}", T, N, C, side, (1,), False) for T, N, C, side in (BASE, *SWEEP)]
@@ -128,11 +141,11 @@ def save(report, path):
             json.dump(report, file, indent=1)
 
 
-def run_rows(rows, implementations, seconds, samples):
+def run_rows(rows, implementations, seconds, samples, jax=False):
     results = []
     for row in rows:
         for training in (False, True):
-            results.append(measure(row, implementations, training, seconds, samples))
+            results.append(measure(row, implementations, training, seconds, samples, jax))
             show(results[-1])
     return results
 
