@@ -1,6 +1,7 @@
 """The native op against the reference: values, gradients, accuracy, layouts, states, threads."""
 
 import os
+import statistics
 import subprocess
 import sys
 
@@ -35,6 +36,21 @@ def test_error_stays_bounded_through_80_steps(dtype):
     # implementations' gradient errors is luck (0.2 to 10 from draw to draw, median below 1).
     problem = Problem(T=80, N=1, in_channels=32, C=32, H=12, W=12)
     assert_as_accurate_as_pytorch(pdb_ext.convlstm, problem, dtype, draws=1)
+
+
+@pytest.mark.parametrize("in_channels", [8, 16])
+def test_error_through_80_steps_with_peepholes_is_not_worse_in_the_middle(in_channels):
+    """Single draws scatter by an order of magnitude there, in any implementation: python/benchmarks/accuracy.py."""
+    problem = Problem(T=80, N=1, in_channels=in_channels, C=16, H=8, W=8, peephole="full")
+    ratios = {}
+    for seed in range(9):
+        inputs = problem.inputs(torch.float32, seed)
+        exact = run(reference.convlstm, problem, {k: None if v is None else v.double() for k, v in inputs.items()})
+        ours, theirs = run(pdb_ext.convlstm, problem, inputs), run(reference.convlstm, problem, inputs)
+        for name, value in exact.items():
+            ratios.setdefault(name, []).append(rms(ours[name] - value) / rms(theirs[name] - value))
+    for name, values in ratios.items():
+        assert statistics.median(values) <= 2, f"{name}: {values}"
 
 
 @needs_native
