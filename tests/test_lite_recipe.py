@@ -47,6 +47,10 @@ def test_one_command_makes_the_model(data, tmp_path, monkeypatch, capsys):
     assert (first[name] - middle[name]).abs().max() == 0
     assert (middle["pdc.branches.0.conv.weight"] - last["pdc.branches.0.conv.weight"]).abs().max() < 1e-3  # Half precision.
     assert model.residual.weight.abs().max() > 0
-    capsys.readouterr()
-    script.main()  # Everything is there: only the calibration is made again.
-    assert "step/s" not in capsys.readouterr().err
+    made = (tmp_path / "out/lite.safetensors").read_bytes()
+    script.main()  # Everything is there: no step is made again.
+    assert (tmp_path / "out/lite.safetensors").read_bytes() == made
+    monkeypatch.setattr("sys.argv", ["lite.py", *arguments, "--seed", "1", *tiny])
+    with pytest.raises(SystemExit, match="stage spatial failed"):
+        script.main()
+    assert "seed" in capsys.readouterr().err

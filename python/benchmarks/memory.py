@@ -1,19 +1,22 @@
-"""Peak memory of one training step of a layer on the CPU: `python python/benchmarks/memory.py [--steps T]`.
+"""Peak memory and time of one training step of a layer on the CPU: `python python/benchmarks/memory.py [--steps T]`.
 
 Each implementation runs in a process of its own: x (T, 1, 32, 60, 60) float32, forward, and backward to x and all weights.
-Printed is the growth of the process's peak resident memory, x and the gradients included.
+Printed are the growth of the process's peak resident memory, x and the gradients included, and the median time of five steps;
+the processes take turns only once, so that times that differ by less than a tenth do not tell.
 """
 
 import argparse
 import resource
+import statistics
 import subprocess
 import sys
+import time
 
 CHANNELS, SIDE = 32, 60
 
 
-def step(name: str, T: int) -> float:
-    """Growth of the peak resident memory, in MiB."""
+def step(name: str, T: int) -> tuple[float, float]:
+    """Growth of the peak resident memory, in MiB, and time in milliseconds."""
     import torch
     from peers import hoisted, naive
 
@@ -41,7 +44,13 @@ def step(name: str, T: int) -> float:
     train(2)  # What the libraries allocate once.
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     train(T)
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    memory = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        train(T)
+        times.append(time.perf_counter() - begin)
+    return memory, 1e3 * statistics.median(times)
 
 
 def main() -> None:
@@ -50,14 +59,14 @@ def main() -> None:
     parser.add_argument("--one", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(step(arguments.one, arguments.steps))
+        print(*step(arguments.one, arguments.steps))
         return
     baseline = None
     for name in ("naive eager", "hoisted", "pdb_ext", "pdb_ext, recompute_gates", "pdb_ext, checkpoint_every"):
         command = [sys.executable, __file__, "--one", name, "--steps", str(arguments.steps)]
-        used = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        used, ms = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
         baseline = baseline or used
-        print(f"T={arguments.steps}  {name:<26} {used:7.0f} MiB  {used / baseline:.2f} of naive eager")
+        print(f"T={arguments.steps}  {name:<26} {used:7.0f} MiB  {used / baseline:.2f} of naive eager  {ms:7.0f} ms")
 
 
 if __name__ == "__main__":

