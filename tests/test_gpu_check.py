@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -113,11 +114,17 @@ def test_what_hangs_is_ended_in_time_and_nothing_is_lost(monkeypatch, tmp_path):
     assert all(r["error"] == "not measured: the time was up" for r in results[3:])
 
 
-def test_who_is_ended_still_says_what_it_knows():
+@pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background"])
+def test_who_is_ended_still_says_what_it_knows(before):
+    """A shell's background job ignores interrupts."""
     import gpu_check
 
     program = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('one has failed so far')"
-    result = gpu_check.run([sys.executable, "-c", program], seconds=3)
+    usual = signal.signal(signal.SIGINT, before)
+    try:
+        result = gpu_check.run([sys.executable, "-c", program], seconds=3)
+    finally:
+        signal.signal(signal.SIGINT, usual)
     assert result["late"] and result["passed"] is False
     assert "one has failed so far" in result["output"] and "ended: its 3 s were up" in result["output"]
 

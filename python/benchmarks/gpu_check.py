@@ -40,7 +40,7 @@ def run(command: list[str], seconds: float, passing: tuple[int, ...] = (0,), **e
     print("$", " ".join(command), flush=True)
     process = subprocess.Popen(
         command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", start_new_session=True,
+        errors="replace", start_new_session=True, preexec_fn=hear_interrupts,
     )  # fmt: skip
     late = False
     try:
@@ -54,6 +54,11 @@ def run(command: list[str], seconds: float, passing: tuple[int, ...] = (0,), **e
     print(output, flush=True)
     passed = not late and process.returncode in passing
     return {"passed": passed, "late": late, "seconds": round(time.time() - begin, 1), "output": output}
+
+
+def hear_interrupts() -> None:
+    """In the new process: a shell's background job, as this may be one, ignores interrupts, and hands that on."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def end(process: subprocess.Popen) -> str:
