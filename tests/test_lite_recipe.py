@@ -48,8 +48,11 @@ def test_one_command_makes_the_model(data, tmp_path, monkeypatch, capsys):
     assert (middle["pdc.branches.0.conv.weight"] - last["pdc.branches.0.conv.weight"]).abs().max() < 1e-3  # Half precision.
     assert model.residual.weight.abs().max() > 0
     made = (tmp_path / "out/lite.safetensors").read_bytes()
+    saved = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.ckpt")}
     script.main()  # Everything is there: no step is made again.
     assert (tmp_path / "out/lite.safetensors").read_bytes() == made
+    assert saved and all(path.stat().st_mtime_ns == time for path, time in saved.items())
+    capsys.readouterr()
     monkeypatch.setattr("sys.argv", ["lite.py", *arguments, "--seed", "1", *tiny])
     with pytest.raises(SystemExit, match="stage spatial failed"):
         script.main()

@@ -7,9 +7,9 @@
 # lines switches it on again. One process runs, so nobody misses the saved registers.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-release=6.1.0-56-cloud-amd64
 apt-get update -qq
-apt-get install -y -qq --no-install-recommends bochs bochs-term bochsbios vgabios xorriso isolinux syslinux-common cpio g++ \
+release=$(apt-cache depends linux-headers-cloud-amd64 | sed -n 's/.*Depends: linux-headers-//p' | head -n 1)
+apt-get install -y -qq --no-install-recommends bochs bochs-term bochsbios vgabios xorriso isolinux syslinux-common cpio g++ make \
   "linux-headers-$release" > /dev/null
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
