@@ -32,6 +32,7 @@ class Arguments(ctypes.Structure):
         ("tensor_cores", ctypes.c_bool),
         ("persistent", ctypes.c_bool),
         ("peephole_stride", ctypes.c_int64 * 4),
+        ("is_packed", ctypes.c_bool),
         ("arrays", ctypes.c_void_p * 32),
     ]
 
@@ -74,8 +75,8 @@ class HostKernels:
     def __init__(self, tensor_cores: bool = False, persistent: bool = False):
         self.tensor_cores, self.persistent = tensor_cores, persistent
         self.library = ctypes.CDLL(str(host_library()))
-        for function in (self.library.pdb_forward_workspace, self.library.pdb_backward_workspace):
-            function.restype = ctypes.c_int64
+        for name in ("forward_packed", "forward_workspace", "backward_workspace"):
+            getattr(self.library, f"pdb_{name}").restype = ctypes.c_int64
         self.library.pdb_pyramid_fits.restype = ctypes.c_bool
         self.library.pdb_set_seed.argtypes = [ctypes.c_uint64]
         self.library.pdb_set_resident_blocks.argtypes = [ctypes.c_int64]
@@ -93,7 +94,7 @@ class HostKernels:
         strides = (ctypes.c_int64 * 4)(*(peephole.stride() if peephole is not None else (0,) * 4))
         pointers = (ctypes.c_void_p * 32)(*(None if a is None else a.data_ptr() for a in arrays))
         flags = (reverse, peephole_current, self.tensor_cores, self.persistent)
-        return Arguments(T, N, Cin, C, H, W, kernel, dilation, *flags, strides, pointers)
+        return Arguments(T, N, Cin, C, H, W, kernel, dilation, *flags, strides, False, pointers)
 
     def forward(self, x, weight_x, weight_h, bias, peephole, h_0, c_0, *options, save: bool, recompute: bool = False):
         """-> output, c_n, gates, cells options: dilation, reverse, peephole_current.
@@ -104,13 +105,14 @@ class HostKernels:
         state = (N, weight_h.shape[1], H, W)
         accumulation = torch.promote_types(x.dtype, torch.float32)
         output, c_n = _unwritten((T, *state), x.dtype), _unwritten(state, x.dtype)
-        gates = _unwritten((T, N, 4, *state[1:]), accumulation) if save and not recompute else None
+        gates = _unwritten((T, N, 4, *state[1:]), x.dtype) if save and not recompute else None
         cells = _unwritten((T, *state), accumulation) if save else None
         tensors = [x, weight_x, weight_h, bias, peephole, h_0, c_0, output, c_n, gates, cells]
         self.library.pdb_set_resident_blocks(RESIDENT_BLOCKS if self.persistent else 0)
         arguments = self._arguments(x, weight_h, peephole, options, tensors)
+        packed = self.library.pdb_forward_packed(DTYPES[x.dtype], ctypes.byref(arguments))
         size = self.library.pdb_forward_workspace(DTYPES[x.dtype], ctypes.byref(arguments), int(save))
-        tensors.append(_unwritten((size,), accumulation))
+        tensors += [_unwritten((packed,), accumulation), _unwritten((size,), accumulation)]
         self._run("forward", x, weight_h, peephole, options, tensors)
         return output, c_n, gates, cells
 
@@ -131,7 +133,8 @@ class HostKernels:
 
     def _run(self, function, x, weight_h, peephole, options, tensors):
         arguments = self._arguments(x, weight_h, peephole, options, tensors)
-        assert getattr(self.library, f"pdb_{function}")(DTYPES[x.dtype], ctypes.byref(arguments)) == 0
+        error = getattr(self.library, f"pdb_{function}")(DTYPES[x.dtype], ctypes.byref(arguments))
+        assert error == 0, f"{error} == pdb_{function}"
 
 
 def _unwritten(shape, dtype) -> Tensor:

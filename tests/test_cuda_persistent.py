@@ -1,12 +1,11 @@
 """The persistent CUDA kernels without a GPU: all blocks at once, halo flags under a weak memory model (tests/cuda_host)."""
 
-import subprocess
-import sys
+import re
 
 import pytest
 import torch
 
-from cuda_on_host import MISSING, NO_FAULT, RELAXED, RESIDENT_BLOCKS, ROOT, HostKernels, host_library
+from cuda_on_host import MISSING, NO_FAULT, RELAXED, RESIDENT_BLOCKS, ROOT, HostKernels
 from test_cuda_on_host import CASES, TENSOR_CORE_CASES, Problem, check_errors
 
 
@@ -20,12 +19,18 @@ def tensor_cores():
     return HostKernels(tensor_cores=True, persistent=True)
 
 
+CUDA_ERROR_ASSERT = 710
+
 # T, N, Cin, C, H, W: every kind of neighbourhood, and several groups of channels (16 a block in double, else 32).
 PERSISTENT_CASES = CASES | {
     "3 x 3 tiles": ((4, 1, 3, 4, 17, 24), {"dilation": 2}),
     "ring over two tiles": ((3, 1, 2, 3, 33, 18), {"dilation": 9, "reverse": True}),
     "two groups of channels": ((4, 2, 5, 20, 9, 10), {"reverse": True}),
 }
+
+# So many channels of x that their weight and the recurrent one take turns in shared memory, and in more than one part; more
+# steps than are done at once.
+TURNS_CASE = ((10, 1, 56, 8, 9, 9), {"reverse": True})
 
 # Where shared memory does not hold the gate gradients of so many channels in double, or the window at all.
 LAUNCHES = {"above the tile": 1, "more channels than a chunk": 1, "two groups of channels": 1, "halo beyond shared memory": 0}
@@ -55,6 +60,20 @@ def test_tensor_core_error_is_at_most_twice_that_of_pytorch(tensor_cores, name):
     tensor_cores.library.pdb_cooperative_launches()
     check_errors(Problem(sizes, **options), tensor_cores, torch.float16)
     assert tensor_cores.library.pdb_cooperative_launches() == 2
+
+
+@pytest.mark.parametrize("which, dtype", [("kernels", torch.float64), ("kernels", torch.float32), ("tensor_cores", torch.float16)], ids=str)
+def test_weights_that_take_turns(which, dtype, request):
+    kernels, ((T, N, Cin, *sizes), options) = request.getfixturevalue(which), TURNS_CASE
+    problem = Problem((T, N, 2 * Cin if dtype == torch.float16 else Cin, *sizes), **options)
+    kernels.library.pdb_cooperative_launches()
+    if dtype == torch.float64:
+        actual = problem.run(kernels, dtype)
+        for key, value in problem.reference(dtype).items():
+            torch.testing.assert_close(actual[key], value, msg=lambda text, key=key: f"{key}: {text}")
+    else:
+        check_errors(problem, kernels, dtype)
+    assert kernels.library.pdb_cooperative_launches() == 2
 
 
 # Neighbours on all sides, two groups of channels in double (whose backward does not fit), more steps than exchange slots.
@@ -99,30 +118,33 @@ def run_faulty(kernels, problem, fault, name, line):
 def test_no_synchronisation_is_missing_unnoticed(kernels, site):
     """What the emulation is worth: without any one of them, or without its release or acquire, the results are wrong."""
     name, line, fault = site
-    problem = Problem(FLAG_CASE[0], **FLAG_CASE[1])
+    source = (ROOT / "csrc/cuda" / name).read_text().splitlines()[line - 1]
+    assert any(is_seen(kernels, Problem(sizes, **options), site) for sizes, options in (FLAG_CASE, TURNS_CASE)), source
+
+
+def is_seen(kernels, problem, site):
+    name, line, fault = site
     expected = problem.run(kernels, torch.float32)
-    seen = False
     for seed in range(4):
         kernels.library.pdb_set_seed(seed)
         actual = run_faulty(kernels, problem, fault, name, line)
-        seen = seen or any(not torch.equal(actual[key], expected[key]) for key in expected)
-    assert seen, (ROOT / "csrc/cuda" / name).read_text().splitlines()[line - 1]
+        if any(not torch.equal(actual[key], expected[key]) for key in expected):
+            return True
+    return False
 
 
-def test_a_deadlock_ends_with_a_message():
-    """Without its publishes the launch would wait for ever."""
+@pytest.mark.parametrize("seed", range(3))
+def test_a_wait_without_end_ends_the_launch(kernels, capfd, seed):
+    """Without the publishes: the message names layer and step, the launch fails, and the next one is right again."""
     name, line, _ = next(site for site in synchronisation() if site[2] == RELAXED and "loop" in site[0])
-    script = f"""
-import cuda_on_host
-from cuda_on_host import HostKernels, MISSING
-from test_cuda_on_host import Problem
-cuda_on_host.host_library = lambda: {str(host_library())!r}
-kernels = HostKernels(persistent=True)
-kernels.library.pdb_inject(MISSING, {name.encode()!r}, {line})
-Problem({FLAG_CASE[0]}).run(kernels, __import__("torch").float32)
-"""
-    result = subprocess.run([sys.executable, "-c", script], cwd=ROOT / "tests", capture_output=True, text=True)
-    assert result.returncode != 0 and "a deadlock: every block waits" in result.stderr
+    problem = Problem(FLAG_CASE[0])
+    expected = problem.run(kernels, torch.float32)
+    kernels.library.pdb_set_seed(seed)
+    with pytest.raises(AssertionError, match=f"{CUDA_ERROR_ASSERT} == pdb_forward"):
+        run_faulty(kernels, problem, MISSING, name, line)
+    message = r"pdb_ext: persistent launch, layer 0, step:1: persistent_kernel: block: \[\d+,0,0\], thread: \[\d+,0,0\] Assertion"
+    assert re.search(message, capfd.readouterr().err)
+    assert all(torch.equal(value, expected[key]) for key, value in problem.run(kernels, torch.float32).items())
 
 
 def test_what_is_not_resident_takes_single_steps(kernels):

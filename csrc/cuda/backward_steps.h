@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <tuple>
 
 #include "path.h"
 #include "steps.h"
@@ -27,45 +28,15 @@ struct LaterSteps {
         first(layer.reverse ? steps.first : std::max<int64_t>(steps.begin, 1)) {}
 };
 
-// Elements of both weights packed to compute the gates again, and for the data gradients.
-template <class T>
-int64_t packed_gates(const Layer& layer, const Path<T>& path) {
-  return path.packed(layer.in_channels, Packing::gates) + path.packed(layer.channels, Packing::gates);
-}
-
-template <class T>
-int64_t packed_transposed(const Layer& layer, const Path<T>& path) {
-  return path.packed(layer.channels, Packing::transposed) + path.packed(layer.in_channels, Packing::transposed);
-}
-
-template <class T>
-int pack_gates(const Layer& layer, const BackwardTensors<T>& tensors, const Path<T>& path, accumulation_t<T>* weights) {
-  if (int error = path.pack(tensors.weight_x, layer.in_channels, Packing::gates, weights)) return error;
-  return path.pack(tensors.weight_h, layer.channels, Packing::gates,
-                   weights + path.packed(layer.in_channels, Packing::gates));
-}
-
-// h first, then x; each only if it is needed. through_time: for the steps, too, not for grad_h_0 alone.
-template <class T>
-int pack_transposed(const Layer& layer, const BackwardTensors<T>& tensors, const Path<T>& path, bool through_time,
-                    accumulation_t<T>* weights) {
-  if (through_time || tensors.grad_h_0)
-    if (int error = path.pack(tensors.weight_h, layer.channels, Packing::transposed, weights)) return error;
-  return tensors.grad_x ? path.pack(tensors.weight_x, layer.in_channels, Packing::transposed,
-                                    weights + path.packed(layer.channels, Packing::transposed))
-                        : 0;
-}
-
 // The activated gates (steps, N, 4, C, H, W): with h and c known the steps do not wait for each other, so that one launch
-// computes those of the layer's first step and another one all others. weights: pack_gates().
+// computes those of the layer's first step and another one all others. The weights packed as gates.
 template <class T>
 int recompute_gates(const Layer& layer, const BackwardTensors<T>& tensors, const Steps& steps,
-                    const accumulation_t<T>* weights, accumulation_t<T>* gates, Stream stream) {
+                    const accumulation_t<T>* weight_x, const accumulation_t<T>* weight_h, T* gates, Stream stream) {
   const int64_t state = layer.state(), x_state = state / layer.channels * layer.in_channels;
-  const Path<T> path(layer, stream);
   ForwardStep<T> step{};
-  step.weight_x = weights;
-  step.weight_h = weights + path.packed(layer.in_channels, Packing::gates);
+  step.weight_x = weight_x;
+  step.weight_h = weight_h;
   step.bias = tensors.bias;
   step.peephole = tensors.peephole;
   if (steps.begin == 0) {
@@ -73,7 +44,7 @@ int recompute_gates(const Layer& layer, const BackwardTensors<T>& tensors, const
     step.h_previous = tensors.h_0;
     step.c_0 = tensors.c_0;
     step.gates = gates + (layer.first() - steps.first) * 4 * state;
-    if (int error = path.forward_step(step)) return error;
+    if (int error = Path<T>(layer, stream).forward_step(step)) return error;
   }
   const LaterSteps later(layer, steps);
   if (later.count == 0) return 0;
@@ -86,21 +57,48 @@ int recompute_gates(const Layer& layer, const BackwardTensors<T>& tensors, const
   return Path<T>(images, stream).forward_step(step);
 }
 
-// What backward through time needs besides the tensors. gates and grad_gates: (steps, N, 4C, H, W), may be the same.
+// Sums over all steps, where these are only some of them: what those that were done before have given is in these arrays, in
+// A; the last ones give the gradients.
 template <class T>
-struct ThroughTime {
+struct Sums {
   using A = accumulation_t<T>;
-  const A* weight_h;          // packed
-  const A* gates;
-  A* grad_gates;
-  const A* grad_gates_after;  // of the step that ran after these, or null
-  A* grad_c;                  // (N, C, H, W): from there, and to the steps before
+  A *weight_x = nullptr, *weight_h = nullptr, *bias = nullptr, *peephole = nullptr;
+  bool begun = false, ends = true;
+
+  Sums() = default;
+  Sums(const Layer& layer, A* room)
+      : weight_x(room), weight_h(weight_x + 4 * layer.channels * layer.in_channels * layer.taps()),
+        bias(weight_h + 4 * layer.channels * layer.channels * layer.taps()), peephole(bias + 4 * layer.channels) {}
+
+  static int64_t size(const Layer& layer) {
+    const int64_t C = layer.channels;
+    return 4 * C * ((layer.in_channels + C) * layer.taps() + 1) + 3 * C * layer.pixels();
+  }
+
+  SumTarget<T> target(A* sum, T* gradient) const { return {begun ? sum : nullptr, ends ? gradient : nullptr, sum}; }
+};
+
+// One layer's part of a backward pass over some of its steps.
+template <class T>
+struct LayerWork {
+  using A = accumulation_t<T>;
+  Layer layer;
+  BackwardTensors<T> tensors;
+  Sums<T> sums;
+  // Packed as transposed, and as gates; null where they are not needed.
+  const A *weight_h = nullptr, *weight_x = nullptr, *gates_weight_h = nullptr, *gates_weight_x = nullptr;
+  const T* gates = nullptr;             // (steps, N, 4, C, H, W)
+  T* grad_gates = nullptr;              // (steps, N, 4C, H, W); may be gates
+  const T* grad_gates_after = nullptr;  // of the step that ran after these, or null
+  A* grad_c = nullptr;                  // (N, C, H, W): from there, and to the steps before
 };
 
 // Fills grad_gates, step by step from the last to the first, and grad_c_0 at the layer's first.
 template <class T>
-int backward_through_time(const Layer& layer, const BackwardTensors<T>& tensors, const Path<T>& path, const Steps& steps,
-                          const ThroughTime<T>& work) {
+int backward_through_time(const LayerWork<T>& work, const Steps& steps, Stream stream) {
+  const Layer& layer = work.layer;
+  const BackwardTensors<T>& tensors = work.tensors;
+  const Path<T> path(layer, stream);
   const int64_t state = layer.state();
   BackwardStep<T> step{};
   step.weight_h = work.weight_h;
@@ -123,83 +121,106 @@ int backward_through_time(const Layer& layer, const BackwardTensors<T>& tensors,
   return 0;
 }
 
-// Sums over all steps, where these are only some of them: what those that were done before have given is in `sums`, in A,
-// the last ones give the gradients.
+// The path of a convolution over what all these layers read: the one that the widest of them can take.
 template <class T>
-struct Sums {
-  using A = accumulation_t<T>;
-  A *weight_x = nullptr, *weight_h = nullptr, *bias = nullptr, *peephole = nullptr;
-  bool begun = false, ends = true;
-
-  Sums() = default;
-  Sums(const Layer& layer, A* room)
-      : weight_x(room), weight_h(weight_x + 4 * layer.channels * layer.in_channels * layer.taps()),
-        bias(weight_h + 4 * layer.channels * layer.channels * layer.taps()), peephole(bias + 4 * layer.channels) {}
-
-  static int64_t size(const Layer& layer) {
-    const int64_t C = layer.channels;
-    return 4 * C * ((layer.in_channels + C) * layer.taps() + 1) + 3 * C * layer.pixels();
-  }
-  // add(what is added first, or null; where the result goes)
-  template <class Add>
-  int add(A* sum, T* gradient, const Add& add) const {
-    const A* const before = begun ? sum : nullptr;
-    return ends ? add(before, gradient) : add(before, sum);
-  }
-};
-
-// Everything that is batched over the steps. weights: pack_transposed(); room: weight_gradient_workspace() elements.
-template <class T>
-int batched_gradients(const Layer& layer, const BackwardTensors<T>& tensors, const Path<T>& path, const Steps& steps,
-                      const accumulation_t<T>* grad_gates, const accumulation_t<T>* weights, const Sums<T>& sums,
-                      accumulation_t<T>* room, Stream stream) {
-  using A = accumulation_t<T>;
-  const int64_t C = layer.channels, Cin = layer.in_channels, state = layer.state(), x_state = state / C * Cin;
-  const int64_t images = steps.count() * layer.batch;
-  const A* const initial = grad_gates + (layer.first() - steps.first) * 4 * state;
-  if (tensors.grad_h_0 && steps.begin == 0)
-    if (int error = path.input_gradient(layer.batch, C, initial, weights, tensors.grad_h_0)) return error;
-  if (tensors.grad_x)
-    if (int error = path.input_gradient(images, Cin, grad_gates, weights + path.packed(C, Packing::transposed),
-                                        tensors.grad_x + steps.first * x_state))
-      return error;
-  if (tensors.grad_weight_x) {
-    const ImagePairs<T> pairs{tensors.x + steps.first * x_state, grad_gates, images};
-    if (int error = sums.add(sums.weight_x, tensors.grad_weight_x, [&](const A* before, auto* result) {
-          return path.weight_gradient(Cin, pairs, ImagePairs<T>{}, before, result, room);
-        }))
-      return error;
-  }
-  if (tensors.grad_weight_h) {
-    // h_{t-1} is the output of the frame before t; the frame without one reads h_0.
-    const LaterSteps later(layer, steps);
-    ImagePairs<T> recurrent{}, first{};
-    if (later.count > 0)
-      recurrent = {tensors.output + before(layer, later.first) * state, grad_gates + (later.first - steps.first) * 4 * state,
-                   later.count * layer.batch};
-    if (tensors.h_0 && steps.begin == 0) first = {tensors.h_0, initial, layer.batch};
-    if (int error = sums.add(sums.weight_h, tensors.grad_weight_h, [&](const A* before, auto* result) {
-          return path.weight_gradient(C, recurrent, first, before, result, room);
-        }))
-      return error;
-  }
-  if (tensors.grad_bias)
-    if (int error = sums.add(sums.bias, tensors.grad_bias, [&](const A* before, auto* result) {
-          return launch_bias_gradient(layer, images, grad_gates, before, result, stream);
-        }))
-      return error;
-  if (!tensors.grad_peephole) return 0;
-  return sums.add(sums.peephole, tensors.grad_peephole, [&](const A* before, auto* result) {
-    return launch_peephole_gradient(layer, steps.first, steps.count(), grad_gates, tensors.cells, tensors.c_0, before, result,
-                                    stream);
-  });
+Layer widest(const LayerWork<T>* works, int count) {
+  const LayerWork<T>* result = works;
+  for (int i = 1; i < count; ++i)
+    if (works[i].layer.dilation > result->layer.dilation) result = works + i;
+  return result->layer;
 }
 
-// Elements that the larger weight gradient works in.
-inline int64_t weight_gradient_workspace(const Layer& layer, int64_t steps) {
-  const int64_t images = steps * layer.batch;
-  return std::max(weight_gradient_workspace(layer, images, layer.in_channels),
-                  weight_gradient_workspace(layer, images, layer.channels));
+// grad_h_0 of every layer that wants it, and grad_x: those that share an array are summed in one launch.
+template <class T>
+int data_gradients(const LayerWork<T>* works, int count, const Steps& steps, Stream stream) {
+  const Layer wide = widest(works, count);
+  const Path<T> joint(wide, stream);
+  for (int i = 0; i < count; ++i) {
+    const auto& [layer, tensors] = std::tie(works[i].layer, works[i].tensors);
+    const int64_t state = layer.state(), x_state = state / layer.channels * layer.in_channels;
+    if (tensors.grad_h_0 && steps.begin == 0) {
+      const T* const initial = works[i].grad_gates + (layer.first() - steps.first) * 4 * state;
+      const DataGradients<T> own{{{initial, works[i].weight_h, layer.dilation}}, 1, nullptr};
+      if (int error = Path<T>(layer, stream).input_gradient(layer.batch, layer.channels, own, tensors.grad_h_0)) return error;
+    }
+    DataGradients<T> shared{{}, 0, offset(tensors.grad_x_before, steps.first * x_state)};
+    bool is_first = tensors.grad_x != nullptr;
+    for (int j = 0; j < count; ++j) {
+      if (works[j].tensors.grad_x != tensors.grad_x) continue;
+      is_first = is_first && (shared.count > 0 || j == i);
+      shared.parts[shared.count++] = {works[j].grad_gates, works[j].weight_x, works[j].layer.dilation};
+    }
+    if (!is_first) continue;
+    if (int error = joint.input_gradient(steps.count() * layer.batch, layer.in_channels, shared,
+                                         tensors.grad_x + steps.first * x_state))
+      return error;
+  }
+  return 0;
+}
+
+// The tiles of all weight gradients of these layers, and what they work in.
+template <class T>
+int64_t weight_gradient_tiles(const LayerWork<T>* works, int count) {
+  int64_t tiles = 0;
+  for (int i = 0; i < count; ++i)
+    for (int64_t channels : {works[i].layer.in_channels, works[i].layer.channels})
+      tiles += weight_gradient_tiles<T>(works[i].layer, channels);
+  return tiles;
+}
+
+template <class T>
+int64_t weight_gradient_room(const LayerWork<T>* works, int count, int64_t steps) {
+  int64_t room = 0;
+  for (int i = 0; i < count; ++i)
+    for (int64_t channels : {works[i].layer.in_channels, works[i].layer.channels})
+      room += weight_gradient_workspace<T>(works[i].layer, steps * works[i].layer.batch, channels,
+                                           weight_gradient_tiles(works, count));
+  return room;
+}
+
+// The gradients of a layer's weights that are wanted; returns behind the last one.
+template <class T>
+WeightGradient<T>* add_weight_gradients(const LayerWork<T>& work, const Steps& steps, WeightGradient<T>* next) {
+  const Layer& layer = work.layer;
+  const BackwardTensors<T>& tensors = work.tensors;
+  const int64_t state = layer.state(), x_state = state / layer.channels * layer.in_channels;
+  if (tensors.grad_weight_x)
+    *next++ = {layer, layer.in_channels, {tensors.x + steps.first * x_state, work.grad_gates, steps.count() * layer.batch},
+               {}, work.sums.target(work.sums.weight_x, tensors.grad_weight_x)};
+  if (!tensors.grad_weight_h) return next;
+  // h_{t-1} is the output of the frame before t; the frame without one reads h_0.
+  const LaterSteps later(layer, steps);
+  ImagePairs<T> recurrent{}, first{};
+  if (later.count > 0)
+    recurrent = {tensors.output + before(layer, later.first) * state,
+                 work.grad_gates + (later.first - steps.first) * 4 * state, later.count * layer.batch};
+  if (tensors.h_0 && steps.begin == 0)
+    first = {tensors.h_0, work.grad_gates + (layer.first() - steps.first) * 4 * state, layer.batch};
+  *next++ = {layer, layer.channels, recurrent, first, work.sums.target(work.sums.weight_h, tensors.grad_weight_h)};
+  return next;
+}
+
+// Everything that is batched over the steps, of all layers together. room: weight_gradient_room().
+template <class T>
+int batched_gradients(const LayerWork<T>* works, int count, const Steps& steps, accumulation_t<T>* room, Stream stream) {
+  if (int error = data_gradients(works, count, steps, stream)) return error;
+  WeightGradient<T> weights[kMaxWeightGradients];
+  BiasGradient<T> biases[kMaxBiasGradients];
+  WeightGradient<T>* end = weights;
+  int bias_count = 0;
+  for (int i = 0; i < count; ++i) {
+    const auto& [layer, tensors, sums] = std::tie(works[i].layer, works[i].tensors, works[i].sums);
+    end = add_weight_gradients(works[i], steps, end);
+    if (tensors.grad_bias)
+      biases[bias_count++] = {works[i].grad_gates, steps.count() * layer.batch, 4 * layer.channels, layer.pixels(),
+                              sums.target(sums.bias, tensors.grad_bias)};
+    if (tensors.grad_peephole)
+      if (int error = launch_peephole_gradient<T>(layer, steps.first, steps.count(), works[i].grad_gates, tensors.cells,
+                                                  tensors.c_0, sums.target(sums.peephole, tensors.grad_peephole), stream))
+        return error;
+  }
+  if (int error = launch_bias_gradients(biases, bias_count, stream)) return error;
+  return launch_weight_gradients(weights, int(end - weights), weight_gradient_tiles(works, count), room, stream);
 }
 
 }  // namespace pdb::cuda

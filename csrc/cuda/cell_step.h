@@ -35,6 +35,20 @@ __device__ __forceinline__ Gates<A> add_bias(const A* sum, const T* bias, int64_
   return gates;
 }
 
+// Four gates, or their gradients, of one cell. at: of gate i; gate: elements from one gate to the next.
+template <class A, class T>
+__device__ __forceinline__ void store_gates(const Gates<A>& gates, T* at, int64_t gate) {
+  at[0] = narrowed<T>(gates.i);
+  at[gate] = narrowed<T>(gates.f);
+  at[2 * gate] = narrowed<T>(gates.o);
+  at[3 * gate] = narrowed<T>(gates.g);
+}
+
+template <class T>
+__device__ __forceinline__ Gates<accumulation_t<T>> read_gates(const T* at, int64_t gate) {
+  return {widen(at[0]), widen(at[gate]), widen(at[2 * gate]), widen(at[3 * gate])};
+}
+
 // Forward. sum: the four gates of the convolutions. Returns h.
 template <class T, class A>
 __device__ __forceinline__ T update_cell(const ForwardStep<T>& step, const Layer& layer, int64_t image, int64_t channel,
@@ -50,12 +64,7 @@ __device__ __forceinline__ T update_cell(const ForwardStep<T>& step, const Layer
   if (step.c) step.c[at] = c;
   if (step.c_n) step.c_n[at] = narrowed<T>(c);
   if (step.gates) {
-    A* saved = step.gates + (image * 4 * C + channel) * layer.pixels() + pixel;
-    const int64_t gate = C * layer.pixels();
-    saved[0] = gates.i;
-    saved[gate] = gates.f;
-    saved[2 * gate] = gates.o;
-    saved[3 * gate] = gates.g;
+    store_gates(gates, step.gates + (image * 4 * C + channel) * layer.pixels() + pixel, C * layer.pixels());
   }
   return rounded;
 }
@@ -77,12 +86,6 @@ __device__ __forceinline__ Gates<A> gate_gradients(const BackwardStep<T>& step, 
   return dgates;
 }
 
-// The activations that update_cell has saved. saved: of gate i; gate: elements from one gate to the next.
-template <class A>
-__device__ __forceinline__ Gates<A> read_gates(const A* saved, int64_t gate) {
-  return {saved[0], saved[gate], saved[2 * gate], saved[3 * gate]};
-}
-
 // Backward in a fused step. dh: what reaches h_t from the step that ran after this one. step.grad_gates may be step.gates.
 template <class T, class A>
 __device__ __forceinline__ void update_gradients(const BackwardStep<T>& step, const Layer& layer, int64_t image,
@@ -91,11 +94,7 @@ __device__ __forceinline__ void update_gradients(const BackwardStep<T>& step, co
   const int64_t at_gates = (image * 4 * C + channel) * layer.pixels() + y * layer.width + x;
   const Gates<A> gates = read_gates(step.gates + at_gates, gate);
   const Gates<A> dgates = gate_gradients(step, layer, image, channel, y, x, gates, dh, !step.grad_gates_next);
-  A* result = step.grad_gates + at_gates;
-  result[0] = dgates.i;
-  result[gate] = dgates.f;
-  result[2 * gate] = dgates.o;
-  result[3 * gate] = dgates.g;
+  store_gates(dgates, step.grad_gates + at_gates, gate);
 }
 
 }  // namespace pdb::cuda

@@ -105,7 +105,7 @@ __device__ __forceinline__ Gates<A> activations(const Layer& layer, const Tile& 
                                                 const BackwardStep<T>& step, const GateStorage<A>& storage, int c, int p) {
   const int64_t C = layer.channels, channel = tile.channel + c, pixel = tile.pixel + p;
   if (step.gates)
-    return read_gates(step.gates + (tile.image * 4 * C + channel) * layer.pixels() + pixel, C * layer.pixels());
+    return read_gates<T>(step.gates + (tile.image * 4 * C + channel) * layer.pixels() + pixel, C * layer.pixels());
   const int at = c * kPitch + p;
   const A sum[4] = {storage.gates[0][at], storage.gates[1][at], storage.gates[2][at], storage.gates[3][at]};
   Gates<A> gates = add_bias(sum, gradients.bias, C, channel);

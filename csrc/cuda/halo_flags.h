@@ -2,6 +2,10 @@
 // flag; others await the flag and load past L1. PDB_PUBLISH releases, PDB_AWAIT acquires, both at the scope of the GPU:
 // what a block stored before the barrier before its publish is seen by whoever comes, after a barrier, behind the await.
 // The loads bypass L1, which is not coherent, and cannot be moved above the await by the compiler.
+//
+// No wait is without end: a block that has waited for kPatience clock cycles, about two seconds and thousands of times what
+// a step takes, prints for which layer and step, and ends the launch. A mistake in the flags then is an error of the next
+// call that synchronises, as a failed assertion in a kernel is, not a GPU that hangs.
 #pragma once
 
 #include "launch.h"
@@ -13,10 +17,17 @@ struct __attribute__((may_alias, aligned(16))) Chunk {
   uint32_t word[4];
 };
 
+// What a block waits for, in the caller's numbers of layers and steps.
+struct Waiting {
+  int layer, step;
+};
+
+constexpr int64_t kPatience = int64_t(4) << 30;
+
 #if defined(__CUDACC__)
 
 #define PDB_PUBLISH(flag, value) pdb::cuda::publish_flag(flag, value)
-#define PDB_AWAIT(flag, value) pdb::cuda::await_flag(flag, value)
+#define PDB_AWAIT(flag, value, waiting) pdb::cuda::await_flag(flag, value, waiting)
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 700
 
@@ -24,17 +35,38 @@ __device__ __forceinline__ void publish_flag(uint32_t* flag, uint32_t value) {
   asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(flag)), "r"(value) : "memory");
 }
 
-__device__ __forceinline__ void await_flag(const uint32_t* flag, uint32_t value) {
+__device__ __forceinline__ uint32_t read_flag(const uint32_t* flag) {
   uint32_t seen;
-  do {
-    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(__cvta_generic_to_global(flag)) : "memory");
-  } while (seen < value);
+  asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(__cvta_generic_to_global(flag)) : "memory");
+  return seen;
+}
+
+// The way in which assert() ends a kernel, with a place that names the layer and, where its line stands, the step.
+static __device__ __noinline__ void give_up(Waiting waiting) {
+  constexpr int kNames = 8;
+  static const char names[kNames][48] = {
+      "pdb_ext: persistent launch, layer 0, step", "pdb_ext: persistent launch, layer 1, step",
+      "pdb_ext: persistent launch, layer 2, step", "pdb_ext: persistent launch, layer 3, step",
+      "pdb_ext: persistent launch, layer 4, step", "pdb_ext: persistent launch, layer 5, step",
+      "pdb_ext: persistent launch, layer 6, step", "pdb_ext: persistent launch, layer 7, step"};
+#if defined(__GNUC__)  // as <assert.h> has it
+  __assert_fail("a neighbouring tile's flag came within 2 seconds", names[waiting.layer % kNames], unsigned(waiting.step),
+                "persistent_kernel");
+#endif
+  __trap();
+}
+
+__device__ __forceinline__ void await_flag(const uint32_t* flag, uint32_t value, Waiting waiting) {
+  if (read_flag(flag) >= value) return;
+  const long long begin = clock64();
+  while (read_flag(flag) < value)
+    if (clock64() - begin > kPatience) give_up(waiting);
 }
 
 #else  // resident_blocks() keeps the kernels from being launched there
 
 __device__ __forceinline__ void publish_flag(uint32_t*, uint32_t) { __trap(); }
-__device__ __forceinline__ void await_flag(const uint32_t*, uint32_t) { __trap(); }
+__device__ __forceinline__ void await_flag(const uint32_t*, uint32_t, Waiting) { __trap(); }
 
 #endif
 
@@ -75,7 +107,8 @@ __device__ __forceinline__ void store_global(T* target, const T& value) {
 #else
 
 #define PDB_PUBLISH(flag, value) pdb::cuda::host::publish_flag(flag, value, __FILE__, __LINE__)
-#define PDB_AWAIT(flag, value) pdb::cuda::host::await_flag(flag, value, __FILE__, __LINE__)
+#define PDB_AWAIT(flag, value, waiting) \
+  pdb::cuda::host::await_flag(flag, value, {(waiting).layer, (waiting).step}, __FILE__, __LINE__)
 
 template <class T>
 T load_global(const T* source) {

@@ -154,6 +154,11 @@ __device__ __forceinline__ double widen(double value) { return value; }
 __device__ __forceinline__ void narrow(float value, float& result) { result = value; }
 __device__ __forceinline__ void narrow(double value, double& result) { result = value; }
 
+// a / b for numbers that are not negative; in 32 bits where both fit, which takes a quarter of the instructions.
+PDB_HD int64_t quotient(int64_t a, int64_t b) {
+  return (a | b) >> 31 ? a / b : int64_t(static_cast<uint32_t>(a) / static_cast<uint32_t>(b));
+}
+
 // Blocks of a kernel whose threads stride over `count` elements.
 inline int64_t grid_for(int64_t count, int threads) {
   const int64_t blocks = (count + threads - 1) / threads;

@@ -7,7 +7,7 @@
 namespace pdb::cuda {
 namespace {
 
-constexpr int kM = 2, kN = kBlockColumns / kMmaColumns;  // blocks of 16 rows and 8 columns of a warp
+constexpr int kM = 2, kN = kMmaBlockColumns / kMmaColumns;  // blocks of 16 rows and 8 columns of a warp
 static_assert(kM * kMmaRows * kWeightThreads / 32 == kBlockRows, "every warp has its rows");
 
 template <class T>
@@ -17,7 +17,7 @@ struct Operands {
   // The lanes of a warp read 4 words of 8 rows or columns, which then lie in 32 different banks.
   static constexpr int kPitchWords = kWords + 4;
   static constexpr int kPitch = kPitchWords * kPerWord<T>;
-  using Storage = WeightStorage<Element, kPitch>;
+  using Storage = WeightStorage<Element, kMmaBlockColumns, kPitch>;
 };
 
 // The words of row `row` from the lane's first word of product `step` on.
@@ -27,9 +27,10 @@ __device__ __forceinline__ const uint32_t* words(const typename Operands<T>::Ele
 }
 
 template <class T>
-__global__ void __launch_bounds__(kWeightThreads) mma_weight_gradient_kernel(WeightProduct<T> product, float* partial) {
+__global__ void __launch_bounds__(kWeightThreads) mma_weight_gradient_kernel(const __grid_constant__ WeightJobs<T> jobs) {
   using Element = typename Operands<T>::Element;
   auto& storage = shared_storage<typename Operands<T>::Storage>();
+  const WeightProduct<T, kMmaBlockColumns> product(jobs);
   const int row = warp() * kM * kMmaRows + lane() / 4;
   float sum[kM][kN][4] = {};
   const auto convert = [](auto value) { return static_cast<Element>(operand_bits(value, T{})); };
@@ -59,7 +60,7 @@ __global__ void __launch_bounds__(kWeightThreads) mma_weight_gradient_kernel(Wei
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const int column = n * kMmaColumns + lane() % 4 * 2 + i % 2;
-        if (float* target = product.target(partial, row + m * kMmaRows + i / 2 * 8, column)) *target = sum[m][n][i];
+        if (float* target = product.target(row + m * kMmaRows + i / 2 * 8, column)) *target = sum[m][n][i];
       }
     }
   }
@@ -68,16 +69,13 @@ __global__ void __launch_bounds__(kWeightThreads) mma_weight_gradient_kernel(Wei
 }  // namespace
 
 template <class T>
-int launch_mma_weight_gradient(const Layer& layer, int64_t channels, const ImagePairs<T>& first,
-                               const ImagePairs<T>& second, float* partial, Stream stream) {
-  const WeightPlan plan(layer, first.images + second.images, channels);
-  const WeightProduct<T> product{layer, plan, channels, first, second};
-  return launch(mma_weight_gradient_kernel<T>, plan.blocks(), kWeightThreads, stream, product, partial);
+int launch_mma_weight_products(const WeightGradient<T>* gradients, int count, int64_t tiles, float* workspace,
+                               Stream stream) {
+  return launch_weight_products(mma_weight_gradient_kernel<T>, gradients, count, tiles, workspace, stream);
 }
 
-#define INSTANTIATE(T)                                                                                          \
-  template int launch_mma_weight_gradient(const Layer&, int64_t, const ImagePairs<T>&, const ImagePairs<T>&,    \
-                                          float*, Stream);
+#define INSTANTIATE(T) \
+  template int launch_mma_weight_products(const WeightGradient<T>*, int, int64_t, float*, Stream);
 PDB_FOR_EACH_MMA_DTYPE(INSTANTIATE)
 
 }  // namespace pdb::cuda

@@ -7,29 +7,47 @@
 
 namespace pdb::cuda {
 
+// Weights that are packed in one launch, one behind the other in a workspace.
+template <class T>
+class Packer {
+ public:
+  using A = accumulation_t<T>;
+
+  explicit Packer(A* room) : room_(room) {}
+
+  // Where the packed weight will be.
+  const A* add(WeightToPack<T> weight) {
+    weight.packed = room_;
+    weights_[count_++] = weight;
+    room_ += packed_size(weight);
+    return weight.packed;
+  }
+  A* end() const { return room_; }
+  int launch(Stream stream) const { return launch_pack_weights(weights_, count_, stream); }
+
+ private:
+  A* room_;
+  WeightToPack<T> weights_[kMaxWeightsToPack] = {};
+  int count_ = 0;
+};
+
 template <class T>
 class Path {
  public:
   using A = accumulation_t<T>;
 
   Path(const Layer& layer, Stream stream = nullptr)
-      : layer_(layer), stream_(stream), mma_(layer.tensor_cores && layer.kernel / 2 * layer.dilation <= kMmaMaxRadius) {}
+      : layer_(layer), stream_(stream),
+        mma_(kCanMma && layer.tensor_cores && layer.kernel / 2 * layer.dilation <= kMmaMaxRadius) {}
 
-  // Elements of A of a packed weight (4C, channels, k, k).
-  int64_t packed(int64_t channels, Packing packing) const {
-    const int64_t rows = 4 * layer_.channels;
-    if constexpr (kCanMma)
-      if (mma_) return mma_packed_size<T>(rows, channels, layer_.kernel, packing);
-    const bool gates = packing == Packing::gates;
-    return (gates ? channels : rows) * layer_.taps() * packed_pitch(gates ? rows : channels);
-  }
+  bool on_tensor_cores() const { return mma_; }
 
-  int pack(const T* weight, int64_t channels, Packing packing, A* packed) const {
-    const int64_t rows = 4 * layer_.channels;
-    if constexpr (kCanMma)
-      if (mma_) return launch_mma_pack_weight(weight, rows, channels, layer_.kernel, packing, packed, stream_);
-    return launch_pack_weight(weight, rows, channels, layer_.kernel, packing, packed, stream_);
+  // A weight (4C, channels, k, k) to be packed.
+  WeightToPack<T> weight(const T* data, int64_t channels, Packing packing) const {
+    return {data, 4 * layer_.channels, channels, layer_.kernel, packing, mma_, nullptr};
   }
+  // Elements of A of it, packed.
+  int64_t packed(int64_t channels, Packing packing) const { return packed_size(weight(nullptr, channels, packing)); }
 
   int forward_step(const ForwardStep<T>& step) const {
     if constexpr (kCanMma)
@@ -43,30 +61,14 @@ class Path {
     return launch_backward_step(layer_, step, stream_);
   }
 
-  int input_gradient(int64_t images, int64_t channels, const A* grad_gates, const A* weight, T* grad_input) const {
+  int input_gradient(int64_t images, int64_t channels, const DataGradients<T>& gradients, T* grad_input) const {
     if constexpr (kCanMma)
-      if (mma_) return launch_mma_input_gradient(layer_, images, channels, grad_gates, weight, grad_input, stream_);
-    return launch_input_gradient(layer_, images, channels, grad_gates, weight, grad_input, stream_);
-  }
-
-  // grad_weight = before (or null) + the sum over the images, in R = T or A. partial: weight_gradient_workspace() elements.
-  template <class R>
-  int weight_gradient(int64_t channels, const ImagePairs<T>& first, const ImagePairs<T>& second, const A* before,
-                      R* grad_weight, A* partial) const {
-    if (int error = weight_products(channels, first, second, partial)) return error;
-    const int64_t splits = weight_gradient_splits(layer_, first.images + second.images, channels);
-    return launch_add_splits(before, partial, splits, 4 * layer_.channels * channels * layer_.taps(), grad_weight, stream_);
+      if (mma_) return launch_mma_input_gradient(layer_, images, channels, gradients, grad_input, stream_);
+    return launch_input_gradient(layer_, images, channels, gradients, grad_input, stream_);
   }
 
  private:
   static constexpr bool kCanMma = !std::is_same_v<T, double>;
-
-  // Has no halo in shared memory, so that any dilation will do for tensor cores.
-  int weight_products(int64_t channels, const ImagePairs<T>& first, const ImagePairs<T>& second, A* partial) const {
-    if constexpr (kCanMma)
-      if (layer_.tensor_cores) return launch_mma_weight_gradient(layer_, channels, first, second, partial, stream_);
-    return launch_weight_gradient(layer_, channels, first, second, partial, stream_);
-  }
 
   const Layer& layer_;
   Stream stream_;

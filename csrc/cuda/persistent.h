@@ -15,30 +15,51 @@ struct Chains {
 
 constexpr int kMaxPersistentLayers = 8;
 
+// The weights of a launch as its kernel reads them; is_packed: by an earlier call with the same weights.
+template <class T>
+struct PackedWeights {
+  accumulation_t<T>* data;
+  bool is_packed;
+};
+
 // Elements of the workspace, or 0 if these layers cannot run in one launch: their blocks must all be resident at once,
-// with the recurrent weight in shared memory, for they wait for each other.
+// with the recurrent weight in shared memory, for they wait for each other. _packed: elements of PackedWeights::data.
 template <class T>
 int64_t persistent_forward_workspace(const Chains& chains);
-
-// tensors: of each layer, as `layers`; their own workspace is not used.
 template <class T>
-int persistent_forward(const Chains& chains, const ForwardTensors<T>* tensors, accumulation_t<T>* workspace,
-                       Stream stream);
+int64_t persistent_forward_packed(const Chains& chains);
 
+// tensors: of each layer, as `layers`; their own workspace and packed weights are not used.
+template <class T>
+int persistent_forward(const Chains& chains, const ForwardTensors<T>* tensors, const PackedWeights<T>& packed,
+                       accumulation_t<T>* workspace, Stream stream);
+
+// Its workspace holds the packed weights, too.
 template <class T>
 int64_t persistent_backward_workspace(const Chains& chains);
 
+// What connects some of a layer's steps with the others, where a launch does not run all. All null: it does.
+template <class T>
+struct Connection {
+  using A = accumulation_t<T>;
+  const T* grad_gates_after;  // (N, 4C, H, W) of the step that ran after these
+  const A* grad_c;            // (N, C, H, W): gradient of c behind these steps
+  A* grad_c_before;           // (N, C, H, W): the same before them, where none of them is the layer's first; may be grad_c
+  const A* c_before;          // (N, C, H, W): c before them, then
+};
+
 // Backward through time of all layers: fills grad_gates[layer] (T, N, 4C, H, W), the gradients of the pre-activations,
 // and tensors[layer].grad_c_0 where wanted. The last layer of a chain comes first; grad_output of the others is what
-// reaches their output from elsewhere than the layer behind.
+// reaches their output from elsewhere than the layer behind. connections: of each layer, or null.
 template <class T>
-int persistent_backward(const Chains& chains, const BackwardTensors<T>* tensors, accumulation_t<T>* const* grad_gates,
-                        accumulation_t<T>* workspace, Stream stream);
+int persistent_backward(const Chains& chains, const BackwardTensors<T>* tensors, T* const* grad_gates,
+                        const Connection<T>* connections, accumulation_t<T>* workspace, Stream stream);
 
-// backward() of several layers with one launch for all their steps (sequence_backward.cpp). Elements of the workspace, or
-// 0; and all gradients. grad_x of the layers d > 0 is null: it goes into the layer before.
+// backward() of several layers (sequence_backward.cpp), with one launch for all their steps, or one for some steps of the
+// layers that run side by side (backward_in_chunks). Elements of the workspace, or 0 where they do not fit; and all
+// gradients. grad_x is that of the layers d = 0, one array for all; of the others it is null: it goes into the layer before.
 template <class T>
-int64_t chains_backward_workspace(const Chains& chains);
+int64_t chains_backward_workspace(const Chains& chains, bool gates);
 
 template <class T>
 int chains_backward(const Chains& chains, const BackwardTensors<T>* tensors, accumulation_t<T>* workspace, Stream stream);

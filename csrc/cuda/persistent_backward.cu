@@ -16,14 +16,16 @@ struct Backward : OwnCells<C> {
   using Sum = typename Core::Sum;
   static constexpr int kCells = Core::kCells;
 
+  struct Constants {};
+
   struct Tensors {
     const T *grad_output, *grad_c_n;
     PeepholeWeights<T> peephole;
-    const T* c_0;
-    const A *gates, *cells;
-    A* grad_gates;
-    T* grad_c_0;
-    const A* side;  // grad_gates of the layer behind, or null
+    const T *c_0, *gates;
+    const A* cells;
+    T *grad_gates, *grad_c_0;
+    const T* side;  // grad_gates of the layer behind, or null
+    Connection<T> connection;
   };
 
   const Tensors& tensors;
@@ -42,69 +44,104 @@ struct Backward : OwnCells<C> {
     const int own = int(group_depth(shape)) / Core::kPerChunk;
     return {group * own, (group + 1) * own};
   }
-  // The row of the weight, and the channel of the gate gradients as they are stored, of this depth; or -1.
-  static __device__ __forceinline__ int64_t depth_row(const PersistentShape& shape, int64_t depth) {
-    const int stride = shape.gradient_stride, within = int(depth) % (4 * stride);
-    const int64_t channel = int64_t(depth) / (4 * stride) * Core::kGroupChannels + within % stride;
-    return channel < shape.channels ? within / stride * shape.channels + channel : -1;
+  // The rows of the weight, and the channels of the gate gradients as they are stored, of a chunk of depth: all of one gate.
+  static __device__ __forceinline__ ChunkRows depth_rows(const PersistentShape& shape, int chunk) {
+    const int stride = shape.gradient_stride, depth = chunk * Core::kPerChunk, within = depth % (4 * stride);
+    const int gate = within / stride;
+    const int channel = depth / (4 * stride) * Core::kGroupChannels + within - gate * stride;
+    const int left = shape.channels - channel;
+    return {gate * shape.channels + channel, left < Core::kPerChunk ? left : Core::kPerChunk};
   }
-  static __device__ bool source(const PersistentShape& shape, int64_t columns, const WeightPlace& at, int64_t& row,
-                                int64_t& column, int64_t& tap) {
+  static __device__ bool source(const PersistentShape& shape, int columns, const WeightPlace& at, int& row, int& column,
+                                int& tap) {
     column = at.output / Core::kOutputs * Core::kGroupChannels + at.output % Core::kOutputs;
-    row = depth_row(shape, at.depth), tap = shape.taps() - 1 - at.tap;
-    return row >= 0 && column < columns;
+    const ChunkRows rows = depth_rows(shape, at.depth / Core::kPerChunk);
+    const int within = at.depth % Core::kPerChunk;
+    row = rows.first + within, tap = shape.taps() - 1 - at.tap;
+    return within < rows.count && column < columns;
   }
 
-  __device__ Backward(const PersistentShape& shape, const Tensors& tensors, const Place& place, bool flip)
+  __device__ Backward(const PersistentShape& shape, const Tensors& tensors, const Place& place, bool flip, Constants&)
       : OwnCells<C>{shape, place}, tensors(tensors), flip(flip) {
     const int t = flip ? shape.steps - 1 : 0;
 #pragma unroll
     for (int j = 0; j < kCells; ++j) {
-      dc[j] = tensors.grad_c_n && valid(j) ? A(widen(tensors.grad_c_n[at(j)])) : A(0);
-      c_previous[j] = valid(j) ? tensors.cells[t * shape.state() + at(j)] : A(0);
+      const int own = valid(j) ? at(j) : 0;
+      dc[j] = tensors.connection.grad_c ? tensors.connection.grad_c[own]
+              : tensors.grad_c_n        ? A(widen(tensors.grad_c_n[own]))
+                                        : A(0);
+      c_previous[j] = tensors.cells[t * shape.state() + own];
     }
   }
 
-  __device__ const A* side() const { return tensors.side; }
-  __device__ __forceinline__ int64_t side_row(int64_t depth, int64_t) const { return depth_row(shape, depth); }
-  static __device__ const T* initial() { return nullptr; }
+  __device__ const T* side() const { return tensors.side; }
+  __device__ __forceinline__ ChunkRows side_rows(int chunk, int) const { return depth_rows(shape, chunk); }
+  __device__ __forceinline__ const T* initial() const {
+    const T* const after = tensors.connection.grad_gates_after;
+    return after ? after + place.image * 4 * shape.channels * shape.pixels() : nullptr;
+  }
+  __device__ __forceinline__ ChunkRows initial_rows(int chunk) const { return depth_rows(shape, chunk); }
 
-  // Reads what the cell needs before the neighbours are waited for.
+  // Reads what the cell needs before the neighbours are waited for. Cells outside the image read and compute what they
+  // like: without branches between the cells all loads are under way at once, and all cells interleave.
   __device__ __forceinline__ void start(Sum& sum, int t, int r) {
     const int before = flip ? t - 1 : t + 1;  // the step that ran before t in forward
-    const bool is_first = r + 1 == shape.steps;
+    const int gate = shape.channels * shape.pixels();
+    const T* const saved = tensors.gates + t * 4 * shape.state();
+    const T* const output = tensors.grad_output ? tensors.grad_output + t * shape.state() : nullptr;
 #pragma unroll
     for (int j = 0; j < kCells; ++j) {
-      Core::value(sum, j, 0) = 0;
+      const int own = valid(j) ? at(j) : 0, own_gates = valid(j) ? at(j, 4 * shape.channels) : 0;
       c[j] = c_previous[j];
-      if (!valid(j)) continue;
-      if (tensors.grad_output) Core::value(sum, j, 0) = widen(tensors.grad_output[t * shape.state() + at(j)]);
-      const A* const saved = tensors.gates + t * 4 * shape.state() + at(j, 4 * shape.channels);
-      const int64_t gate = shape.channels * shape.pixels();
-      gates[j] = {saved[0], saved[gate], saved[2 * gate], saved[3 * gate]};
-      if (is_first)
-        c_previous[j] = tensors.c_0 ? A(widen(tensors.c_0[at(j)])) : A(0);
+      gates[j] = {widen(saved[own_gates]), widen(saved[own_gates + gate]), widen(saved[own_gates + 2 * gate]),
+                  widen(saved[own_gates + 3 * gate])};
+      Core::value(sum, j, 0) = output ? A(widen(output[own])) : A(0);
+    }
+    read_previous_cells(before, r + 1 == shape.steps);
+  }
+
+  __device__ __forceinline__ void read_previous_cells(int before, bool is_first) {
+#pragma unroll
+    for (int j = 0; j < kCells; ++j) {
+      const int own = valid(j) ? at(j) : 0;
+      if (!is_first)
+        c_previous[j] = tensors.cells[before * shape.state() + own];
+      else if (tensors.connection.c_before)
+        c_previous[j] = tensors.connection.c_before[own];
       else
-        c_previous[j] = tensors.cells[before * shape.state() + at(j)];
+        c_previous[j] = tensors.c_0 ? A(widen(tensors.c_0[own])) : A(0);
     }
   }
 
   __device__ __forceinline__ void finish(Sum& sum, Chunk* tile, int side, int pitch) {
+    if (tensors.peephole.data)
+      update_gradients<true>(sum);
+    else
+      update_gradients<false>(sum);
+    const int stride = shape.gradient_stride;
 #pragma unroll
     for (int j = 0; j < kCells; ++j) {
       if (!valid(j)) continue;
-      const Peephole<A> peephole =
-          read_peephole<A>(tensors.peephole, channel(j), place.y() + Core::y(j), place.x() + Core::x(j));
-      Gates<A> dgates;
-      cell_backward(gates[j], peephole, c_previous[j], c[j], shape.peephole_current, A(Core::value(sum, j, 0)), dc[j],
-                    dgates);
-      gates[j] = dgates;
       Chunk* const pixel = tile + (Core::y(j) * side + Core::x(j)) * pitch;
-      const int stride = shape.gradient_stride, depth = place.group * 4 * stride + Core::channel(j);
-      Core::write(pixel, depth, Core::rounded(dgates.i));
-      Core::write(pixel, depth + stride, Core::rounded(dgates.f));
-      Core::write(pixel, depth + 2 * stride, Core::rounded(dgates.o));
-      Core::write(pixel, depth + 3 * stride, Core::rounded(dgates.g));
+      const int depth = place.group * 4 * stride + Core::channel(j);
+      Core::write(pixel, depth, Core::rounded(gates[j].i));
+      Core::write(pixel, depth + stride, Core::rounded(gates[j].f));
+      Core::write(pixel, depth + 2 * stride, Core::rounded(gates[j].o));
+      Core::write(pixel, depth + 3 * stride, Core::rounded(gates[j].g));
+    }
+  }
+
+  template <bool kPeephole>
+  __device__ __forceinline__ void update_gradients(Sum& sum) {
+#pragma unroll
+    for (int j = 0; j < kCells; ++j) {
+      Peephole<A> peephole{A(0), A(0), A(0)};
+      if (kPeephole && valid(j))
+        peephole = read_peephole<A>(tensors.peephole, channel(j), place.y() + Core::y(j), place.x() + Core::x(j));
+      Gates<A> dgates;
+      cell_backward(gates[j], peephole, c_previous[j], c[j], kPeephole && shape.peephole_current,
+                    A(Core::value(sum, j, 0)), dc[j], dgates);
+      gates[j] = dgates;
     }
   }
 
@@ -112,13 +149,17 @@ struct Backward : OwnCells<C> {
 #pragma unroll
     for (int j = 0; j < kCells; ++j) {
       if (!valid(j)) continue;
-      A* const result = tensors.grad_gates + t * 4 * shape.state() + at(j, 4 * shape.channels);
-      const int64_t gate = shape.channels * shape.pixels();
-      store_global(result, gates[j].i);
-      store_global(result + gate, gates[j].f);
-      store_global(result + 2 * gate, gates[j].o);
-      store_global(result + 3 * gate, gates[j].g);
-      if (r + 1 == shape.steps && tensors.grad_c_0) tensors.grad_c_0[at(j)] = narrowed<T>(dc[j]);
+      T* const result = tensors.grad_gates + t * 4 * shape.state() + at(j, 4 * shape.channels);
+      const int gate = shape.channels * shape.pixels();
+      store_global(result, narrowed<T>(gates[j].i));
+      store_global(result + gate, narrowed<T>(gates[j].f));
+      store_global(result + 2 * gate, narrowed<T>(gates[j].o));
+      store_global(result + 3 * gate, narrowed<T>(gates[j].g));
+      if (r + 1 < shape.steps) continue;
+      if (tensors.connection.grad_c_before)
+        tensors.connection.grad_c_before[at(j)] = dc[j];
+      else if (tensors.grad_c_0)
+        tensors.grad_c_0[at(j)] = narrowed<T>(dc[j]);
     }
   }
 };
@@ -128,37 +169,37 @@ int opposite(const Chains& chains, int i) { return i / chains.depth * chains.dep
 
 template <class Policy, class T>
 int run(const PersistentPlan<Policy>& plan, const Chains& chains, const BackwardTensors<T>* tensors,
-        accumulation_t<T>* const* grad_gates, accumulation_t<T>* workspace, Stream stream) {
+        T* const* grad_gates, const Connection<T>* connections, accumulation_t<T>* workspace, Stream stream) {
   LayerWeights<T> weights[kMaxPersistentLayers];
   typename Policy::Tensors given[kMaxPersistentLayers];
   for (int i = 0; i < chains.chains * chains.depth; ++i) {
     const int own = opposite(chains, i), behind = i % chains.depth > 0 ? own + 1 : -1;
     const int64_t C = chains.layers[own].channels;
     const BackwardTensors<T>& a = tensors[own];
-    weights[i] = {a.weight_h, behind < 0 ? nullptr : tensors[behind].weight_x, C, C, 4 * C, !chains.layers[own].reverse};
+    weights[i] = {a.weight_h, behind < 0 ? nullptr : tensors[behind].weight_x, C, C, 4 * C, own, !chains.layers[own].reverse};
     given[i] = {a.grad_output, a.grad_c_n, a.peephole, a.c_0, a.gates, a.cells, grad_gates[own], a.grad_c_0,
-                behind < 0 ? nullptr : grad_gates[behind]};
+                behind < 0 ? nullptr : grad_gates[behind], connections ? connections[own] : Connection<T>{}};
   }
-  return launch_persistent(plan, chains, weights, given, workspace, stream);
+  return launch_persistent(plan, chains, weights, given, {workspace + plan.workspace(), false}, workspace, stream);
 }
 
 }  // namespace
 
 template <class T>
 int64_t persistent_backward_workspace(const Chains& chains) {
-  return with_plan<Backward, T, false>(chains, [](const auto& plan) { return plan.workspace(); });
+  return with_plan<Backward, T, false>(chains, [](const auto& plan) { return plan.workspace() + plan.packed(); });
 }
 
 template <class T>
-int persistent_backward(const Chains& chains, const BackwardTensors<T>* tensors, accumulation_t<T>* const* grad_gates,
-                        accumulation_t<T>* workspace, Stream stream) {
+int persistent_backward(const Chains& chains, const BackwardTensors<T>* tensors, T* const* grad_gates,
+                        const Connection<T>* connections, accumulation_t<T>* workspace, Stream stream) {
   return with_plan<Backward, T, false>(
-      chains, [&](const auto& plan) { return run(plan, chains, tensors, grad_gates, workspace, stream); });
+      chains, [&](const auto& plan) { return run(plan, chains, tensors, grad_gates, connections, workspace, stream); });
 }
 
-#define INSTANTIATE(T)                                                                                           \
-  template int64_t persistent_backward_workspace<T>(const Chains&);                                             \
-  template int persistent_backward(const Chains&, const BackwardTensors<T>*, accumulation_t<T>* const*,         \
+#define INSTANTIATE(T)                                                                            \
+  template int64_t persistent_backward_workspace<T>(const Chains&);                              \
+  template int persistent_backward(const Chains&, const BackwardTensors<T>*, T* const*, const Connection<T>*, \
                                    accumulation_t<T>*, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)
 

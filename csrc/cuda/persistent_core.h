@@ -4,6 +4,7 @@
 //   Cells of a thread: kCells (channel, pixel) pairs; Sum holds kValues sums of each, value(sum, cell, i)
 //   locate()                     which (output row, depth, tap) element e of a packed weight is
 //   kSideChunks                  depth of the side input that is in shared memory at a time
+//   kRowBlocks                   parts of a packed weight of a group, each with the whole depth, one behind the other
 // kGates: the rows are the four gates of each channel, else (transposed weight) the channels alone.
 //
 // Both are cut so that the paper's module (32 channels, 60 x 60, two branches) is resident on 132 multiprocessors of 227 KB
@@ -20,7 +21,7 @@ namespace pdb::cuda {
 constexpr int side_chunks_at_once(bool gates, int per_chunk) { return !gates && per_chunk == 4 ? 2 : 4; }
 
 struct WeightPlace {
-  int64_t output, depth, tap;  // output counts on from group to group
+  int output, depth, tap;  // output counts on from group to group
 };
 
 // A lane has pixel lane of the upper or the lower half of the tile and, with both halves, kRows rows of its warp.
@@ -33,7 +34,7 @@ struct FmaCore {
   static constexpr int kChannels = sizeof(A) == 8 ? 2 : 4;  // of a thread: as many as it has registers for
   static constexpr int kSideChunks = side_chunks_at_once(kGates, kPerChunk);
   static constexpr int kGroupChannels = kWarps * kChannels, kValues = kGates ? 4 : 1, kRows = kChannels * kValues;
-  static constexpr int kOutputs = kWarps * kRows, kCells = kPixels * kChannels, kChunkMultiple = 1;
+  static constexpr int kOutputs = kWarps * kRows, kCells = kPixels * kChannels, kChunkMultiple = 1, kRowBlocks = 1;
 
   struct __attribute__((may_alias, aligned(16))) Values {
     A v[kPerChunk];
@@ -65,18 +66,19 @@ struct FmaCore {
   static __device__ __forceinline__ int y(int cell) { return lane() / kTile + cell / kChannels * (kTile / kPixels); }
   static __device__ __forceinline__ int x(int) { return lane() % kTile; }
 
-  static __device__ WeightPlace locate(int64_t e, int64_t taps, int64_t chunks) {
-    const int64_t row = e / kPerChunk % kOutputs, tap = e / kPerChunk / kOutputs % taps;
-    const int64_t chunk = e / kPerChunk / kOutputs / taps;
-    return {chunk / chunks * kOutputs + row, chunk % chunks * kPerChunk + e % kPerChunk, tap};
+  static __device__ WeightPlace locate(unsigned e, unsigned taps, unsigned chunks) {
+    const unsigned row = e / kPerChunk % kOutputs, rest = e / kPerChunk / kOutputs;
+    const unsigned chunk = rest / taps, group = chunk / chunks;
+    return {int(group * kOutputs + row), int((chunk - group * chunks) * kPerChunk + e % kPerChunk),
+            int(rest - chunk * taps)};
   }
-  static __device__ void gate_row(int64_t row, int64_t& channel, int64_t& gate) { channel = row / 4, gate = row % 4; }
+  static __device__ void gate_row(int row, int& channel, int& gate) { channel = row / 4, gate = row % 4; }
 
   // sum += chunks [first, first + count) of the depth, of `total` in the weight. tile: these chunks, `pitch` apart.
   static __device__ __forceinline__ void multiply(Sum& sum, const Chunk* weight, int first, int count, int, const Chunk* tile,
                                                   int pitch, int side, int kernel, int dilation) {
     for (int chunk = 0; chunk < count; ++chunk) {
-      const Chunk* w = weight + int64_t(first + chunk) * kernel * kernel * kOutputs + warp() * kRows;
+      const Chunk* w = weight + (first + chunk) * kernel * kernel * kOutputs + warp() * kRows;
       A part[kPixels][kRows] = {};  // sums of sums: see add.h
       for (int tap = 0, tap_y = 0, tap_x = 0; tap < kernel * kernel; ++tap, w += kOutputs) {
         Values input[kPixels];
@@ -111,6 +113,7 @@ struct MmaCore {
   static constexpr int kN = kTile * kChannelWarps * 32 / kPersistentThreads, kValues = kGates ? 4 : 1;
   static constexpr int kGroupChannels = 32, kOutputs = kMmaRows * kM * kChannelWarps, kCells = kGates ? 2 * kN : 4 * kN;
   static constexpr int kChunkMultiple = 2;  // of a product's depth
+  static constexpr int kRowBlocks = kOutputs / kMmaRows;
   static constexpr int kSideChunks = side_chunks_at_once(kGates, kPerChunk);
   static_assert(kTile == kMmaColumns, "a row of the tile is a column block of the product");
 
@@ -147,14 +150,14 @@ struct MmaCore {
   static __device__ __forceinline__ int y(int cell) { return warp() / kChannelWarps * kN + cell / (kGates ? 2 : 4); }
   static __device__ __forceinline__ int x(int cell) { return lane() % 4 * 2 + cell % 2; }
 
-  static __device__ WeightPlace locate(int64_t e, int64_t taps, int64_t chunks) {
-    const int64_t w = e / kPerWord<T>, word = w % 4, lane = w / 4 % 32, tap = w / 128 % taps, rest = w / 128 / taps;
-    const int64_t step = rest % (chunks / 2), row_block = rest / (chunks / 2);
-    return {row_block * kMmaRows + lane / 4 + word % 2 * 8,
-            (step * kMmaWords + lane % 4 + word / 2 * 4) * kPerWord<T> + e % kPerWord<T>, tap};
+  static __device__ WeightPlace locate(unsigned e, unsigned taps, unsigned chunks) {
+    const unsigned w = e / kPerWord<T>, word = w % 4, lane = w / 4 % 32, rest = w / 128 / taps, steps = chunks / 2;
+    const unsigned row_block = rest / steps, step = rest - row_block * steps;
+    return {int(row_block * kMmaRows + lane / 4 + word % 2 * 8),
+            int((step * kMmaWords + lane % 4 + word / 2 * 4) * kPerWord<T> + e % kPerWord<T>), int(w / 128 - rest * taps)};
   }
   // Row blocks alternate between i, f and o, g of 8 channels.
-  static __device__ void gate_row(int64_t row, int64_t& channel, int64_t& gate) {
+  static __device__ void gate_row(int row, int& channel, int& gate) {
     channel = row / 32 * 8 + row % 8, gate = row / 16 % 2 * 2 + row / 8 % 2;
   }
 

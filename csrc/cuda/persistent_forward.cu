@@ -13,16 +13,22 @@ struct Forward : OwnCells<C> {
   using Sum = typename Core::Sum;
   static constexpr int kCells = Core::kCells;
 
+  // The bias, gate by gate.
+  struct Constants {
+    A bias[4 * Core::kGroupChannels];
+  };
+
   struct Tensors {
     const T* x;
     const T* bias;
     PeepholeWeights<T> peephole;
     const T *h_0, *c_0;
-    T *output, *c_n;
-    A *gates, *cells;
+    T *output, *c_n, *gates;
+    A* cells;
   };
 
   const Tensors& tensors;
+  const Constants& constants;
   A c[kCells], h[kCells];
 
   static int64_t recurrent_chunks(const PersistentShape& shape) {
@@ -37,47 +43,68 @@ struct Forward : OwnCells<C> {
     return {group * kOwn, end < shape.recurrent_chunks ? end : shape.recurrent_chunks};
   }
   // The element of the weight that is packed at this place. False: none, a zero.
-  static __device__ bool source(const PersistentShape& shape, int64_t columns, const WeightPlace& at, int64_t& row,
-                                int64_t& column, int64_t& tap) {
-    int64_t channel, gate;
+  static __device__ bool source(const PersistentShape& shape, int columns, const WeightPlace& at, int& row, int& column,
+                                int& tap) {
+    int channel, gate;
     Core::gate_row(at.output % Core::kOutputs, channel, gate);
     channel += at.output / Core::kOutputs * Core::kGroupChannels;
     row = gate * shape.channels + channel, column = at.depth, tap = at.tap;
     return channel < shape.channels && column < columns;
   }
 
-  __device__ Forward(const PersistentShape& shape, const Tensors& tensors, const Place& place, bool)
-      : OwnCells<C>{shape, place}, tensors(tensors) {
+  __device__ Forward(const PersistentShape& shape, const Tensors& tensors, const Place& place, bool, Constants& constants)
+      : OwnCells<C>{shape, place}, tensors(tensors), constants(constants) {
+    for (int i = threadIdx.x; i < 4 * Core::kGroupChannels; i += kPersistentThreads) {
+      const int gate = i / Core::kGroupChannels, c = place.group * Core::kGroupChannels + i % Core::kGroupChannels;
+      constants.bias[i] = tensors.bias && c < shape.channels ? A(widen(tensors.bias[gate * shape.channels + c])) : A(0);
+    }
 #pragma unroll
     for (int j = 0; j < kCells; ++j) c[j] = tensors.c_0 && valid(j) ? A(widen(tensors.c_0[at(j)])) : A(0);
   }
 
   __device__ const T* side() const { return tensors.x; }
-  static __device__ __forceinline__ int64_t side_row(int64_t depth, int64_t channels) { return depth < channels ? depth : -1; }
-  __device__ const T* initial() const { return tensors.h_0; }
+  static __device__ __forceinline__ ChunkRows side_rows(int chunk, int channels) {
+    const int first = chunk * Core::kPerChunk, left = channels - first;
+    return {first, left < Core::kPerChunk ? left : Core::kPerChunk};
+  }
+  // What the recurrent convolution of the first step reads of this block's image, or null.
+  __device__ __forceinline__ const T* initial() const {
+    return tensors.h_0 ? tensors.h_0 + place.image * shape.channels * shape.pixels() : nullptr;
+  }
+  __device__ __forceinline__ ChunkRows initial_rows(int chunk) const { return side_rows(chunk, shape.channels); }
 
   __device__ __forceinline__ void start(Sum& sum, int, int) const {
 #pragma unroll
     for (int j = 0; j < kCells; ++j) {
 #pragma unroll
       for (int gate = 0; gate < 4; ++gate)
-        Core::value(sum, j, gate) = tensors.bias && channel(j) < shape.channels
-                                        ? A(widen(tensors.bias[gate * shape.channels + channel(j)])) : A(0);
+        Core::value(sum, j, gate) = constants.bias[gate * Core::kGroupChannels + Core::channel(j)];
     }
   }
 
   // tile: this block's own first pixel. The activations stay in sum.
   __device__ __forceinline__ void finish(Sum& sum, Chunk* tile, int side, int pitch) {
+    if (tensors.peephole.data)
+      update_cells<true>(sum);
+    else
+      update_cells<false>(sum);
+#pragma unroll
+    for (int j = 0; j < kCells; ++j)
+      if (valid(j)) Core::write(tile + (Core::y(j) * side + Core::x(j)) * pitch, channel(j), Core::rounded(h[j]));
+  }
+
+  // Cells outside the image are computed, too: without branches between them all interleave.
+  template <bool kPeephole>
+  __device__ __forceinline__ void update_cells(Sum& sum) {
 #pragma unroll
     for (int j = 0; j < kCells; ++j) {
-      if (!valid(j)) continue;
       Gates<A> gates{Core::value(sum, j, 0), Core::value(sum, j, 1), Core::value(sum, j, 2), Core::value(sum, j, 3)};
-      const Peephole<A> peephole =
-          read_peephole<A>(tensors.peephole, channel(j), place.y() + Core::y(j), place.x() + Core::x(j));
-      cell_forward(gates, peephole, A(c[j]), shape.peephole_current, c[j], h[j]);
+      Peephole<A> peephole{A(0), A(0), A(0)};
+      if (kPeephole && valid(j))
+        peephole = read_peephole<A>(tensors.peephole, channel(j), place.y() + Core::y(j), place.x() + Core::x(j));
+      cell_forward(gates, peephole, A(c[j]), kPeephole && shape.peephole_current, c[j], h[j]);
       Core::value(sum, j, 0) = gates.i, Core::value(sum, j, 1) = gates.f;
       Core::value(sum, j, 2) = gates.o, Core::value(sum, j, 3) = gates.g;
-      Core::write(tile + (Core::y(j) * side + Core::x(j)) * pitch, int(channel(j)), Core::rounded(h[j]));
     }
   }
 
@@ -89,25 +116,26 @@ struct Forward : OwnCells<C> {
       if (r + 1 == shape.steps) tensors.c_n[at(j)] = narrowed<T>(c[j]);
       if (tensors.cells) tensors.cells[t * shape.state() + at(j)] = c[j];
       if (!tensors.gates) continue;
-      A* const saved = tensors.gates + t * 4 * shape.state() + at(j, 4 * shape.channels);
+      T* const saved = tensors.gates + t * 4 * shape.state() + at(j, 4 * shape.channels);
 #pragma unroll
-      for (int gate = 0; gate < 4; ++gate) saved[gate * shape.channels * shape.pixels()] = Core::value(sum, j, gate);
+      for (int gate = 0; gate < 4; ++gate)
+        saved[gate * shape.channels * shape.pixels()] = narrowed<T>(Core::value(sum, j, gate));
     }
   }
 };
 
 template <class Policy, class T>
 int run(const PersistentPlan<Policy>& plan, const Chains& chains, const ForwardTensors<T>* tensors,
-        accumulation_t<T>* workspace, Stream stream) {
+        const PackedWeights<T>& packed, accumulation_t<T>* workspace, Stream stream) {
   LayerWeights<T> weights[kMaxPersistentLayers];
   typename Policy::Tensors given[kMaxPersistentLayers];
   for (int i = 0; i < chains.chains * chains.depth; ++i) {
     const Layer& layer = chains.layers[i];
     const ForwardTensors<T>& a = tensors[i];
-    weights[i] = {a.weight_h, a.weight_x, layer.channels, layer.in_channels, layer.in_channels, layer.reverse};
+    weights[i] = {a.weight_h, a.weight_x, layer.channels, layer.in_channels, layer.in_channels, i, layer.reverse};
     given[i] = {a.x, a.bias, a.peephole, a.h_0, a.c_0, a.output, a.c_n, a.gates, a.cells};
   }
-  return launch_persistent(plan, chains, weights, given, workspace, stream);
+  return launch_persistent(plan, chains, weights, given, packed, workspace, stream);
 }
 
 }  // namespace
@@ -118,15 +146,21 @@ int64_t persistent_forward_workspace(const Chains& chains) {
 }
 
 template <class T>
-int persistent_forward(const Chains& chains, const ForwardTensors<T>* tensors, accumulation_t<T>* workspace,
-                       Stream stream) {
-  return with_plan<Forward, T, true>(chains,
-                                     [&](const auto& plan) { return run(plan, chains, tensors, workspace, stream); });
+int64_t persistent_forward_packed(const Chains& chains) {
+  return with_plan<Forward, T, true>(chains, [](const auto& plan) { return plan.packed(); });
+}
+
+template <class T>
+int persistent_forward(const Chains& chains, const ForwardTensors<T>* tensors, const PackedWeights<T>& packed,
+                       accumulation_t<T>* workspace, Stream stream) {
+  return with_plan<Forward, T, true>(
+      chains, [&](const auto& plan) { return run(plan, chains, tensors, packed, workspace, stream); });
 }
 
 #define INSTANTIATE(T)                                               \
   template int64_t persistent_forward_workspace<T>(const Chains&);   \
-  template int persistent_forward(const Chains&, const ForwardTensors<T>*, accumulation_t<T>*, Stream);
+  template int64_t persistent_forward_packed<T>(const Chains&);      \
+  template int persistent_forward(const Chains&, const ForwardTensors<T>*, const PackedWeights<T>&, accumulation_t<T>*, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)
 
 }  // namespace pdb::cuda

@@ -12,9 +12,9 @@ namespace pdb::cuda {
 template <class T>
 struct PackJob {
   const T* weight;
-  int64_t columns;
+  int columns;
   Chunk* packed;
-  int64_t chunks, elements;
+  unsigned chunks, elements;
 };
 
 template <class T>
@@ -22,7 +22,7 @@ struct PackJobs {
   PackJob<T> jobs[2 * kMaxPersistentLayers];
   int count;
   uint32_t* flags;
-  int64_t flag_count;
+  unsigned flag_count;
 };
 
 // Packs all weights of a launch and clears its flags.
@@ -30,13 +30,13 @@ template <class Policy, class T>
 __global__ void __launch_bounds__(256)
     persistent_pack_kernel(const __grid_constant__ PackJobs<T> work, PersistentShape shape) {
   using Core = typename Policy::Core;
-  const int64_t thread = blockIdx.x * int64_t(blockDim.x) + threadIdx.x, stride = gridDim.x * int64_t(blockDim.x);
-  for (int64_t i = thread; i < work.flag_count; i += stride) work.flags[i] = 0;
+  const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x, stride = gridDim.x * blockDim.x;
+  for (unsigned i = thread; i < work.flag_count; i += stride) work.flags[i] = 0;
   for (int j = 0; j < work.count; ++j) {
     const PackJob<T>& job = work.jobs[j];
-    for (int64_t e = thread; e < job.elements; e += stride) {
+    for (unsigned e = thread; e < job.elements; e += stride) {
       const WeightPlace place = Core::locate(e, shape.taps(), job.chunks);
-      int64_t row, column, tap;
+      int row, column, tap;
       const bool inside = Policy::source(shape, job.columns, place, row, column, tap);
       const T value = inside ? job.weight[(row * job.columns + column) * shape.taps() + tap] : T{};
       reinterpret_cast<typename Core::Alias*>(job.packed)[e] = Core::element(value);
@@ -53,7 +53,7 @@ struct PersistentPlan {
   using A = typename Core::A;
 
   PersistentShape shape{};
-  int64_t blocks = 0, shared_bytes = 0, flag_chunks = 0, exchange_chunks = 0, weight_chunks = 0;
+  int64_t blocks = 0, shared_bytes = 0, flag_chunks = 0, exchange_chunks = 0, side_sum_chunks = 0, weight_chunks = 0;
   bool ok = false;
 
   explicit PersistentPlan(const Chains& chains) {
@@ -64,10 +64,11 @@ struct PersistentPlan {
     // Each factor first: their product could overflow.
     for (int64_t size : {tiles_y, tiles_x, groups, first.batch, first.taps(), first.steps * chains.depth})
       if (size > 1 << 20) return;
+    if (!has_32_bit_indices(chains)) return;
     blocks = chains.chains * first.batch * groups * tiles_y * tiles_x;
-    shape = {first.channels, first.height, first.width, int(first.steps), int(first.batch), int(first.kernel),
-             chains.depth, int(groups), int(tiles_y), int(tiles_x), 0, 0, 0,
-             int(groups > 1 ? Core::kGroupChannels : round_up(first.channels, 4)), first.peephole_current};
+    shape = {int(first.channels), int(first.height), int(first.width), int(first.steps), int(first.batch),
+             int(first.kernel), chains.depth, int(groups), int(tiles_y), int(tiles_x), 0, 0, 0,
+             int(groups > 1 ? Core::kGroupChannels : round_up(first.channels, Core::kPerChunk)), first.peephole_current};
     shape.recurrent_chunks = int(Policy::recurrent_chunks(shape));
     int64_t side_chunks = 0;
     for (int i = 0; i < chains.chains * chains.depth; ++i) {
@@ -77,14 +78,19 @@ struct PersistentPlan {
     }
     flag_chunks = (blocks + 3) / 4;
     exchange_chunks = 2 * chains.chains * first.batch * first.pixels() * shape.recurrent_chunks;
-    // The side weight is read every step: from shared memory if there is room, else from global memory.
+    // The side weight is read every step: from shared memory if there is room, else it takes turns.
     ok = fits(chains, int(std::min<int64_t>(side_chunks, 1 << 20))) || fits(chains, 0);
+    if (side_chunks > 0 && shape.side_chunks == 0)
+      side_sum_chunks = blocks * kStepsAtOnce * LayerRun<Policy>::kSumChunks * kPersistentThreads;
   }
 
   int64_t row_chunks() const { return int64_t(shape.taps()) * Core::kOutputs; }
 
   // Elements of A.
-  int64_t workspace() const { return ok ? (flag_chunks + exchange_chunks + weight_chunks) * int64_t(16 / sizeof(A)) : 0; }
+  int64_t workspace() const {
+    return ok ? (flag_chunks + exchange_chunks + side_sum_chunks) * int64_t(16 / sizeof(A)) : 0;
+  }
+  int64_t packed() const { return ok ? weight_chunks * int64_t(16 / sizeof(A)) : 0; }
 
   int64_t side_chunks_of(const Chains& chains, int layer) const {
     return round_up(Policy::side_chunks(shape, chains.layers[layer], layer % chains.depth), Core::kChunkMultiple);
@@ -93,6 +99,18 @@ struct PersistentPlan {
  private:
   static int64_t bounded_dilation(const Layer& layer) {
     return std::min(layer.dilation, std::max(layer.height, layer.width));
+  }
+
+  // Of a frame of the largest array and of the largest weight, each rounded up to whole tiles and groups.
+  static bool has_32_bit_indices(const Chains& chains) {
+    constexpr double kLimit = double(1u << 31);
+    for (int i = 0; i < chains.chains * chains.depth; ++i) {
+      const Layer& l = chains.layers[i];
+      const double channels = std::max(double(l.in_channels), 4.0 * double(l.channels)) + 4 * kTile * kTile;
+      if (channels * double(l.batch) * (double(l.height) + kTile) * (double(l.width) + kTile) >= kLimit) return false;
+      if (channels * (4 * double(l.channels) + 4 * kTile * kTile) * double(l.taps()) >= kLimit) return false;
+    }
+    return true;
   }
 
   static bool alike(const Chains& chains) {
@@ -112,18 +130,15 @@ struct PersistentPlan {
   }
 
   bool fits(const Chains& chains, int side_chunks) {
-    int64_t window = 0;
-    for (int i = 0; i < chains.chains * chains.depth; ++i) {
-      const int64_t side = kTile + shape.kernel / 2 * 2 * bounded_dilation(chains.layers[i]);
-      if (side > 4096) return false;
-      window = std::max(window, side * side);
-    }
-    shape.side_chunks = side_chunks;
-    const int64_t recurrent = window * chunk_pitch(shape.recurrent_chunks);
-    shared_bytes = 16 * ((shape.recurrent_chunks + int64_t(side_chunks)) * row_chunks() + recurrent +
-                         window * chunk_pitch(Core::kSideChunks));
+    int64_t side = 0;
+    for (int i = 0; i < chains.chains * chains.depth; ++i)
+      side = std::max(side, kTile + shape.kernel / 2 * 2 * bounded_dilation(chains.layers[i]));
+    if (side > 4096) return false;
+    shape.side_chunks = side_chunks, shape.window_side = int(side);
+    const int64_t window = side * side * (chunk_pitch(shape.recurrent_chunks) + chunk_pitch(Core::kSideChunks));
+    const int64_t weights = (shape.recurrent_chunks + int64_t(side_chunks)) * row_chunks();
+    shared_bytes = 16 * (weights + window) + round_up(sizeof(typename Policy::Constants), 16);
     if (shared_bytes > 1 << 20) return false;
-    shape.window_chunks = int(recurrent);
     return resident_blocks(persistent_kernel<Policy>, kPersistentThreads, shared_bytes) >= blocks;
   }
 };
@@ -141,23 +156,26 @@ template <class T>
 struct LayerWeights {
   const T *recurrent, *side;  // side: null where there is none
   int64_t recurrent_columns, side_columns, side_channels;
+  int number;
   bool flip;
 };
 
-// Packs the weights and launches. tensors and weights in the order in which the launch runs the layers.
+// Packs the weights, unless they are, and launches. tensors and weights in the order in which the launch runs the layers.
 template <class Policy, class T>
 int launch_persistent(const PersistentPlan<Policy>& plan, const Chains& chains, const LayerWeights<T>* weights,
-                      const typename Policy::Tensors* tensors, typename Policy::Core::A* workspace, Stream stream) {
+                      const typename Policy::Tensors* tensors, const PackedWeights<T>& packed_weights,
+                      typename Policy::Core::A* workspace, Stream stream) {
   using Core = typename Policy::Core;
   auto* const flags = reinterpret_cast<uint32_t*>(workspace);
   Chunk* const exchange = reinterpret_cast<Chunk*>(workspace) + plan.flag_chunks;
-  Chunk* packed = exchange + plan.exchange_chunks;
-  PersistentArguments<Policy> arguments{plan.shape, {}, {}, exchange, plan.exchange_chunks / 2, flags};
-  PackJobs<T> work{{}, 0, flags, plan.blocks};
+  Chunk* const side_sums = exchange + plan.exchange_chunks;
+  Chunk* packed = reinterpret_cast<Chunk*>(packed_weights.data);
+  PersistentArguments<Policy> arguments{plan.shape, {}, {}, exchange, plan.exchange_chunks / 2, side_sums, flags};
+  PackJobs<T> work{{}, 0, flags, unsigned(plan.blocks)};
   int64_t elements = plan.blocks;
   const auto pack = [&](const T* weight, int64_t columns, int64_t chunks) {
     const int64_t size = plan.shape.groups * chunks * plan.row_chunks();
-    work.jobs[work.count++] = {weight, columns, packed, chunks, size * Core::kPerChunk};
+    work.jobs[work.count++] = {weight, int(columns), packed, unsigned(chunks), unsigned(size * Core::kPerChunk)};
     elements = std::max(elements, size * Core::kPerChunk);
     packed += size;
     return packed - size;
@@ -166,15 +184,16 @@ int launch_persistent(const PersistentPlan<Policy>& plan, const Chains& chains, 
     Link& link = arguments.links[i];
     const Layer& layer = chains.layers[i];
     link.dilation = int(std::min(layer.dilation, std::max(layer.height, layer.width)));
-    link.flip = weights[i].flip;
+    link.flip = weights[i].flip, link.number = weights[i].number;
     link.recurrent_weight = pack(weights[i].recurrent, weights[i].recurrent_columns, plan.shape.recurrent_chunks);
     if (weights[i].side) {
       link.side_chunks = int(plan.side_chunks_of(chains, i));
-      link.side_channels = weights[i].side_channels;
+      link.side_channels = int(weights[i].side_channels);
       link.side_weight = pack(weights[i].side, weights[i].side_columns, link.side_chunks);
     }
     arguments.tensors[i] = tensors[i];
   }
+  if (packed_weights.is_packed) work.count = 0, elements = plan.blocks;  // the flags are left to be cleared
   if (int error = launch(persistent_pack_kernel<Policy, T>, grid_for(elements, 256), 256, stream, work, plan.shape))
     return error;
   return launch_cooperative(persistent_kernel<Policy>, plan.blocks, kPersistentThreads, plan.shared_bytes, stream,

@@ -6,6 +6,10 @@
 // to the neighbours through a buffer in the order in which they read it; two slots are enough, since nobody gets a step
 // ahead of whom it waits for. Only then is it stored where the caller wants it, and the side convolution of the next step
 // is done: both hide the time that the flags and the halo take. Flags grow by one a step, by T a layer, from zero.
+//
+// Where the side weight has no room beside the recurrent one (4 bytes an element), the two take turns: the sums of the side
+// convolution are computed of several steps at once and wait in global memory, each for the thread that made it. That is
+// 32 KB a step and block, less in backward, where the weight itself, read every step, would be 147 KB.
 #pragma once
 
 #include "persistent.h"
@@ -17,10 +21,14 @@ namespace pdb::cuda {
 struct Link {
   const Chunk* recurrent_weight;  // packed, of all groups
   const Chunk* side_weight;       // null: no side convolution
-  int64_t side_channels;          // of the side input, as it is stored
+  int side_channels;              // of the side input, as it is stored
   int side_chunks, dilation;
-  bool flip;  // the steps of this launch go from frame T-1 to 0
+  int number;  // of the layer, as the caller counts
+  bool flip;   // the steps of this launch go from frame T-1 to 0
 };
+
+// Steps whose side sums are computed at once where the weights take turns.
+constexpr int kStepsAtOnce = 8;
 
 template <class Policy>
 struct PersistentArguments {
@@ -29,84 +37,172 @@ struct PersistentArguments {
   typename Policy::Tensors tensors[kMaxPersistentLayers];
   Chunk* exchange;     // (2, chains, N, H, W, recurrent chunks)
   int64_t slot;        // chunks of one of the two
+  Chunk* side_sums;    // (blocks, kStepsAtOnce, chunks of a Sum, threads), where the weights take turns
   uint32_t* flags;     // one a block, zero at first
 };
 
 // The block's shared memory.
+template <class Policy>
 struct PersistentStorage {
   Chunk *recurrent_weight, *side_weight, *window, *side_window;
+  typename Policy::Constants* constants;  // of the layer
 
-  __device__ PersistentStorage(const PersistentShape& shape, int weight_chunks) {
+  __device__ explicit PersistentStorage(const PersistentShape& shape) {
+    const int weight_chunks = shape.taps() * Policy::Core::kOutputs;
     recurrent_weight = reinterpret_cast<Chunk*>(dynamic_shared_memory());
     side_weight = recurrent_weight + shape.recurrent_chunks * weight_chunks;
     window = side_weight + shape.side_chunks * weight_chunks;
-    side_window = window + shape.window_chunks;
+    const int side = shape.window_side;
+    side_window = window + side * side * chunk_pitch(shape.recurrent_chunks);
+    constants =
+        reinterpret_cast<typename Policy::Constants*>(side_window + side * side * chunk_pitch(Policy::Core::kSideChunks));
   }
 };
 
+// Loads come in batches, to wait for L2 once.
 __device__ __forceinline__ void copy_chunks(Chunk* target, const Chunk* source, int count) {
-  for (int i = threadIdx.x; i < count; i += blockDim.x) target[i] = source[i];
+  constexpr int kBatch = 8;
+  int i = threadIdx.x;
+  for (; i + (kBatch - 1) * kPersistentThreads < count; i += kBatch * kPersistentThreads) {
+    Chunk value[kBatch];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) value[b] = source[i + b * kPersistentThreads];
+#pragma unroll
+    for (int b = 0; b < kBatch; ++b) target[i + b * kPersistentThreads] = value[b];
+  }
+  for (; i < count; i += kPersistentThreads) target[i] = source[i];
 }
 
-// sum += the side convolution, a few chunks of depth at a time.
-template <class Policy>
-__device__ __forceinline__ void side_convolution(typename Policy::Core::Sum& sum, const Policy& policy, const Link& link,
-                                                 const PersistentStorage& storage, const PersistentShape& shape,
-                                                 const Place& place, int radius, int t) {
-  using Core = typename Policy::Core;
-  const int side = kTile + 2 * radius, pitch = chunk_pitch(Core::kSideChunks);
-  const auto* image = policy.side() + (int64_t(t) * shape.batch + place.image) * link.side_channels * shape.pixels();
-  const Chunk* const streamed =
-      link.side_weight + int64_t(place.group) * link.side_chunks * shape.taps() * Core::kOutputs;
-  for (int first = 0; first < link.side_chunks; first += Core::kSideChunks) {
-    const int count = link.side_chunks - first < Core::kSideChunks ? link.side_chunks - first : Core::kSideChunks;
-    if (first > 0) __syncthreads();  // the previous chunks have been used
-    load_channels<Core>(storage.side_window, pitch, image, first, count, shape, place, radius,
-                        [&](int64_t depth) { return policy.side_row(depth, link.side_channels); });
-    __syncthreads();
-    if (shape.side_chunks > 0)
-      Core::multiply(sum, storage.side_weight, first, count, link.side_chunks, storage.side_window, pitch, side,
-                     shape.kernel, link.dilation);
-    else
-      Core::multiply(sum, streamed, first, count, link.side_chunks, storage.side_window, pitch, side, shape.kernel,
-                     link.dilation);
-  }
+// Chunks [first, first + count) of the depth of a group's weight, of `total`.
+template <class Core>
+__device__ __forceinline__ void copy_weight(Chunk* target, const Chunk* weight, int first, int count, int total, int taps) {
+  const int depth = taps * Core::kOutputs / Core::kRowBlocks;  // chunks of a row block in one chunk of depth
+  if (count == total) return copy_chunks(target, weight, count * depth * Core::kRowBlocks);
+  for (int block = 0; block < Core::kRowBlocks; ++block)
+    copy_chunks(target + block * count * depth, weight + (block * total + first) * depth, count * depth);
 }
+
+// One block in a layer: what every part of its loop needs to know.
+template <class Policy>
+struct LayerRun {
+  using Core = typename Policy::Core;
+  using Sum = typename Core::Sum;
+  static constexpr int kSumChunks = sizeof(Sum) / sizeof(Chunk);
+
+  const PersistentArguments<Policy>& arguments;
+  const PersistentShape& shape;
+  const Link& link;
+  const Place& place;
+  const PersistentStorage<Policy>& storage;
+  int radius, side, weight_chunks;  // side: of the window; weight_chunks: of one chunk of depth
+
+  __device__ LayerRun(const PersistentArguments<Policy>& arguments, const Link& link, const Place& place,
+                      const PersistentStorage<Policy>& storage)
+      : arguments(arguments), shape(arguments.shape), link(link), place(place), storage(storage),
+        radius(shape.kernel / 2 * link.dilation), side(kTile + 2 * radius), weight_chunks(shape.taps() * Core::kOutputs) {}
+
+  __device__ __forceinline__ int frame(int r) const { return link.flip ? shape.steps - 1 - r : r; }
+  __device__ __forceinline__ bool weights_take_turns() const { return link.side_weight && shape.side_chunks == 0; }
+  __device__ __forceinline__ const Chunk* side_weight() const {
+    return link.side_weight + int64_t(place.group) * link.side_chunks * weight_chunks;
+  }
+
+  __device__ __forceinline__ void load_recurrent_weight() const {
+    const int chunks = shape.recurrent_chunks;
+    copy_chunks(storage.recurrent_weight, link.recurrent_weight + int64_t(place.group) * chunks * weight_chunks,
+                chunks * weight_chunks);
+  }
+
+  // sum += the side convolution of frame t over chunks [first, first + count) of its depth, a few at a time. weight: these.
+  __device__ __forceinline__ void side_convolution(Sum& sum, const Policy& policy, const Chunk* weight, int first, int count,
+                                                   int t) const {
+    const int pitch = chunk_pitch(Core::kSideChunks);
+    const auto* image = policy.side() + (int64_t(t) * shape.batch + place.image) * link.side_channels * shape.pixels();
+    for (int done = 0; done < count; done += Core::kSideChunks) {
+      const int some = count - done < Core::kSideChunks ? count - done : Core::kSideChunks;
+      if (done > 0) __syncthreads();  // the previous chunks have been used
+      load_channels<Core>(storage.side_window, pitch, image, first + done, some, shape, place, radius,
+                          [&](int chunk) { return policy.side_rows(chunk, link.side_channels); });
+      __syncthreads();
+      Core::multiply(sum, weight, done, some, count, storage.side_window, pitch, side, shape.kernel, link.dilation);
+    }
+  }
+
+  // Where this thread keeps chunk i of the side sums of step r.
+  __device__ __forceinline__ Chunk* side_sum(int r, int i) const {
+    const int64_t step = int64_t(blockIdx.x) * kStepsAtOnce + r % kStepsAtOnce;
+    return arguments.side_sums + (step * kSumChunks + i) * kPersistentThreads + threadIdx.x;
+  }
+
+  // The side sums of steps [begin, end) into global memory, with as much of the weight at a time as there is room for.
+  __device__ __forceinline__ void make_side_sums(const Policy& policy, int begin, int end) const {
+    for (int first = 0; first < link.side_chunks; first += shape.recurrent_chunks) {
+      const int left = link.side_chunks - first, count = left < shape.recurrent_chunks ? left : shape.recurrent_chunks;
+      if (first > 0) __syncthreads();  // the weight that lies there has been used
+      copy_weight<Core>(storage.recurrent_weight, side_weight(), first, count, link.side_chunks, shape.taps());
+      for (int r = begin; r < end; ++r) {
+        Sum sum{};
+        if (r > begin) __syncthreads();  // the window of the step before has been used
+        side_convolution(sum, policy, storage.recurrent_weight, first, count, frame(r));
+        if (first > 0) add_side_sums(sum, r);
+#pragma unroll
+        for (int i = 0; i < kSumChunks; ++i) *side_sum(r, i) = reinterpret_cast<const Chunk*>(&sum)[i];
+      }
+    }
+    __syncthreads();  // the side weight has been used
+    load_recurrent_weight();
+  }
+
+  __device__ __forceinline__ void add_side_sums(Sum& sum, int r) const {
+    Sum part;
+#pragma unroll
+    for (int i = 0; i < kSumChunks; ++i) reinterpret_cast<Chunk*>(&part)[i] = *side_sum(r, i);
+#pragma unroll
+    for (int j = 0; j < Core::kCells; ++j) {
+#pragma unroll
+      for (int i = 0; i < Core::kValues; ++i) Core::value(sum, j, i) += Core::value(part, j, i);
+    }
+  }
+};
 
 // All steps of one layer. ticks: steps of the layers before it in the chain.
 template <class Policy>
 __device__ __forceinline__ void run_layer(const PersistentArguments<Policy>& arguments, const Link& link,
                                           const typename Policy::Tensors& tensors, const Place& place,
-                                          const PersistentStorage& storage, uint32_t ticks) {
+                                          const PersistentStorage<Policy>& storage, uint32_t ticks) {
   using Core = typename Policy::Core;
   const PersistentShape& shape = arguments.shape;
-  const int radius = shape.kernel / 2 * link.dilation, side = kTile + 2 * radius;
-  const int chunks = shape.recurrent_chunks, pitch = chunk_pitch(chunks), weight_chunks = shape.taps() * Core::kOutputs;
+  const LayerRun<Policy> run(arguments, link, place, storage);
+  const int radius = run.radius, side = run.side, chunks = shape.recurrent_chunks, pitch = chunk_pitch(chunks);
   const OwnChunks own = Policy::own_chunks(shape, place.group);
   Chunk* const exchange =
-      arguments.exchange + (int64_t(place.chain) * shape.batch + place.image) * shape.pixels() * chunks;
+      arguments.exchange + int64_t(place.chain * shape.batch + place.image) * shape.pixels() * chunks;
 
-  copy_chunks(storage.recurrent_weight, link.recurrent_weight + int64_t(place.group) * chunks * weight_chunks,
-              chunks * weight_chunks);
+  if (!run.weights_take_turns()) run.load_recurrent_weight();
   if (link.side_weight && shape.side_chunks > 0)
-    copy_chunks(storage.side_weight, link.side_weight + int64_t(place.group) * link.side_chunks * weight_chunks,
-                link.side_chunks * weight_chunks);
-  for (int i = threadIdx.x; i < side * side * pitch; i += blockDim.x) storage.window[i] = Chunk{};
-  Policy policy(shape, tensors, place, link.flip);
-  if (ticks > 0) await_neighbours(shape, place, arguments.flags, radius, ticks);  // the layer before is done there
+    copy_chunks(storage.side_weight, run.side_weight(), link.side_chunks * run.weight_chunks);
+  for (int i = threadIdx.x; i < side * side * pitch; i += kPersistentThreads) storage.window[i] = Chunk{};
+  Policy policy(shape, tensors, place, link.flip, *storage.constants);
+  __syncthreads();  // the constants are there
+  if (ticks > 0)  // the layer before is done there
+    await_neighbours(shape, place, arguments.flags, radius, ticks, {link.number, 0});
 
   for (int r = 0; r < shape.steps; ++r, ++ticks) {
-    const int t = link.flip ? shape.steps - 1 - r : r;
+    if (run.weights_take_turns() && r % kStepsAtOnce == 0)
+      run.make_side_sums(policy, r, r + kStepsAtOnce < shape.steps ? r + kStepsAtOnce : shape.steps);
+    const int t = run.frame(r);
     typename Core::Sum sum;
     policy.start(sum, t, r);
-    if (link.side_weight) side_convolution(sum, policy, link, storage, shape, place, radius, t);
+    if (run.weights_take_turns())
+      run.add_side_sums(sum, r);
+    else if (link.side_weight)
+      run.side_convolution(sum, policy, storage.side_weight, 0, link.side_chunks, t);
     if (r > 0) {
-      await_neighbours(shape, place, arguments.flags, radius, ticks);
+      await_neighbours(shape, place, arguments.flags, radius, ticks, {link.number, r});
       load_ring(storage.window, exchange + (ticks - 1) % 2 * arguments.slot, shape, place, radius, own);
     } else if (policy.initial()) {
-      load_channels<Core>(storage.window, pitch, policy.initial() + place.image * shape.channels * shape.pixels(), 0,
-                          chunks, shape, place, radius,
-                          [&](int64_t depth) { return depth < shape.channels ? depth : -1; });
+      load_channels<Core>(storage.window, pitch, policy.initial(), 0, chunks, shape, place, radius,
+                          [&](int chunk) { return policy.initial_rows(chunk); });
     }
     if (r > 0 || policy.initial()) {
       __syncthreads();
@@ -130,7 +226,7 @@ __global__ void __launch_bounds__(kPersistentThreads, 1)
     persistent_kernel(const __grid_constant__ PersistentArguments<Policy> arguments) {
   const PersistentShape& shape = arguments.shape;
   const Place place(shape);
-  const PersistentStorage storage(shape, shape.taps() * Policy::Core::kOutputs);
+  const PersistentStorage<Policy> storage(shape);
   for (int d = 0; d < shape.depth; ++d) {
     const int layer = place.chain * shape.depth + d;
     run_layer(arguments, arguments.links[layer], arguments.tensors[layer], place, storage, uint32_t(d * shape.steps));

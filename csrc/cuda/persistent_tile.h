@@ -16,16 +16,16 @@ PDB_HD int chunk_pitch(int chunks) { return chunks | 1; }
 
 // Sizes that all layers of a launch share.
 struct PersistentShape {
-  int64_t channels, height, width;
-  int steps, batch, kernel, depth, groups, tiles_y, tiles_x;
+  int channels, height, width, steps, batch, kernel, depth, groups, tiles_y, tiles_x;
   int recurrent_chunks;  // depth of the recurrent convolution
-  int side_chunks;       // depth of the side weight in shared memory; 0: it is read from global memory
-  int window_chunks;     // room for the largest recurrent window
-  int gradient_stride;   // channels from one gate's to the next one's in the depth of the gate gradients
+  int side_chunks;       // depth of the side weight in shared memory; 0: it takes turns with the recurrent weight
+  int window_side;       // of the largest window
+  int gradient_stride;   // channels from one gate's to the next one's in the depth of the gate gradients: whole chunks
   bool peephole_current;
 
-  PDB_HD int64_t pixels() const { return height * width; }
-  PDB_HD int64_t state() const { return batch * channels * pixels(); }
+  // Within a frame of a sequence indices have 32 bits (PersistentPlan sees to it), from frame to frame 64.
+  PDB_HD int pixels() const { return height * width; }
+  PDB_HD int64_t state() const { return int64_t(batch) * channels * pixels(); }
   PDB_HD int taps() const { return kernel * kernel; }
 };
 
@@ -41,8 +41,8 @@ struct Place {
     image = index % shape.batch, chain = index / shape.batch;
   }
 
-  __device__ int64_t y() const { return int64_t(tile_y) * kTile; }
-  __device__ int64_t x() const { return int64_t(tile_x) * kTile; }
+  __device__ int y() const { return tile_y * kTile; }
+  __device__ int x() const { return tile_x * kTile; }
 };
 
 // The cells of a thread: where each is in its image, and whether it is in the image at all.
@@ -51,55 +51,71 @@ struct OwnCells {
   const PersistentShape& shape;
   const Place& place;
 
-  __device__ __forceinline__ int64_t channel(int j) const { return place.group * Core::kGroupChannels + Core::channel(j); }
+  __device__ __forceinline__ int channel(int j) const { return place.group * Core::kGroupChannels + Core::channel(j); }
   __device__ __forceinline__ bool valid(int j) const {
     return channel(j) < shape.channels && place.y() + Core::y(j) < shape.height && place.x() + Core::x(j) < shape.width;
   }
   // Its place in an array (N, channels, H, W); `channels`: of the array.
-  __device__ __forceinline__ int64_t at(int j, int64_t channels) const {
+  __device__ __forceinline__ int at(int j, int channels) const {
     return ((place.image * channels + channel(j)) * shape.height + place.y() + Core::y(j)) * shape.width + place.x() +
            Core::x(j);
   }
-  __device__ __forceinline__ int64_t at(int j) const { return at(j, shape.channels); }
+  __device__ __forceinline__ int at(int j) const { return at(j, shape.channels); }
 };
 
 // Waits until every tile that the window meets, in all groups of channels, has published at least `value`. A tile beyond
 // the border does not exist. The relation is symmetric: who reads my tile is whom I wait for.
 __device__ __forceinline__ void await_neighbours(const PersistentShape& shape, const Place& place, const uint32_t* flags,
-                                                 int radius, uint32_t value) {
+                                                 int radius, uint32_t value, Waiting waiting) {
   const int reach = (radius + kTile - 1) / kTile, side = 2 * reach + 1;
-  const int64_t image = int64_t(place.chain) * shape.batch + place.image;
-  for (int i = threadIdx.x; i < side * side * shape.groups; i += blockDim.x) {
+  const int image = place.chain * shape.batch + place.image;
+  for (int i = threadIdx.x; i < side * side * shape.groups; i += kPersistentThreads) {
     const int group = i / (side * side);
     const int y = place.tile_y + i / side % side - reach, x = place.tile_x + i % side - reach;
     if (y < 0 || y >= shape.tiles_y || x < 0 || x >= shape.tiles_x) continue;
     if (y == place.tile_y && x == place.tile_x && group == place.group) continue;
-    PDB_AWAIT(flags + ((image * shape.groups + group) * shape.tiles_y + y) * shape.tiles_x + x, value);
+    PDB_AWAIT(flags + ((image * shape.groups + group) * shape.tiles_y + y) * shape.tiles_x + x, value, waiting);
   }
   __syncthreads();
 }
 
-// Reads chunks [first, first + chunks) of the depth of an image of separate channels; zeros outside. row(k) is the
-// channel of depth k, or -1.
-template <class Core, class S, class Row>
+// Channels that make a chunk of depth: `count` of them from `first` on, then zeros.
+struct ChunkRows {
+  int first, count;
+};
+
+// Reads chunks [first, first + chunks) of the depth of an image of separate channels; zeros outside. rows(chunk): what the
+// chunk is made of. Sixteen loads are under way at a time, all from valid addresses, so that nothing branches between them.
+template <class Core, class S, class Rows>
 __device__ __forceinline__ void load_channels(Chunk* tile, int pitch, const S* image, int first, int chunks,
                                               const PersistentShape& shape, const Place& place, int radius,
-                                              const Row& row) {
-  const int side = kTile + 2 * radius;
-  for (int unit = threadIdx.x; unit < chunks * side * side; unit += blockDim.x) {
-    const int pixel = unit % (side * side), chunk = unit / (side * side);
-    const int64_t y = place.y() - radius + pixel / side, x = place.x() - radius + pixel % side;
-    Chunk value{};
-    if (y >= 0 && y < shape.height && x >= 0 && x < shape.width) {
-      typename Core::Element element[Core::kPerChunk];
+                                              const Rows& rows) {
+  constexpr int kPer = Core::kPerChunk, kUnits = 16 / kPer;
+  const unsigned side = kTile + 2 * radius, area = side * side, units = chunks * area;
+  const int pixels = shape.pixels();
+  for (unsigned begin = threadIdx.x; begin < units; begin += kUnits * kPersistentThreads) {
+    S value[kUnits][kPer];
+    int target[kUnits], count[kUnits];
 #pragma unroll
-      for (int i = 0; i < Core::kPerChunk; ++i) {
-        const int64_t channel = row((first + chunk) * Core::kPerChunk + i);
-        element[i] = Core::element(channel < 0 ? S{} : load_global(image + channel * shape.pixels() + y * shape.width + x));
-      }
-      value = Core::join(element);
+    for (int u = 0; u < kUnits; ++u) {
+      const unsigned unit = begin + u * kPersistentThreads, chunk = unit / area, pixel = unit - chunk * area;
+      const int row = pixel / side, column = pixel - row * side;
+      const int y = place.y() - radius + row, x = place.x() - radius + column;
+      const bool wanted = unit < units && unsigned(y) < unsigned(shape.height) && unsigned(x) < unsigned(shape.width);
+      const ChunkRows channels = rows(first + int(chunk));
+      target[u] = unit < units ? int(pixel * pitch + chunk) : -1;
+      count[u] = wanted ? channels.count : 0;
+      const S* const source = image + (count[u] > 0 ? channels.first * pixels + y * shape.width + x : 0);
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) value[u][i] = load_global(source + (i < count[u] ? i * pixels : 0));
     }
-    tile[pixel * pitch + chunk] = value;
+#pragma unroll
+    for (int u = 0; u < kUnits; ++u) {
+      typename Core::Element element[kPer];
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) element[i] = i < count[u] ? Core::element(value[u][i]) : typename Core::Element(0);
+      if (target[u] >= 0) tile[target[u]] = Core::join(element);
+    }
   }
 }
 
@@ -113,21 +129,21 @@ struct OwnChunks {
 __device__ __forceinline__ void load_ring(Chunk* tile, const Chunk* exchange, const PersistentShape& shape,
                                           const Place& place, int radius, OwnChunks own) {
   constexpr int kBatch = 4;
-  const int side = kTile + 2 * radius, chunks = shape.recurrent_chunks, pitch = chunk_pitch(chunks);
-  const int units = side * side * chunks;
-  for (int begin = threadIdx.x; begin < units; begin += kBatch * blockDim.x) {
+  const unsigned side = kTile + 2 * radius, chunks = shape.recurrent_chunks, units = side * side * chunks;
+  const int pitch = chunk_pitch(chunks);
+  for (unsigned begin = threadIdx.x; begin < units; begin += kBatch * kPersistentThreads) {
     Chunk value[kBatch];
     int target[kBatch];
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
-      const int unit = begin + b * blockDim.x, pixel = unit / chunks, chunk = unit % chunks;
-      const int row = pixel / side - radius, column = pixel % side - radius;
-      const int64_t y = place.y() + row, x = place.x() + column;
-      const bool mine = row >= 0 && row < kTile && column >= 0 && column < kTile && chunk >= own.begin && chunk < own.end;
-      target[b] = -1;
-      if (unit >= units || mine || y < 0 || y >= shape.height || x < 0 || x >= shape.width) continue;
-      target[b] = pixel * pitch + chunk;
-      value[b] = load_global(exchange + (y * shape.width + x) * chunks + chunk);
+      const unsigned unit = begin + b * kPersistentThreads, pixel = unit / chunks;
+      const int chunk = unit - pixel * chunks, row = int(pixel / side) - radius, column = int(pixel % side) - radius;
+      const int y = place.y() + row, x = place.x() + column;
+      const bool mine = unsigned(row) < kTile && unsigned(column) < kTile && chunk >= own.begin && chunk < own.end;
+      const bool wanted =
+          unit < units && !mine && unsigned(y) < unsigned(shape.height) && unsigned(x) < unsigned(shape.width);
+      target[b] = wanted ? int(pixel) * pitch + chunk : -1;
+      if (wanted) value[b] = load_global(exchange + (y * shape.width + x) * int(chunks) + chunk);
     }
 #pragma unroll
     for (int b = 0; b < kBatch; ++b)
@@ -138,10 +154,12 @@ __device__ __forceinline__ void load_ring(Chunk* tile, const Chunk* exchange, co
 // The reverse: this block's own part of the window, for its neighbours.
 __device__ __forceinline__ void store_own(const Chunk* tile, Chunk* exchange, const PersistentShape& shape,
                                           const Place& place, int radius, OwnChunks own) {
-  const int side = kTile + 2 * radius, chunks = shape.recurrent_chunks, count = own.end - own.begin;
-  for (int unit = threadIdx.x; unit < kTile * kTile * count; unit += blockDim.x) {
-    const int row = unit / count / kTile, column = unit / count % kTile, chunk = own.begin + unit % count;
-    const int64_t y = place.y() + row, x = place.x() + column;
+  const int side = kTile + 2 * radius, chunks = shape.recurrent_chunks;
+  const unsigned count = own.end - own.begin;
+  for (unsigned unit = threadIdx.x; unit < kTile * kTile * count; unit += kPersistentThreads) {
+    const unsigned pixel = unit / count;
+    const int row = pixel / kTile, column = pixel % kTile, chunk = own.begin + int(unit - pixel * count);
+    const int y = place.y() + row, x = place.x() + column;
     if (y >= shape.height || x >= shape.width) continue;
     store_global(exchange + (y * shape.width + x) * chunks + chunk,
                  tile[((row + radius) * side + column + radius) * chunk_pitch(chunks) + chunk]);

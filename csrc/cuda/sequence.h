@@ -54,12 +54,17 @@ struct ForwardTensors {
   const T* c_0;  // (N, C, H, W), null together with h_0
   T* output;     // (T, N, C, H, W): h_t at frame t
   T* c_n;        // (N, C, H, W): the cell state after the last step
-  A* gates;      // (T, N, 4, C, H, W): activated i, f, o, g for backward, or null
+  T* gates;      // (T, N, 4, C, H, W): activated i, f, o, g for backward, or null
   A* cells;      // (T, N, C, H, W): c_t for backward, or null; not null with gates
-  A* workspace;  // forward_workspace<T>(layer, cells) elements, aligned to 16 bytes
+  A* packed;     // forward_packed<T>(layer) elements: the weights as the kernels read them
+  bool is_packed;  // by an earlier call with the same weights; else they are packed first
+  A* workspace;  // forward_workspace<T>(layer, cells) elements; both are aligned to 16 bytes
 };
 
-// Elements of ForwardTensors::workspace; cells: whether the cells are stored.
+template <class T>
+int64_t forward_packed(const Layer& layer);
+
+// cells: whether the cells are stored.
 template <class T>
 int64_t forward_workspace(const Layer& layer, bool cells);
 
@@ -80,9 +85,10 @@ struct BackwardTensors {
   const T* h_0;
   const T* c_0;
   const T* output;
-  const A* gates;  // null: computed again, from cells and output
+  const T* gates;  // null: computed again, from cells and output
   const A* cells;  // ... to here
-  T* grad_x;         // (T, N, Cin, H, W)
+  T* grad_x;         // (T, N, Cin, H, W); where several layers share it, their sum
+  const T* grad_x_before;  // (T, N, Cin, H, W), or null: is added to grad_x
   T* grad_weight_x;  // (4C, Cin, k, k)
   T* grad_weight_h;  // (4C, C, k, k)
   T* grad_bias;      // (4C)
@@ -96,8 +102,8 @@ struct BackwardTensors {
 template <class T>
 int64_t backward_workspace(const Layer& layer, bool gates);
 
-// Whether backward goes through a few steps at a time, one launch a step, to save memory: over long sequences, where the
-// gates were not saved for the same reason.
+// Whether backward goes through a few steps at a time, to save memory: over long sequences, where the gates were not saved
+// for the same reason.
 bool backward_in_chunks(const Layer& layer, bool gates);
 
 template <class T>

@@ -7,143 +7,233 @@
 namespace pdb::cuda {
 namespace {
 
-// Without saved gates, over more than three chunks, memory is what matters: gate gradients are kept of two chunks only.
-constexpr int64_t kChunkSteps = 3;
+// Without saved gates, over more than two chunks, memory is what matters: gate gradients are kept of two chunks only.
+constexpr int64_t kChunkSteps = 5;
 
-// Elements of the workspace of a persistent launch of this layer; 0: it runs step by step.
+// Elements of A that hold so many of T, in whole 16 bytes.
 template <class T>
-int64_t persistent_backward_size(const Layer& layer, bool gates) {
-  return layer.persistent && !backward_in_chunks(layer, gates) ? persistent_backward_workspace<T>({&layer, 1, 1}) : 0;
+int64_t units(int64_t elements) {
+  return (elements * int64_t(sizeof(T)) + 15) / 16 * int64_t(16 / sizeof(accumulation_t<T>));
 }
 
-// The parts of the workspace, in elements, in this order.
+// Layers whose steps run together: in one persistent launch, or, each of them alone, step by step.
 template <class T>
-struct Rooms {
-  bool chunks;
-  int64_t weights, grad_gates, grad_c, sums, gates_weights, work;
+class BackwardPass {
+ public:
+  using A = accumulation_t<T>;
 
-  Rooms(const Layer& layer, bool gates) : chunks(backward_in_chunks(layer, gates)) {
-    const Path<T> path(layer);
-    const int64_t steps = chunks ? kChunkSteps : layer.steps;
-    weights = packed_transposed(layer, path);
-    grad_gates = (chunks ? 2 : 1) * 4 * steps * layer.state();
-    grad_c = layer.state();
-    sums = chunks ? Sums<T>::size(layer) : 0;
-    sums = (sums + 3) / 4 * 4;  // whole chunks of 16 bytes behind it
-    grad_c = (grad_c + 3) / 4 * 4;
-    gates_weights = gates ? 0 : packed_gates(layer, path);
-    work = std::max(persistent_backward_size<T>(layer, gates), weight_gradient_workspace(layer, steps));
+  // gates: whether they are saved. In chunks the chains have one layer each.
+  BackwardPass(const Chains& chains, bool gates)
+      : chains_(chains), count_(chains.chains * chains.depth), saved_(gates),
+        chunked_(backward_in_chunks(chains.layers[0], gates)), steps_(chains.layers[0].steps) {
+    for (int i = 0; i < count_; ++i) works_[i].layer = layers_[i] = with_bounded_dilation(chains.layers[i]);
+    chains_.layers = layers_;
+    if (chunked_) chunk_ = kChunkSteps;
+    else chunk_ = steps_;
+    if (layers_[0].persistent) persistent_ = persistent_backward_workspace<T>(chains_of(chunk_));
+  }
+  BackwardPass(const BackwardPass&) = delete;
+
+  bool is_persistent() const { return persistent_ > 0; }
+
+  int64_t workspace() const {
+    int64_t all = std::max(persistent_, weight_gradient_room(works_, count_, chunk_));
+    const Layer wide = widest(works_, count_);
+    for (int i = 0; i < count_; ++i) {
+      const Path<T> own(layers_[i]);
+      all += own.packed(layers_[i].channels, Packing::transposed) + whole(Sums<T>::size(layers_[i]) * chunked_) +
+             Path<T>(wide).packed(layers_[i].in_channels, Packing::transposed) + (chunked_ ? 2 : 1) * grad_gates_units(i) +
+             whole(layers_[i].state());
+      if (!saved_)
+        all += own.packed(layers_[i].channels, Packing::gates) + own.packed(layers_[i].in_channels, Packing::gates);
+    }
+    return all;
   }
 
-  int64_t all() const { return weights + grad_gates + grad_c + sums + gates_weights + work; }
+  int run(const BackwardTensors<T>* tensors, A* workspace, Stream stream) {
+    A* room = workspace;
+    A* rooms[kMaxPersistentLayers] = {};  // of the gate gradients
+    for (int i = 0; i < count_; ++i) {
+      works_[i].tensors = tensors[i];
+      rooms[i] = take(room, (chunked_ ? 2 : 1) * grad_gates_units(i));
+      works_[i].grad_c = take(room, whole(layers_[i].state()));
+      if (chunked_) works_[i].sums = Sums<T>(layers_[i], take(room, whole(Sums<T>::size(layers_[i]))));
+    }
+    if (int error = pack(room, stream)) return error;
+    bool second = false;
+    for (int64_t end = steps_; end > 0; end = std::max<int64_t>(end - chunk_, 0), second = !second) {
+      const Steps steps(layers_[0], std::max<int64_t>(end - chunk_, 0), end);
+      // The chunk behind is still read: at its first step.
+      for (int i = 0; i < count_; ++i) works_[i].grad_gates = reinterpret_cast<T*>(rooms[i] + second * grad_gates_units(i));
+      if (int error = through_time(steps, room, stream)) return error;
+      if (int error = batched(steps, room, stream)) return error;
+    }
+    return 0;
+  }
+
+ private:
+  static int64_t whole(int64_t elements) { return (elements + 3) / 4 * 4; }  // 16 bytes and more
+  static A* take(A*& room, int64_t elements) { return room += elements, room - elements; }
+  int64_t grad_gates_units(int i) const { return units<T>(4 * chunk_ * layers_[i].state()); }
+
+  // The chains with this many steps.
+  Chains chains_of(int64_t steps) {
+    for (int i = 0; i < count_; ++i) layers_[i].steps = steps;
+    return chains_;
+  }
+
+  // Each weight in the ways in which it is needed. `room` is moved behind them.
+  int pack(A*& room, Stream stream) {
+    Packer<T> packer(room);
+    const Layer wide = widest(works_, count_);
+    for (int i = 0; i < count_; ++i) {
+      LayerWork<T>& work = works_[i];
+      const Layer& layer = work.layer;
+      const Path<T> path(layer);
+      if (!is_persistent() || work.tensors.grad_h_0)
+        work.weight_h = packer.add(path.weight(work.tensors.weight_h, layer.channels, Packing::transposed));
+      if (work.tensors.grad_x)
+        work.weight_x = packer.add(Path<T>(wide).weight(work.tensors.weight_x, layer.in_channels, Packing::transposed));
+      if (saved_) continue;
+      work.gates_weight_h = packer.add(path.weight(work.tensors.weight_h, layer.channels, Packing::gates));
+      work.gates_weight_x = packer.add(path.weight(work.tensors.weight_x, layer.in_channels, Packing::gates));
+    }
+    room = packer.end();
+    return packer.launch(stream);
+  }
+
+  // Fills the gate gradients of these steps.
+  int through_time(const Steps& steps, A* room, Stream stream) {
+    for (int i = 0; i < count_; ++i) {
+      LayerWork<T>& work = works_[i];
+      const BackwardTensors<T>& tensors = work.tensors;
+      work.gates = saved_ ? tensors.gates : work.grad_gates;
+      // Gates that are computed again lie where their gradients will: each is read for the last time just when its gradient
+      // is written.
+      if (!saved_)
+        if (int error = recompute_gates(work.layer, tensors, steps, work.gates_weight_x, work.gates_weight_h,
+                                        work.grad_gates, stream))
+          return error;
+      if (!is_persistent())
+        if (int error = backward_through_time(work, steps, stream)) return error;
+    }
+    if (is_persistent())
+      if (int error = launch(steps, room, stream)) return error;
+    for (int i = 0; i < count_; ++i)
+      works_[i].grad_gates_after =
+          works_[i].grad_gates + (frame(works_[i].layer, steps.begin) - steps.first) * 4 * works_[i].layer.state();
+    return 0;
+  }
+
+  // All of the steps in one launch.
+  int launch(const Steps& steps, A* room, Stream stream) {
+    BackwardTensors<T> tensors[kMaxPersistentLayers];
+    Connection<T> connections[kMaxPersistentLayers];
+    T* grad_gates[kMaxPersistentLayers] = {};
+    for (int i = 0; i < count_; ++i) {
+      const LayerWork<T>& work = works_[i];
+      const int64_t state = work.layer.state(), first = steps.first * state;
+      const bool begins = steps.begin == 0, ends = steps.end == steps_;
+      tensors[i] = work.tensors;
+      tensors[i].grad_output = offset(work.tensors.grad_output, first);
+      tensors[i].cells = work.tensors.cells + first;
+      tensors[i].gates = work.gates;
+      grad_gates[i] = work.grad_gates;
+      connections[i] = {work.grad_gates_after, ends ? nullptr : work.grad_c, begins ? nullptr : work.grad_c,
+                        begins ? nullptr : work.tensors.cells + frame(work.layer, steps.begin - 1) * state};
+    }
+    return persistent_backward(chains_of(steps.count()), tensors, grad_gates, connections, room, stream);
+  }
+
+  int batched(const Steps& steps, A* room, Stream stream) {
+    for (int i = 0; i < count_; ++i) works_[i].sums.ends = steps.begin == 0;
+    if (int error = batched_gradients(works_, count_, steps, room, stream)) return error;
+    for (int i = 0; i < count_; ++i) works_[i].sums.begun = true;
+    return 0;
+  }
+
+  Chains chains_;
+  int count_;
+  bool saved_, chunked_;
+  int64_t steps_, chunk_ = 0, persistent_ = 0;
+  Layer layers_[kMaxPersistentLayers] = {};  // as a persistent launch gets them
+  LayerWork<T> works_[kMaxPersistentLayers] = {};
 };
+
+// The layers d of all chains, side by side.
+struct Level {
+  Layer layers[kMaxPersistentLayers] = {};
+  int chains;
+
+  Level(const Chains& all, int d) : chains(all.chains) {
+    for (int i = 0; i < chains; ++i) layers[i] = all.layers[i * all.depth + d];
+  }
+  Chains alone() const { return {layers, chains, 1}; }
+};
+
+// The levels one after the other, from the last; what reaches the output of the layers before lies in `behind`.
+template <class T>
+int backward_by_levels(const Chains& chains, const BackwardTensors<T>* tensors, bool gates, accumulation_t<T>* workspace,
+                       Stream stream) {
+  const int64_t sequence = chains.layers[0].steps * chains.layers[0].state();
+  T* const behind = reinterpret_cast<T*>(workspace);
+  for (int d = chains.depth - 1; d >= 0; --d) {
+    const Level level(chains, d);
+    BackwardTensors<T> own[kMaxPersistentLayers];
+    for (int i = 0; i < chains.chains; ++i) {
+      T* const of_chain = behind + i * sequence;
+      own[i] = tensors[i * chains.depth + d];
+      if (d > 0) own[i].grad_x = of_chain, own[i].grad_x_before = tensors[i * chains.depth + d - 1].grad_output;
+      if (d + 1 < chains.depth) own[i].grad_output = of_chain;
+    }
+    BackwardPass<T> pass(level.alone(), gates);
+    if (int error = pass.run(own, workspace + units<T>(chains.chains * sequence), stream)) return error;
+  }
+  return 0;
+}
 
 }  // namespace
 
-bool backward_in_chunks(const Layer& layer, bool gates) { return !gates && layer.steps > 3 * kChunkSteps; }
+bool backward_in_chunks(const Layer& layer, bool gates) { return !gates && layer.steps > 2 * kChunkSteps; }
 
 template <class T>
-int64_t backward_workspace(const Layer& given, bool gates) {
-  return Rooms<T>(with_bounded_dilation(given), gates).all();
+int64_t backward_workspace(const Layer& layer, bool gates) {
+  return BackwardPass<T>({&layer, 1, 1}, gates).workspace();
 }
 
 template <class T>
-int backward(const Layer& given, const BackwardTensors<T>& tensors, Stream stream) {
-  using A = accumulation_t<T>;
-  const Layer layer = with_bounded_dilation(given);
-  const Path<T> path(layer, stream);
-  const bool saved = tensors.gates != nullptr, persistent = persistent_backward_size<T>(layer, saved) > 0;
-  const Rooms<T> rooms(layer, saved);
-  A* const weights = tensors.workspace;
-  A* const room = weights + rooms.weights;
-  A* const grad_c = room + rooms.grad_gates;
-  A* const gates_weights = grad_c + rooms.grad_c + rooms.sums;
-  A* const work = gates_weights + rooms.gates_weights;
-  Sums<T> sums = rooms.chunks ? Sums<T>(layer, grad_c + rooms.grad_c) : Sums<T>();
-
-  if (int error = pack_transposed(layer, tensors, path, !persistent, weights)) return error;
-  if (!saved)
-    if (int error = pack_gates(layer, tensors, path, gates_weights)) return error;
-  A* grad_gates = room;
-  const A* after = nullptr;
-  for (int64_t end = layer.steps; end > 0;) {
-    const Steps steps(layer, rooms.chunks ? std::max<int64_t>(end - kChunkSteps, 0) : 0, end);
-    // Gates that are computed again lie where their gradients will: each is read for the last time just when its gradient
-    // is written.
-    if (!saved)
-      if (int error = recompute_gates(layer, tensors, steps, gates_weights, grad_gates, stream)) return error;
-    const A* const gates = saved ? tensors.gates : grad_gates;
-    if (persistent) {
-      BackwardTensors<T> all = tensors;
-      all.gates = gates;
-      if (int error = persistent_backward({&layer, 1, 1}, &all, &grad_gates, work, stream)) return error;
-    } else if (int error = backward_through_time<T>(layer, tensors, path, steps,
-                                                    {weights, gates, grad_gates, after, grad_c})) {
-      return error;
-    }
-    sums.ends = steps.begin == 0;
-    if (int error = batched_gradients(layer, tensors, path, steps, grad_gates, weights, sums, work, stream)) return error;
-    sums.begun = true;
-    after = grad_gates + (frame(layer, steps.begin) - steps.first) * 4 * layer.state();
-    grad_gates = grad_gates == room ? room + rooms.grad_gates / 2 : room;  // the next step still reads these
-    end = steps.begin;
-  }
-  return 0;
-}
-
-// The workspace holds the gate gradients of all layers, the packed weights of one, and what each part works in.
-template <class T>
-int64_t chains_backward_workspace(const Chains& chains) {
-  int64_t work = persistent_backward_workspace<T>(chains), packed = 0;
-  if (work == 0) return 0;
-  const int count = chains.chains * chains.depth;
-  for (int i = 0; i < count; ++i) {
-    const Layer layer = with_bounded_dilation(chains.layers[i]);
-    const Path<T> path(layer);
-    packed = std::max(packed, packed_transposed(layer, path));
-    work = std::max({work, packed_gates(layer, path), weight_gradient_workspace(layer, layer.steps)});
-  }
-  return packed + count * 4 * chains.layers[0].steps * chains.layers[0].state() + work;
+int backward(const Layer& layer, const BackwardTensors<T>& tensors, Stream stream) {
+  return BackwardPass<T>({&layer, 1, 1}, tensors.gates != nullptr).run(&tensors, tensors.workspace, stream);
 }
 
 template <class T>
-int chains_backward(const Chains& chains, const BackwardTensors<T>* given, accumulation_t<T>* workspace, Stream stream) {
-  using A = accumulation_t<T>;
-  const int count = chains.chains * chains.depth;
-  int64_t packed = 0;
-  Layer layers[kMaxPersistentLayers] = {};
-  for (int i = 0; i < count; ++i) {
-    layers[i] = with_bounded_dilation(chains.layers[i]);
-    packed = std::max(packed, packed_transposed(layers[i], Path<T>(layers[i])));
+int64_t chains_backward_workspace(const Chains& chains, bool gates) {
+  if (chains.depth == 1 || !backward_in_chunks(chains.layers[0], gates)) {
+    const BackwardPass<T> pass(chains, gates);
+    return pass.is_persistent() ? pass.workspace() : 0;
   }
-  A* const weights = workspace;
-  A* grad_gates[kMaxPersistentLayers] = {};
-  for (int i = 0; i < count; ++i) grad_gates[i] = workspace + packed + i * 4 * layers[0].steps * layers[0].state();
-  A* const work = workspace + packed + count * 4 * layers[0].steps * layers[0].state();
-  BackwardTensors<T> tensors[kMaxPersistentLayers] = {};
-  for (int i = 0; i < count; ++i) {
-    tensors[i] = given[i];
-    if (tensors[i].gates) continue;
-    const Steps all(layers[i], 0, layers[i].steps);
-    if (int error = pack_gates(layers[i], tensors[i], Path<T>(layers[i], stream), work)) return error;
-    if (int error = recompute_gates(layers[i], tensors[i], all, work, grad_gates[i], stream)) return error;
-    tensors[i].gates = grad_gates[i];
+  int64_t work = 0;
+  for (int d = 0; d < chains.depth; ++d) {
+    const Level level(chains, d);
+    const BackwardPass<T> pass(level.alone(), gates);
+    if (!pass.is_persistent()) return 0;
+    work = std::max(work, pass.workspace());
   }
-  if (int error = persistent_backward(chains, tensors, grad_gates, work, stream)) return error;
-  for (int i = 0; i < count; ++i) {
-    const Path<T> path(layers[i], stream);
-    const Steps all(layers[i], 0, layers[i].steps);
-    if (int error = pack_transposed(layers[i], tensors[i], path, false, weights)) return error;
-    if (int error = batched_gradients(layers[i], tensors[i], path, all, grad_gates[i], weights, Sums<T>(), work, stream))
-      return error;
-  }
-  return 0;
+  return units<T>(chains.chains * chains.layers[0].steps * chains.layers[0].state()) + work;
+}
+
+template <class T>
+int chains_backward(const Chains& chains, const BackwardTensors<T>* tensors, accumulation_t<T>* workspace, Stream stream) {
+  const bool gates = tensors[0].gates != nullptr;
+  if (chains.depth > 1 && backward_in_chunks(chains.layers[0], gates))
+    return backward_by_levels(chains, tensors, gates, workspace, stream);
+  return BackwardPass<T>(chains, gates).run(tensors, workspace, stream);
 }
 
 #define INSTANTIATE(T)                                                    \
   template int64_t backward_workspace<T>(const Layer&, bool);             \
   template int backward(const Layer&, const BackwardTensors<T>&, Stream); \
-  template int64_t chains_backward_workspace<T>(const Chains&);           \
+  template int64_t chains_backward_workspace<T>(const Chains&, bool);     \
   template int chains_backward(const Chains&, const BackwardTensors<T>*, accumulation_t<T>*, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)
 

@@ -15,12 +15,18 @@ int64_t persistent_forward_size(const Layer& layer) {
 }  // namespace
 
 template <class T>
+int64_t forward_packed(const Layer& given) {
+  const Layer layer = with_bounded_dilation(given);
+  if (persistent_forward_size<T>(layer)) return persistent_forward_packed<T>({&layer, 1, 1});
+  const Path<T> path(layer);
+  return path.packed(layer.in_channels, Packing::gates) + path.packed(layer.channels, Packing::gates);
+}
+
+template <class T>
 int64_t forward_workspace(const Layer& given, bool cells) {
   const Layer layer = with_bounded_dilation(given);
   if (const int64_t size = persistent_forward_size<T>(layer)) return size;
-  const Path<T> path(layer);
-  return path.packed(layer.in_channels, Packing::gates) + path.packed(layer.channels, Packing::gates) +
-         (cells ? 0 : layer.state());
+  return cells ? 0 : layer.state();
 }
 
 template <class T>
@@ -28,18 +34,16 @@ int forward(const Layer& given, const ForwardTensors<T>& tensors, Stream stream)
   using A = accumulation_t<T>;
   const Layer layer = with_bounded_dilation(given);
   if (persistent_forward_size<T>(layer))
-    return persistent_forward({&layer, 1, 1}, &tensors, tensors.workspace, stream);
+    return persistent_forward({&layer, 1, 1}, &tensors, {tensors.packed, tensors.is_packed}, tensors.workspace, stream);
   const Path<T> path(layer, stream);
-  const int64_t C = layer.channels, Cin = layer.in_channels, state = layer.state();
-  A* const weight_x = tensors.workspace;
-  A* const weight_h = weight_x + path.packed(Cin, Packing::gates);
-  A* const running_c = weight_h + path.packed(C, Packing::gates);  // where the steps' cell states are not kept
-  if (int error = path.pack(tensors.weight_x, Cin, Packing::gates, weight_x)) return error;
-  if (int error = path.pack(tensors.weight_h, C, Packing::gates, weight_h)) return error;
-
+  const int64_t Cin = layer.in_channels, state = layer.state();
+  A* const running_c = tensors.workspace;  // where the steps' cell states are not kept
+  Packer<T> packer(tensors.packed);
   ForwardStep<T> step{};
-  step.weight_x = weight_x;
-  step.weight_h = weight_h;
+  step.weight_x = packer.add(path.weight(tensors.weight_x, Cin, Packing::gates));
+  step.weight_h = packer.add(path.weight(tensors.weight_h, layer.channels, Packing::gates));
+  if (!tensors.is_packed)
+    if (int error = packer.launch(stream)) return error;
   step.bias = tensors.bias;
   step.peephole = tensors.peephole;
   step.h_previous = tensors.h_0;
@@ -59,6 +63,7 @@ int forward(const Layer& given, const ForwardTensors<T>& tensors, Stream stream)
 }
 
 #define INSTANTIATE(T)                                       \
+  template int64_t forward_packed<T>(const Layer&);          \
   template int64_t forward_workspace<T>(const Layer&, bool); \
   template int forward(const Layer&, const ForwardTensors<T>&, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)

@@ -1,5 +1,5 @@
 // Sums in a fixed order and without atomics: the gradients of bias and peephole weights, which are sums of gate gradients
-// over images, and the parts of a weight gradient.
+// over images, and the parts of weight gradients.
 #include "kernels.h"
 #include "launch.h"
 
@@ -7,38 +7,76 @@ namespace pdb::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kBatch = 8;  // loads under way at a time: L2 is waited for once for all of them
+
+// Element e of the result.
+template <class T, class A>
+__device__ __forceinline__ void put(const SumTarget<T>& target, int64_t e, A sum) {
+  if (target.before) sum += target.before[e];
+  if (target.gradient)
+    target.gradient[e] = narrowed<T>(sum);
+  else
+    target.sum[e] = sum;
+}
+
+// The jobs of a launch; a block belongs to the last one that begins at or before it.
+template <class Job, int kJobs>
+struct Jobs {
+  Job jobs[kJobs];
+  int64_t first_block[kJobs];
+  int count;
+
+  __device__ __forceinline__ int find() const {
+    int found = 0;
+    for (int i = 1; i < count; ++i)
+      if (blockIdx.x >= first_block[i]) found = i;
+    return found;
+  }
+};
 
 template <class A>
 struct Storage {
   A sum[kThreads];
 };
 
+template <class T>
+using BiasJobs = Jobs<BiasGradient<T>, kMaxBiasGradients>;
+
 // A block sums one row of (images, rows, pixels).
-template <class T, class A>
-__global__ void __launch_bounds__(kThreads)
-    bias_gradient_kernel(const A* grad_gates, int64_t images, int64_t rows, int64_t pixels, const A* before, T* grad_bias) {
+template <class T>
+__global__ void __launch_bounds__(kThreads) bias_gradient_kernel(const __grid_constant__ BiasJobs<T> all) {
+  using A = accumulation_t<T>;
   auto& storage = shared_storage<Storage<A>>();
-  const int64_t row = blockIdx.x;
+  const int index = all.find();
+  const BiasGradient<T>& job = all.jobs[index];
+  const int64_t row = blockIdx.x - all.first_block[index], count = job.images * job.pixels;
   A sum = 0;
-  for (int64_t e = threadIdx.x; e < images * pixels; e += kThreads)
-    sum += grad_gates[(e / pixels * rows + row) * pixels + e % pixels];
+  for (int64_t first = threadIdx.x; first < count; first += kBatch * kThreads) {
+    T value[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int64_t e = first + i * kThreads, at = e < count ? e : first, image = quotient(at, job.pixels);
+      value[i] = job.grad_gates[(image * job.rows + row) * job.pixels + at - image * job.pixels];
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) sum += first + i * kThreads < count ? A(widen(value[i])) : A(0);
+  }
   storage.sum[threadIdx.x] = sum;
   for (unsigned half = kThreads / 2; half > 0; half /= 2) {
     __syncthreads();
     if (threadIdx.x < half) storage.sum[threadIdx.x] += storage.sum[threadIdx.x + half];
   }
-  if (threadIdx.x == 0) narrow(before ? before[row] + storage.sum[0] : storage.sum[0], grad_bias[row]);
+  if (threadIdx.x == 0) put(job.target, row, storage.sum[0]);
 }
 
 // A thread sums the three peephole weights of one channel and pixel over all frames and images.
-template <class T, class A, class R>
+template <class T, class A>
 __global__ void __launch_bounds__(kThreads)
-    peephole_gradient_kernel(Layer layer, int64_t first, int64_t frames, const A* grad_gates, const A* cells, const T* c_0,
-                             const A* before, R* grad_peephole) {
+    peephole_gradient_kernel(Layer layer, int64_t first, int64_t frames, const T* grad_gates, const A* cells, const T* c_0,
+                             SumTarget<T> target) {
   const int64_t plane = layer.channels * layer.pixels(), state = layer.batch * plane;
   for (int64_t e = blockIdx.x * int64_t(kThreads) + threadIdx.x; e < plane; e += gridDim.x * int64_t(kThreads)) {
     A sum_i = 0, sum_f = 0, sum_o = 0;
-    if (before) sum_i = before[e], sum_f = before[plane + e], sum_o = before[2 * plane + e];
     for (int64_t t = first; t < first + frames; ++t) {
       for (int64_t n = 0; n < layer.batch; ++n) {
         const int64_t at = n * plane + e;
@@ -46,63 +84,77 @@ __global__ void __launch_bounds__(kThreads)
         const A c_previous = t != layer.first() ? cells[(t + (layer.reverse ? 1 : -1)) * state + at]
                              : c_0              ? A(widen(c_0[at]))
                                                 : A(0);
-        const A* grad = grad_gates + ((t - first) * layer.batch + n) * 4 * plane + e;
-        sum_i += grad[0] * c_previous;
-        sum_f += grad[plane] * c_previous;
-        sum_o += grad[2 * plane] * (layer.peephole_current ? c : c_previous);
+        const T* grad = grad_gates + ((t - first) * layer.batch + n) * 4 * plane + e;
+        sum_i += widen(grad[0]) * c_previous;
+        sum_f += widen(grad[plane]) * c_previous;
+        sum_o += widen(grad[2 * plane]) * (layer.peephole_current ? c : c_previous);
       }
     }
-    narrow(sum_i, grad_peephole[e]);
-    narrow(sum_f, grad_peephole[plane + e]);
-    narrow(sum_o, grad_peephole[2 * plane + e]);
+    put(target, e, sum_i);
+    put(target, plane + e, sum_f);
+    put(target, 2 * plane + e, sum_o);
   }
 }
 
-// grad_weight[e] = before[e] + the sum of partial[split][e] over the splits.
-template <class T, class A>
-__global__ void __launch_bounds__(kThreads)
-    add_splits_kernel(const A* before, const A* partial, int64_t splits, int64_t count, T* grad_weight) {
-  for (int64_t e = blockIdx.x * int64_t(kThreads) + threadIdx.x; e < count; e += gridDim.x * int64_t(kThreads)) {
-    A sum = before ? before[e] : A(0);
-    for (int64_t split = 0; split < splits; ++split) sum += partial[split * count + e];
-    narrow(sum, grad_weight[e]);
+template <class T>
+using SplitJobs = Jobs<SplitSum<T>, kMaxWeightGradients>;
+
+// A thread adds the parts of one element.
+template <class T>
+__global__ void __launch_bounds__(kThreads) add_splits_kernel(const __grid_constant__ SplitJobs<T> all) {
+  using A = accumulation_t<T>;
+  const int index = all.find();
+  const SplitSum<T>& job = all.jobs[index];
+  const int64_t e = (blockIdx.x - all.first_block[index]) * int64_t(kThreads) + threadIdx.x;
+  if (e >= job.count) return;
+  A sum = 0;
+  for (int64_t split = 0; split < job.splits; split += kBatch) {
+    A value[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) value[i] = split + i < job.splits ? job.partial[(split + i) * job.count + e] : A(0);
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) sum += value[i];
   }
+  put(job.target, e, sum);
+}
+
+// Launches kernel over `count` jobs, each with blocks(job) blocks.
+template <class All, class Job, class Blocks>
+int launch_jobs(void (*kernel)(All), const Job* jobs, int count, const Blocks& blocks, Stream stream) {
+  All all{};
+  int64_t next = 0;
+  for (int i = 0; i < count; ++i) {
+    all.jobs[i] = jobs[i], all.first_block[i] = next, all.count = i + 1;
+    next += blocks(jobs[i]);
+  }
+  return launch(kernel, next, kThreads, stream, all);
 }
 
 }  // namespace
 
 template <class T>
-int launch_bias_gradient(const Layer& layer, int64_t images, const accumulation_t<T>* grad_gates,
-                         const accumulation_t<T>* before, T* grad_bias, Stream stream) {
-  return launch(bias_gradient_kernel<T, accumulation_t<T>>, 4 * layer.channels, kThreads, stream, grad_gates, images,
-                4 * layer.channels, layer.pixels(), before, grad_bias);
-}
-
-template <class T, class R>
-int launch_peephole_gradient(const Layer& layer, int64_t first, int64_t frames, const accumulation_t<T>* grad_gates,
-                             const accumulation_t<T>* cells, const T* c_0, const accumulation_t<T>* before,
-                             R* grad_peephole, Stream stream) {
-  return launch(peephole_gradient_kernel<T, accumulation_t<T>, R>, grid_for(layer.channels * layer.pixels(), kThreads),
-                kThreads, stream, layer, first, frames, grad_gates, cells, c_0, before, grad_peephole);
+int launch_bias_gradients(const BiasGradient<T>* gradients, int count, Stream stream) {
+  return launch_jobs(bias_gradient_kernel<T>, gradients, count, [](const BiasGradient<T>& g) { return g.rows; }, stream);
 }
 
 template <class T>
-int launch_add_splits(const accumulation_t<T>* before, const accumulation_t<T>* partial, int64_t splits, int64_t count,
-                      T* grad_weight, Stream stream) {
-  return launch(add_splits_kernel<T, accumulation_t<T>>, grid_for(count, kThreads), kThreads, stream, before, partial,
-                splits, count, grad_weight);
+int launch_peephole_gradient(const Layer& layer, int64_t first, int64_t frames, const T* grad_gates,
+                             const accumulation_t<T>* cells, const T* c_0, const SumTarget<T>& target, Stream stream) {
+  return launch(peephole_gradient_kernel<T, accumulation_t<T>>, grid_for(layer.channels * layer.pixels(), kThreads),
+                kThreads, stream, layer, first, frames, grad_gates, cells, c_0, target);
 }
 
-#define INSTANTIATE_PEEPHOLE(T, R)                                                                                   \
-  template int launch_peephole_gradient(const Layer&, int64_t, int64_t, const accumulation_t<T>*,                    \
-                                        const accumulation_t<T>*, const T*, const accumulation_t<T>*, R*, Stream);
-#define INSTANTIATE(T)                                                                                               \
-  template int launch_bias_gradient(const Layer&, int64_t, const accumulation_t<T>*, const accumulation_t<T>*, T*,   \
-                                    Stream);                                                                         \
-  template int launch_add_splits(const accumulation_t<T>*, const accumulation_t<T>*, int64_t, int64_t, T*, Stream);  \
-  INSTANTIATE_PEEPHOLE(T, T)
+template <class T>
+int launch_add_splits(const SplitSum<T>* sums, int count, Stream stream) {
+  const auto blocks = [](const SplitSum<T>& sum) { return (sum.count + kThreads - 1) / kThreads; };
+  return launch_jobs(add_splits_kernel<T>, sums, count, blocks, stream);
+}
+
+#define INSTANTIATE(T)                                                                                    \
+  template int launch_bias_gradients(const BiasGradient<T>*, int, Stream);                                \
+  template int launch_add_splits(const SplitSum<T>*, int, Stream);                                        \
+  template int launch_peephole_gradient(const Layer&, int64_t, int64_t, const T*, const accumulation_t<T>*, \
+                                        const T*, const SumTarget<T>&, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)
-INSTANTIATE_PEEPHOLE(Half, float)
-INSTANTIATE_PEEPHOLE(BFloat16, float)
 
 }  // namespace pdb::cuda

@@ -1,10 +1,11 @@
 // What the weight-gradient kernels share: the product of the gate gradients (rows x pixels) with the shifted inputs
 // (pixels x (channel, tap)) of all images, how it is divided among blocks, and the reading of its operands. It is split
-// over the pixels; the partial products are stored and added in a fixed order, so that no atomics are needed and every
-// run gives the same bits.
+// over the pixels; the partial products are stored and added in a fixed order (sum_gradients.cu), so that no atomics are
+// needed and every run gives the same bits.
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels.h"
 #include "launch.h"
@@ -13,31 +14,39 @@
 namespace pdb::cuda {
 
 constexpr int kWeightThreads = 128;
-constexpr int kBlockRows = 128, kBlockColumns = 32;  // a block's part of the weight
-constexpr int kChunk = 32;                           // pixels in shared memory at a time: one per lane
+constexpr int kBlockRows = 128;  // a block's part of the weight: these rows, kColumns columns
+constexpr int kChunk = 32;       // pixels in shared memory at a time: one per lane
 
-// How the product is divided. Depends on the sizes alone, never on the device.
+// Columns of a block. On tensor cores as many as there are registers for sums: those of 32 channels and nine taps are three
+// blocks, which read the gate gradients once each.
+constexpr int kFmaBlockColumns = 32, kMmaBlockColumns = 96;
+
+template <class T>
+bool weight_gradient_on_tensor_cores(const Layer& layer) {
+  return layer.tensor_cores && !std::is_same_v<T, double>;
+}
+
+// How a weight gradient is divided. Depends on sizes alone, never on the device.
 struct WeightPlan {
-  static constexpr int64_t kSplitPixels = 2048;
-  static constexpr int64_t kMaxBlocks = 1024;  // bounds the workspace
+  static constexpr int64_t kSplitPixels = 512;  // at least, of a split
+  static constexpr int64_t kMaxBlocks = 1056;   // about, of a launch: eight for each multiprocessor of an H100
 
   // At most max_splits splits are made, which grows with the number of images: workspace for some is enough for fewer.
   int64_t rows, columns, row_blocks, column_blocks, max_splits, splits, split_pixels;
 
-  WeightPlan(const Layer& layer, int64_t images, int64_t channels)
+  // tiles: of the whole launch.
+  WeightPlan(const Layer& layer, int64_t images, int64_t channels, int64_t tiles, bool tensor_cores)
       : rows(4 * layer.channels), columns(channels * layer.taps()), row_blocks(divide_up(rows, kBlockRows)),
-        column_blocks(divide_up(columns, kBlockColumns)) {
-    const int64_t pixels = images * layer.pixels(), blocks = row_blocks * column_blocks;
-    max_splits = std::min(divide_up(pixels, kSplitPixels), divide_up(kMaxBlocks, blocks));
+        column_blocks(divide_up(columns, tensor_cores ? kMmaBlockColumns : kFmaBlockColumns)) {
+    const int64_t pixels = images * layer.pixels();
+    max_splits = std::min(divide_up(pixels, kSplitPixels), divide_up(kMaxBlocks, std::max<int64_t>(tiles, 1)));
     split_pixels = divide_up(divide_up(pixels, std::max<int64_t>(max_splits, 1)), kChunk) * kChunk;
     splits = split_pixels ? divide_up(pixels, split_pixels) : 0;  // no pixels (T = 1 without h_0): a sum of nothing
   }
 
-  int64_t blocks() const { return row_blocks * column_blocks * splits; }
-
-  __device__ int64_t first_row() const { return blockIdx.x % row_blocks * kBlockRows; }
-  __device__ int64_t first_column() const { return blockIdx.x / row_blocks % column_blocks * kBlockColumns; }
-  __device__ int64_t split() const { return blockIdx.x / row_blocks / column_blocks; }
+  int64_t tiles() const { return row_blocks * column_blocks; }
+  int64_t blocks() const { return tiles() * splits; }
+  int64_t partial() const { return max_splits * rows * columns; }  // elements
 
  private:
   static int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -45,80 +54,235 @@ struct WeightPlan {
 
 // A column of the weight: the tap's shift, and the offset of (channel, shift) from a pixel of the image.
 struct Column {
-  int64_t y, x, offset;
+  int64_t offset;
+  int y, x;
 };
 
 // Shared memory of a block: kPitch elements for a row's or column's chunk.
-template <class E, int kPitch>
+template <class E, int kColumns, int kPitch>
 struct alignas(16) WeightStorage {
-  Column column[kBlockColumns];
+  Column column[kColumns];
   E grad[kBlockRows * kPitch];
-  E input[kBlockColumns * kPitch];
+  E input[kColumns * kPitch];
 };
 
-__device__ __forceinline__ Column make_column(const Layer& layer, int64_t column) {
-  const int64_t tap = column % layer.taps(), channel = column / layer.taps();
-  const int64_t y = (tap / layer.kernel - layer.kernel / 2) * layer.dilation;
-  const int64_t x = (tap % layer.kernel - layer.kernel / 2) * layer.dilation;
-  return {y, x, channel * layer.pixels() + y * layer.width + x};
-}
-
-// The pixels of two sets of images in a row, and the block's rows and columns of the product over them.
+// Sixteen bytes of an array of T.
 template <class T>
+struct alignas(16) Vector {
+  static constexpr int kSize = 16 / sizeof(T);
+  T value[kSize];
+};
+
+// One weight gradient of a launch: the pixels of two sets of images in a row, and the rows and columns of the product.
+template <class T>
+struct WeightJob {
+  int64_t height, width, kernel, dilation, channels;
+  int64_t rows, columns, row_blocks, column_blocks, split_pixels;
+  int64_t first_block;
+  ImagePairs<T> one, two;
+  accumulation_t<T>* partial;  // (splits, rows, columns)
+
+  __device__ int64_t pixels() const { return height * width; }
+};
+
+template <class T>
+struct WeightJobs {
+  WeightJob<T> jobs[kMaxWeightGradients];
+  int count;
+};
+
+// What one block computes: kBlockRows x kColumns elements of one split of one job.
+template <class T, int kColumns>
 struct WeightProduct {
   using A = accumulation_t<T>;
-  Layer layer;
-  WeightPlan plan;
-  int64_t channels;
-  ImagePairs<T> one, two;
+  using Group = Vector<T>;
+  const WeightJob<T>& job;
+  int64_t first_row, first_column, split, begin, end;  // pixels [begin, end)
 
-  __device__ int64_t begin() const { return plan.split() * plan.split_pixels; }
-  __device__ int64_t end() const {
-    const int64_t pixels = (one.images + two.images) * layer.pixels(), limit = begin() + plan.split_pixels;
-    return limit < pixels ? limit : pixels;
+  static __device__ __forceinline__ const WeightJob<T>& find(const WeightJobs<T>& all) {
+    int found = 0;
+    for (int i = 1; i < all.count; ++i)
+      if (blockIdx.x >= all.jobs[i].first_block) found = i;
+    return all.jobs[found];
   }
 
-  // Reads pixels [first, first + kChunk), cut off at end(); lane = pixel. convert: of a T or an A to an element.
+  __device__ explicit WeightProduct(const WeightJobs<T>& all) : job(find(all)) {
+    const int64_t block = blockIdx.x - job.first_block, column_block = quotient(block, job.row_blocks);
+    split = quotient(column_block, job.column_blocks);
+    first_row = (block - column_block * job.row_blocks) * kBlockRows;
+    first_column = (column_block - split * job.column_blocks) * kColumns;
+    const int64_t pixels = (job.one.images + job.two.images) * job.pixels();
+    begin = split * job.split_pixels;
+    end = begin + job.split_pixels < pixels ? begin + job.split_pixels : pixels;
+  }
+
+  __device__ __forceinline__ Column make_column(int64_t column) const {
+    const int64_t taps = job.kernel * job.kernel, channel = quotient(column, taps), tap = column - channel * taps;
+    const int64_t tap_y = quotient(tap, job.kernel), tap_x = tap - tap_y * job.kernel;
+    const int64_t y = (tap_y - job.kernel / 2) * job.dilation, x = (tap_x - job.kernel / 2) * job.dilation;
+    return {channel * job.pixels() + y * job.width + x, int(bounded(y, job.height)), int(bounded(x, job.width))};
+  }
+  // A shift by a whole side of the image leads out of it as one by more does, and fits an int.
+  static __device__ int64_t bounded(int64_t shift, int64_t side) {
+    return shift > side ? side : shift < -side ? -side : shift;
+  }
+
+  // Where pixel `at` of the job is: the images that it belongs to, its image among these, and its place in that.
+  struct At {
+    const ImagePairs<T>& pairs;
+    int64_t image, pixel;
+  };
+  __device__ __forceinline__ At locate(int64_t at) const {
+    const int64_t image = quotient(at, job.pixels()), pixel = at - image * job.pixels();
+    if (image < job.one.images) return {job.one, image, pixel};
+    return {job.two, image - job.one.images, pixel};
+  }
+
+  // Reads the gate gradients of pixels [first, first + kChunk), cut off at end; rows beyond the weight are zeros. Sixteen
+  // bytes a load where that many pixels never lie in two images. All loads are from valid addresses, and many are issued
+  // before the first is used, here and below, so that L2 is waited for a few times a chunk.
+  template <class Storage, class Convert>
+  __device__ __forceinline__ void load_gradients(int64_t first, Storage& storage, const Convert& convert) const {
+    if (job.pixels() % Group::kSize == 0)
+      load_gradient_groups(first, storage, convert);
+    else
+      load_single_gradients(first, storage, convert);
+  }
+
   template <class E, int kPitch, class Convert>
-  __device__ __forceinline__ void load(int64_t first, WeightStorage<E, kPitch>& storage, const Convert& convert) const {
-    const bool valid = first + lane() < end();
-    const int64_t at = valid ? first + lane() : 0;
-    const int64_t image = at / layer.pixels(), pixel = at % layer.pixels();
-    const int64_t y = pixel / layer.width, x = pixel % layer.width;
-    const ImagePairs<T>& pairs = image < one.images ? one : two;
-    const int64_t index = image < one.images ? image : image - one.images;
-    const A* grad = pairs.grad_gates + (index * plan.rows + plan.first_row()) * layer.pixels() + pixel;
-    const T* input = pairs.input + index * channels * layer.pixels() + pixel;
-    for (int r = warp(); r < kBlockRows; r += kWeightThreads / 32)
-      storage.grad[r * kPitch + lane()] =
-          convert(valid && plan.first_row() + r < plan.rows ? grad[r * layer.pixels()] : A(0));
-    for (int c = warp(); c < kBlockColumns; c += kWeightThreads / 32) {
-      const Column column = storage.column[c];
-      const bool inside = valid && plan.first_column() + c < plan.columns && y + column.y >= 0 &&
-                          y + column.y < layer.height && x + column.x >= 0 && x + column.x < layer.width;
-      storage.input[c * kPitch + lane()] = inside ? convert(input[column.offset]) : convert(A(0));
+  __device__ __forceinline__ void load_gradient_groups(int64_t first, WeightStorage<E, kColumns, kPitch>& storage,
+                                                       const Convert& convert) const {
+    constexpr int kGroups = kChunk / Group::kSize, kStride = kWeightThreads / kGroups, kLoads = kBlockRows / kStride;
+    constexpr int kBatch = kLoads < 8 ? kLoads : 8;
+    const int within = threadIdx.x % kGroups * Group::kSize, row = threadIdx.x / kGroups;
+    const bool valid = first + within < end;
+    const At at = locate(valid ? first + within : 0);
+    const int last_row = int(job.rows - first_row) - 1;
+    const T* const grad = at.pairs.grad_gates + (at.image * job.rows + first_row) * job.pixels() + at.pixel;
+#pragma unroll
+    for (int load = 0; load < kLoads; load += kBatch) {
+      Group group[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int r = row + (load + i) * kStride;
+        group[i] = *reinterpret_cast<const Group*>(grad + (r < last_row ? r : last_row) * job.pixels());
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int r = row + (load + i) * kStride;
+        store_group<E, kPitch>(storage.grad + r * kPitch + within, group[i], valid && r <= last_row, convert);
+      }
+    }
+  }
+
+  template <class E, int kPitch, class Convert>
+  static __device__ __forceinline__ void store_group(E* target, const Group& group, bool valid, const Convert& convert) {
+    constexpr int kPer = 16 / sizeof(E) < Group::kSize ? 16 / sizeof(E) : Group::kSize;
+    if constexpr (kPitch * sizeof(E) % 16 == 0 && kPer * sizeof(E) == 16) {
+#pragma unroll
+      for (int i = 0; i < Group::kSize; i += kPer) {
+        Vector<E> converted;
+#pragma unroll
+        for (int j = 0; j < kPer; ++j) converted.value[j] = valid ? convert(group.value[i + j]) : E(0);
+        reinterpret_cast<Vector<E>*>(target)[i / kPer] = converted;
+      }
+    } else {
+#pragma unroll
+      for (int i = 0; i < Group::kSize; ++i) target[i] = valid ? convert(group.value[i]) : E(0);
+    }
+  }
+
+  template <class E, int kPitch, class Convert>
+  __device__ __forceinline__ void load_single_gradients(int64_t first, WeightStorage<E, kColumns, kPitch>& storage,
+                                                        const Convert& convert) const {
+    constexpr int kStride = kWeightThreads / 32, kBatch = 16;
+    const bool valid = first + lane() < end;
+    const At at = locate(valid ? first + lane() : 0);
+    const int last_row = int(job.rows - first_row) - 1;
+    const T* const grad = at.pairs.grad_gates + (at.image * job.rows + first_row) * job.pixels() + at.pixel;
+    for (int load = 0; load < kBlockRows / kStride; load += kBatch) {
+      T value[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int r = warp() + (load + i) * kStride;
+        value[i] = grad[(r < last_row ? r : last_row) * job.pixels()];
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int r = warp() + (load + i) * kStride;
+        storage.grad[r * kPitch + lane()] = valid && r <= last_row ? convert(value[i]) : E(0);
+      }
+    }
+  }
+
+  // Reads the block's columns of the input at the same pixels; lane = pixel.
+  template <class E, int kPitch, class Convert>
+  __device__ __forceinline__ void load_inputs(int64_t first, WeightStorage<E, kColumns, kPitch>& storage,
+                                              const Convert& convert) const {
+    constexpr int kStride = kWeightThreads / 32, kLoads = kColumns / kStride, kBatch = kLoads < 12 ? kLoads : 12;
+    static_assert(kLoads % kBatch == 0, "whole batches");
+    const bool valid = first + lane() < end;
+    const At at = locate(valid ? first + lane() : 0);
+    const unsigned y = unsigned(quotient(at.pixel, job.width)), x = unsigned(at.pixel - y * job.width);
+    const unsigned height = unsigned(job.height), width = unsigned(job.width);
+    const T* const input = at.pairs.input + at.image * job.channels * job.pixels() + at.pixel;
+    const int columns = int(job.columns - first_column < kColumns ? job.columns - first_column : kColumns);
+#pragma unroll
+    for (int load = 0; load < kLoads; load += kBatch) {
+      T value[kBatch];
+      bool inside[kBatch];
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int c = warp() + (load + i) * kStride;
+        const Column column = storage.column[c];
+        inside[i] = valid & (c < columns) & (y + unsigned(column.y) < height) & (x + unsigned(column.x) < width);
+        value[i] = input[inside[i] ? column.offset : 0];
+      }
+#pragma unroll
+      for (int i = 0; i < kBatch; ++i) {
+        const int c = warp() + (load + i) * kStride;
+        storage.input[c * kPitch + lane()] = inside[i] ? convert(value[i]) : E(0);
+      }
     }
   }
 
   // Calls multiply() for every chunk in shared memory.
-  template <class E, int kPitch, class Convert, class Multiply>
-  __device__ __forceinline__ void for_each_chunk(WeightStorage<E, kPitch>& storage, const Convert& convert,
-                                                 const Multiply& multiply) const {
-    if (threadIdx.x < kBlockColumns)
-      storage.column[threadIdx.x] = make_column(layer, plan.first_column() + threadIdx.x);
-    for (int64_t first = begin(); first < end(); first += kChunk) {
+  template <class Storage, class Convert, class Multiply>
+  __device__ __forceinline__ void for_each_chunk(Storage& storage, const Convert& convert, const Multiply& multiply) const {
+    if (threadIdx.x < kColumns) storage.column[threadIdx.x] = make_column(first_column + threadIdx.x);
+    for (int64_t first = begin; first < end; first += kChunk) {
       __syncthreads();  // the columns are known, the previous chunk has been used
-      load(first, storage, convert);
+      load_gradients(first, storage, convert);
+      load_inputs(first, storage, convert);
       __syncthreads();
       multiply();
     }
   }
 
   // Where the block's element (row, column) of the partial product goes; null beyond the weight.
-  __device__ __forceinline__ A* target(A* partial, int row, int column) const {
-    const int64_t r = plan.first_row() + row, c = plan.first_column() + column;
-    return r < plan.rows && c < plan.columns ? partial + (plan.split() * plan.rows + r) * plan.columns + c : nullptr;
+  __device__ __forceinline__ A* target(int row, int column) const {
+    const int64_t r = first_row + row, c = first_column + column;
+    return r < job.rows && c < job.columns ? job.partial + (split * job.rows + r) * job.columns + c : nullptr;
   }
 };
+
+// One of the kernels over all gradients.
+template <class T>
+int launch_weight_products(void (*kernel)(WeightJobs<T>), const WeightGradient<T>* gradients, int count, int64_t tiles,
+                           accumulation_t<T>* workspace, Stream stream) {
+  WeightJobs<T> all{};
+  int64_t blocks = 0;
+  for (int i = 0; i < count; ++i) {
+    const WeightGradient<T>& g = gradients[i];
+    const Layer& l = g.layer;
+    const bool tensor_cores = weight_gradient_on_tensor_cores<T>(l);
+    const WeightPlan plan(l, g.first.images + g.second.images, g.channels, tiles, tensor_cores);
+    all.jobs[all.count++] = {l.height, l.width, l.kernel, l.dilation, g.channels, plan.rows, plan.columns, plan.row_blocks,
+                             plan.column_blocks, plan.split_pixels, blocks, g.first, g.second, workspace};
+    blocks += plan.blocks();
+    workspace += plan.partial();
+  }
+  return launch(kernel, blocks, kWeightThreads, stream, all);
+}
 
 }  // namespace pdb::cuda

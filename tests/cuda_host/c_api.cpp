@@ -12,6 +12,7 @@ using namespace pdb::cuda;
 struct Arguments {
   Layer layer;
   int64_t peephole_stride[4];
+  bool is_packed;
   void* arrays[32];
 };
 
@@ -28,7 +29,8 @@ int run_forward(const Arguments& arguments) {
   auto t = [&](int i) { return static_cast<T*>(a[i]); };
   auto acc = [&](int i) { return static_cast<A*>(a[i]); };
   return forward<T>(arguments.layer,
-                    {t(0), t(1), t(2), t(3), peephole<T>(arguments, a[4]), t(5), t(6), t(7), t(8), acc(9), acc(10), acc(11)},
+                    {t(0), t(1), t(2), t(3), peephole<T>(arguments, a[4]), t(5), t(6), t(7), t(8), t(9), acc(10), acc(11),
+                     arguments.is_packed, acc(12)},
                     nullptr);
 }
 
@@ -39,8 +41,8 @@ int run_backward(const Arguments& arguments) {
   auto t = [&](int i) { return static_cast<T*>(a[i]); };
   auto acc = [&](int i) { return static_cast<A*>(a[i]); };
   return backward<T>(arguments.layer,
-                     {t(0), t(1), t(2), t(3), t(4), t(5), peephole<T>(arguments, a[6]), t(7), t(8), t(9), acc(10), acc(11),
-                      t(12), t(13), t(14), t(15), t(16), t(17), t(18), acc(19)},
+                     {t(0), t(1), t(2), t(3), t(4), t(5), peephole<T>(arguments, a[6]), t(7), t(8), t(9), t(10), acc(11),
+                      t(12), nullptr, t(13), t(14), t(15), t(16), t(17), t(18), acc(19)},
                      nullptr);
 }
 
@@ -68,6 +70,16 @@ extern "C" int pdb_backward(int dtype, const Arguments* a) {
 }
 
 // Elements of the accumulation type.
+extern "C" int64_t pdb_forward_packed(int dtype, const Arguments* a) {
+  switch (dtype) {
+    case 0: return forward_packed<float>(a->layer);
+    case 1: return forward_packed<double>(a->layer);
+    case 2: return forward_packed<Half>(a->layer);
+    case 3: return forward_packed<BFloat16>(a->layer);
+  }
+  return -1;
+}
+
 extern "C" int64_t pdb_forward_workspace(int dtype, const Arguments* a, int cells) {
   switch (dtype) {
     case 0: return forward_workspace<float>(a->layer, cells);

@@ -39,6 +39,7 @@ struct Fiber {
   int line = 0;
   int exchanges = 0;
   unsigned block = 0, thread = 0;
+  WaitingFor waiting{};  // while it polls
   void* fake_stack = nullptr;  // AddressSanitizer's, while it does not run
 };
 
@@ -73,6 +74,7 @@ int64_t first_block = 0;
 Fault injected = Fault::none;
 std::string faulty_file;
 int faulty_line;
+constexpr int kAssertionFailed = 710;  // cudaErrorAssert
 
 [[noreturn]] void fail(const char* message) {
   std::fprintf(stderr, "cuda_host: block %u: %s\n", block_index.x, message);
@@ -207,8 +209,22 @@ bool run_block(unsigned index, int threads, std::vector<unsigned>& order) {
   return ahead;
 }
 
-// Blocks [first, first + count) of the grid at once.
-void run_blocks(unsigned first, unsigned count, int threads, size_t shared_bytes) {
+// What a block does that has waited too long (give_up() in halo_flags.h), for the first thread that polls.
+int give_up(int64_t threads) {
+  for (int64_t i = 0; i < threads; ++i) {
+    const Fiber& fiber = fibers[i];
+    if (fiber.state != State::polling) continue;
+    std::fprintf(stderr, "pdb_ext: persistent launch, layer %d, step:%d: persistent_kernel: block: [%u,0,0], thread: [%u,0,0] "
+                 "Assertion `a neighbouring tile's flag came within 2 seconds` failed.\n",
+                 fiber.waiting.layer, fiber.waiting.step, fiber.block, fiber.thread);
+    break;
+  }
+  running.clear();  // and what the blocks have not released
+  return kAssertionFailed;
+}
+
+// Blocks [first, first + count) of the grid at once. Returns 0, or an error.
+int run_blocks(unsigned first, unsigned count, int threads, size_t shared_bytes) {
   std::vector<unsigned> order(threads), blocks(count);
   std::iota(order.begin(), order.end(), 0u);
   std::iota(blocks.begin(), blocks.end(), 0u);
@@ -230,9 +246,10 @@ void run_blocks(unsigned first, unsigned count, int threads, size_t shared_bytes
       block_index.x = first + b;
       if (everyone || std::bernoulli_distribution(running[b].speed)(generator)) ahead |= run_block(b, threads, order);
     }
-    if (everyone && !ahead && !all_in(State::finished, 0, int64_t(count) * threads))
-      fail("a deadlock: every block waits for a flag that no block will set");
+    if (everyone && !ahead && !all_in(State::finished, 0, int64_t(count) * threads)) 
+      return give_up(int64_t(count) * threads);
   }
+  return 0;
 }
 
 void start_grid(int64_t blocks, int threads, const std::function<void()>& thread_body) {
@@ -297,9 +314,10 @@ void publish_flag(uint32_t* flag, uint32_t value, const char* file, int line) {
   *flag = value;
 }
 
-void await_flag(const uint32_t* flag, uint32_t value, const char* file, int line) {
+void await_flag(const uint32_t* flag, uint32_t value, WaitingFor waiting, const char* file, int line) {
   const Fault fault = fault_at(file, line);
   if (fault == Fault::missing) return;
+  current->waiting = waiting;
   while (*static_cast<const volatile uint32_t*>(flag) < value) yield(State::polling);
   if (fault == Fault::none) current_block().seen.clear();
 }
@@ -310,11 +328,11 @@ void run_grid(int64_t blocks, int threads, const std::function<void()>& thread_b
   for (int64_t block = first; block < blocks; ++block) run_blocks(static_cast<unsigned>(block), 1, threads, 0);
 }
 
-void run_resident(int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& thread_body) {
+int run_resident(int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& thread_body) {
   if (blocks > resident_blocks) fail("a cooperative launch of more blocks than are resident");
   ++cooperative_launches;
   start_grid(blocks, threads, thread_body);
-  run_blocks(0, grid_dim.x, threads, shared_bytes);
+  return run_blocks(0, grid_dim.x, threads, shared_bytes);
 }
 
 void run_blocks_from(int64_t block) { first_block = block; }

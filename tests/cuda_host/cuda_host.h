@@ -11,7 +11,8 @@
 // The blocks of a cooperative launch run at once, each at a speed of its own, and talk through flags (halo_flags.h) under
 // a memory model as weak as the GPU's: what a block stores for others stays its own until a thread releases it that comes
 // behind it (in its own program order, or after a barrier), and what a block has once read from others it sees unchanged
-// until it acquires. Blocks that all wait for each other end the process with a message.
+// until it acquires. When blocks all wait for each other, the first of them gives up, as on a GPU after some time: it says
+// what it waited for, and the launch fails.
 // Not covered: races between warps within one phase that the drawn orders miss, occupancy, speed.
 #pragma once
 
@@ -55,8 +56,8 @@ void* dynamic_shared_memory();
 // Runs body() once per thread of every block, one block after the other.
 void run_grid(int64_t blocks, int threads, const std::function<void()>& body);
 
-// The same with all blocks at once. shared_bytes: for dynamic_shared_memory().
-void run_resident(int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& body);
+// The same with all blocks at once. shared_bytes: for dynamic_shared_memory(). 0, or the error of a failed assertion.
+int run_resident(int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& body);
 
 // How many blocks the emulated GPU takes at once: none at first, so that nothing is launched cooperatively.
 extern int64_t resident_blocks;
@@ -68,9 +69,12 @@ extern int cooperative_launches;
 void store_global(void* target, const void* value, size_t bytes);
 void load_global(const void* source, void* value, size_t bytes);
 
-// Sets a flag and releases; waits until a flag has at least this value and acquires.
+// Sets a flag and releases; waits until a flag has at least this value and acquires, or ends the launch.
 void publish_flag(uint32_t* flag, uint32_t value, const char* file, int line);
-void await_flag(const uint32_t* flag, uint32_t value, const char* file, int line);
+struct WaitingFor {
+  int layer, step;
+};
+void await_flag(const uint32_t* flag, uint32_t value, WaitingFor waiting, const char* file, int line);
 
 // Draws the orders of the following launches from this seed.
 void set_seed(uint64_t seed);
@@ -105,8 +109,7 @@ int launch(void (*kernel)(Parameters...), int64_t blocks, int threads, Stream, A
 template <class... Parameters, class... Arguments>
 int launch_cooperative(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes, Stream,
                        Arguments... arguments) {
-  host::run_resident(blocks, threads, static_cast<size_t>(shared_bytes), [&] { kernel(arguments...); });
-  return 0;
+  return host::run_resident(blocks, threads, static_cast<size_t>(shared_bytes), [&] { kernel(arguments...); });
 }
 
 constexpr int64_t kHostProcessors = 132, kHostSharedBytes = 227 * 1024;  // for a block; with the KB that each costs besides

@@ -130,18 +130,19 @@ std::pair<Outputs, Inputs> run(const Layer& l, Inputs& in, const Outputs& cotang
     grads.push_back(unwritten<T>(values->size()));
   }
   auto output = unwritten<T>(l.steps * l.state()), c_n = unwritten<T>(l.state());
-  auto gates = unwritten<A>(l.steps * 4 * l.state()), cells = unwritten<A>(l.steps * l.state());
+  auto gates = unwritten<T>(l.steps * 4 * l.state());
+  auto cells = unwritten<A>(l.steps * l.state()), packed = unwritten<A>(forward_packed<T>(l));
   auto workspace = unwritten<A>(forward_workspace<T>(l, true));
   const PeepholeWeights<T> peephole{pointer(a[4]), {l.channels * l.pixels(), l.pixels(), l.width, 1}};
   if (forward<T>(l, {a[0].data(), a[1].data(), a[2].data(), pointer(a[3]), peephole, pointer(a[5]), pointer(a[6]),
-                     output.data(), c_n.data(), gates.data(), cells.data(), workspace.data()}, nullptr))
+                     output.data(), c_n.data(), gates.data(), cells.data(), packed.data(), false, workspace.data()}, nullptr))
     std::abort();
   const auto grad_output = convert<T>(cotangents.output), grad_c_n = convert<T>(cotangents.c_n);
   workspace = unwritten<A>(backward_workspace<T>(l, !recompute));
   auto grad = [&](int i) { return grads[i].empty() ? nullptr : grads[i].data(); };
   if (backward<T>(l, {grad_output.data(), grad_c_n.data(), a[0].data(), a[1].data(), a[2].data(), pointer(a[3]), peephole,
                       pointer(a[5]), pointer(a[6]), output.data(), recompute ? nullptr : gates.data(), cells.data(), grad(0),
-                      grad(1), grad(2), grad(3), grad(4), grad(5), grad(6), workspace.data()}, nullptr))
+                      nullptr, grad(1), grad(2), grad(3), grad(4), grad(5), grad(6), workspace.data()}, nullptr))
     std::abort();
   Inputs gradients;
   for (size_t i = 0; i < grads.size(); ++i) *gradients.all()[i] = convert_back(grads[i]);
@@ -223,9 +224,9 @@ bool check_workspace() {
   int64_t largest = 0;
   bool passed = true;
   for (int64_t images = 1; images < 200000; ++images) {
-    const WeightPlan plan(layer, images, layer.in_channels);
+    const WeightPlan plan(layer, images, layer.in_channels, 2, false);
     largest = std::max(largest, plan.splits * plan.rows * plan.columns);
-    passed &= weight_gradient_workspace(layer, images, layer.in_channels) >= largest;
+    passed &= weight_gradient_workspace<float>(layer, images, layer.in_channels, 2) >= largest;
   }
   if (!passed) std::printf("FAIL: the workspace of a weight gradient is too small for fewer images\n");
   return passed;

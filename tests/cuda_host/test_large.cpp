@@ -66,14 +66,11 @@ std::vector<float> run(const Layer& layer, bool tensor_cores) {
   for (float& value : weight) value = 0.2f * std::normal_distribution<float>()(generator);
 
   const auto packed = [&](Packing packing) {
-    const bool gate_rows = packing == Packing::gates;
-    std::vector<float> result(tensor_cores ? mma_packed_size<float>(4 * C, C, layer.kernel, packing)
-                                           : (gate_rows ? C : 4 * C) * layer.taps() * packed_pitch(gate_rows ? 4 * C : C));
+    WeightToPack<float> job{weight.data(), 4 * C, C, layer.kernel, packing, tensor_cores, nullptr};
+    std::vector<float> result(packed_size(job));
+    job.packed = result.data();
     host::run_blocks_from(0);
-    if (tensor_cores)
-      launch_mma_pack_weight(weight.data(), 4 * C, C, layer.kernel, packing, result.data(), nullptr);
-    else
-      launch_pack_weight(weight.data(), 4 * C, C, layer.kernel, packing, result.data(), nullptr);
+    launch_pack_weights(&job, 1, nullptr);
     host::run_blocks_from(-1);  // the last block: the last tile of the last image
     return result;
   };
@@ -87,6 +84,7 @@ std::vector<float> run(const Layer& layer, bool tensor_cores) {
   backward.gates = gates.data, backward.c = c.data, backward.c_previous = c_previous.data, backward.grad_c = grad_c.data;
   backward.grad_gates = grad_gates.data;
 
+  const DataGradients<float> gradients_of_x{{{grad_next.data, transposed.data(), layer.dilation}}, 1, nullptr};
   std::vector<float> result;
   const auto keep = [&](Sparse<float>& array, int64_t channels) {
     for_corner(layer, array, channels, [&](float& value) { result.push_back(value); });
@@ -94,11 +92,11 @@ std::vector<float> run(const Layer& layer, bool tensor_cores) {
   if (tensor_cores) {
     launch_mma_forward_step(layer, forward, nullptr);
     launch_mma_backward_step(layer, backward, nullptr);
-    launch_mma_input_gradient(layer, layer.batch, C, grad_next.data, transposed.data(), grad_x.data, nullptr);
+    launch_mma_input_gradient(layer, layer.batch, C, gradients_of_x, grad_x.data, nullptr);
   } else {
     launch_forward_step(layer, forward, nullptr);
     launch_backward_step(layer, backward, nullptr);
-    launch_input_gradient(layer, layer.batch, C, grad_next.data, transposed.data(), grad_x.data, nullptr);
+    launch_input_gradient(layer, layer.batch, C, gradients_of_x, grad_x.data, nullptr);
   }
   for (Sparse<float>* array : {&h, &c, &grad_c, &grad_x}) keep(*array, C);
   for (Sparse<float>* array : {&gates, &grad_gates}) keep(*array, 4 * C);
