@@ -6,9 +6,10 @@ import shutil
 from pathlib import Path
 
 
-def find_tool(name: str, home: str | None = os.environ.get("CUDA_HOME")) -> str | None:
-    """A tool's path: in PATH, in the toolkit at `home`, or from a package of the nvidia namespace; else None."""
-    folders = [Path(home, "bin")] if home else []
+def find_tool(name: str) -> str | None:
+    """A tool's path: in PATH, of the toolkit in CUDA_HOME or /usr/local/cuda, or from a package of the nvidia namespace."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
+    folders = [Path(home, "bin")]
     spec = importlib.util.find_spec("nvidia")
     for root in (spec.submodule_search_locations or []) if spec else []:
         folders += sorted(Path(root).glob("*/bin"))

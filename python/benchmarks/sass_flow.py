@@ -153,23 +153,57 @@ class Flow:
         return body
 
     def _passes(self, loop: Loop) -> int | None:
-        """How often a loop runs whose counter starts at about 0 and is compared with a constant; else None."""
+        """How often a loop runs whose counter begins at about 0, or at a constant, and is compared with a constant; else None."""
         if len(loop.latches) != 1:
             return None
         latch = self.blocks[loop.latches[0]].instructions
-        predicate = latch[-1].predicate.lstrip("@!")
-        tests = [i for i in latch if predicate and re.match(rf"{predicate}, ", i.operands)]
-        test = re.fullmatch(r"\w+, U?PT, (U?R\d+), (0x\w+), U?PT", tests[-1].operands) if tests else None
-        if test is None or not re.match(r"U?ISETP\.(GE|LT|NE|GT|LE)\b", tests[-1].opcode) or ".EX" in tests[-1].opcode:
+        test = _test(latch, latch[-1].predicate.lstrip("@!"))
+        if test is None:
             return None
-        register, limit = test[1], int(test[2], 16)
-        steps = []
-        for number in loop.blocks:
-            for instruction in self.blocks[number].instructions:
-                if re.match(rf"{register}(, |$)", instruction.operands):
-                    added = re.fullmatch(rf"{register}, {register}(?:\.reuse)?, (0x\w+)(, U?RZ)?", instruction.operands)
-                    steps.append(int(added[1], 16) if added and instruction.name in _ADDS else 0)
-        return -(-limit // steps[0]) if len(steps) == 1 and 0 < steps[0] < limit else None
+        register, limit = test[0], test[1] - self._begin(test[0], loop.head)
+        changes = [i for number in loop.blocks for i in self.blocks[number].instructions if _writes(i, register)]
+        steps = [_sum(i, register) for i in changes]
+        step = steps[0][1] if len(steps) == 1 and steps[0] else 0
+        return -(-limit // step) if 0 < step < limit else None
+
+    def _begin(self, register: str, before: int) -> int:
+        """The constants in a register's value before an instruction; what else is in it counts as 0."""
+        for at in range(before - 1, self._function.start - 1, -1):
+            instruction = self._kernel.instructions[at]
+            if _writes(instruction, register):
+                source, constant = _sum(instruction) or ("", 0)
+                return constant + (self._begin(source, at) if source else 0)
+        return 0
 
 
-_ADDS = {"IADD3", "UIADD3", "VIADD"}
+def _test(block: list[Instruction], predicate: str) -> tuple[str, int] | None:
+    """The register and the constant that it is compared with for a predicate, at the end of a block."""
+    made = [i for i in block if predicate and _writes(i, predicate)]
+    if not made:
+        return None
+    if copied := re.fullmatch(r"P\d, PT, PT, PT, (UP\d), 0x80, 0x0", made[-1].operands):  # PLOP3
+        return _test(block, copied[1])
+    test = re.fullmatch(r"\w+, U?PT, (U?R\d+), (0x\w+), U?PT", made[-1].operands)
+    if test is None or not re.match(r"U?ISETP\.(GE|LT|NE|GT|LE)\b(?!.*\.EX)", made[-1].opcode):
+        return None
+    return test[1], _signed(test[2])
+
+
+def _writes(instruction: Instruction, register: str) -> bool:
+    return re.match(rf"{register}(, |$)", instruction.operands) is not None
+
+
+def _signed(text: str) -> int:
+    return (int(text, 16) + 2**31) % 2**32 - 2**31
+
+
+def _sum(instruction: Instruction, register: str = r"U?R\d+") -> tuple[str, int] | None:
+    """The register (or "") and the constant that an instruction adds up, or copies; None if it does something else."""
+    operands = instruction.operands.replace(".reuse", "")
+    if instruction.name in ("IADD3", "UIADD3", "VIADD"):
+        added = re.fullmatch(rf"U?R\d+, ({register}), (0x\w+)(, U?RZ)?", operands)
+        return (added[1], _signed(added[2])) if added else None
+    if "MOV" in instruction.opcode:
+        copied = re.fullmatch(r"U?R\d+, (?:RZ, RZ, )?(?:(U?R\d+)|U?RZ|(0x\w+))", operands)
+        return (copied[1] or "", _signed(copied[2] or "0")) if copied else None
+    return None

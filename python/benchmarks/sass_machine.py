@@ -102,6 +102,8 @@ _WITH_WIDTH = ("LDG", "STG", "LDS", "STS")
 
 def class_of(instruction: Instruction) -> str | None:
     """The class of an instruction, "LDG.128" with its width, or None. DIV: an integer division, written out."""
+    if instruction.predicate == "@!PT":  # never executed
+        return None
     for name, pattern in CLASSES:
         if re.match(pattern, instruction.opcode):
             width = re.search(r"\.(128|64)\b", instruction.opcode) if name in _WITH_WIDTH else None

@@ -65,6 +65,7 @@ class _Pending:
 
     ready: float
     load: int | None = None
+    count: int = 1  # loads of a group
 
 
 @dataclass
@@ -79,11 +80,11 @@ class _Warp:
         """Goes on when all of these are there. Returns (round trips that this ends, loads that were in flight)."""
         loads = [p.load for p in awaited if p.load is not None]
         pending = [*awaited, *self.copies, *(p for board in self.scoreboards for p in board)]
-        flying = {id(p) for p in pending if p.load is not None and p.ready > self.time}
+        flying = sum(p.count for p in pending if p.load is not None and p.ready > self.time)
         self.time = max([self.time, *(p.ready for p in awaited)])
         trips = max([self.trips, *(load + 1 for load in loads)]) - self.trips
         self.trips += trips
-        return trips, len(flying) if trips else 0
+        return trips, flying if trips else 0
 
 
 def run(way: list[Instruction], warp: _Warp | None = None) -> Run:
@@ -127,8 +128,8 @@ def _issue(instruction: Instruction, warp: _Warp) -> None:
         warp.copies.append(pending)
     elif instruction.name == "LDGDEPBAR":  # a group of copies holds scoreboard 0
         ready = max((p.ready for p in warp.copies), default=warp.time)
-        loads = [p.load for p in warp.copies if p.load is not None]
-        warp.scoreboards[0].append(_Pending(ready, max(loads, default=None)))
+        load = max((p.load for p in warp.copies), default=None)
+        warp.scoreboards[0].append(_Pending(ready, load, len(warp.copies)))
         warp.copies = []
     elif control.write is not None:
         warp.scoreboards[control.write].append(pending)

@@ -82,6 +82,9 @@ class KernelReport:
             f"{self.size:,} instructions, {self.warps} warp{'s' * (self.warps > 1)} a scheduler"
         )
 
+    def known_passes(self) -> list[int]:
+        return sorted(loop.passes for _, loop in self.ways.flow.all_loops() if loop.passes)
+
     def part(self) -> list[str]:
         """A row for what was asked for."""
         found = [i for i in self.compiled.kernel.instructions if self._part and self._part(i)]
