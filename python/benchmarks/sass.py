@@ -9,6 +9,10 @@ The sources of csrc/cuda (all, or FILES) are compiled for one architecture and d
     alone    cycles of one warp alone, with the compiler's own stall counts and the latencies of sass_machine.py
     busy     cycles that a scheduler would be busy with all warps of a block, if none ever waited
     passes   of a loop, if its length is known; else a loop counts once in what is around it
+    size     instructions in all (with --against)
+
+The larger one of alone and busy is the estimate for a block. Loops are named by their line, blocks by the line that most
+of their instructions come from.
 
     python python/benchmarks/sass.py persistent_forward.cu --kernel 'persistent_kernel.*MmaCore'     loops
     python python/benchmarks/sass.py persistent_forward.cu --by-line                                  source lines
@@ -75,14 +79,10 @@ def examine(root: Path, options: argparse.Namespace) -> list[KernelReport]:
 
 def show(report: KernelReport, options: argparse.Namespace) -> None:
     print("\n" + report.heading())
-    if options.at:
-        print("\n".join(report.part()))
-    elif options.by_line:
-        print("\n".join(report.lines(options.share)))
-    else:
-        print("\n".join(report.loops()))
-    if options.blocks:
-        print("\n".join(report.blocks(options.blocks)))
+    lines = report.part() if options.at else [] if options.by_line else report.loops()
+    lines += report.lines(options.share) if options.by_line else []
+    lines += report.blocks(options.blocks) if options.blocks else []
+    print("\n".join(lines))
 
 
 def main(given: list[str] | None = None) -> None:

@@ -18,7 +18,7 @@ def compare(before: list[KernelReport], now: list[KernelReport]) -> list[str]:
     for name, row in zip(both, rows):
         lines += [name, row]
         if (was := old[name].known_passes()) != (are := new[name].known_passes()):
-            lines.append(f"    not the same work: passes of the loops of known length were {was}, are {are}")
+            lines.append(f"    mind the passes: the loops of known length ran {was} times, now {are}")
     lines += [f"only before: {name}" for name in old if name not in new]
     lines += [f"only now: {name}" for name in new if name not in old]
     return lines

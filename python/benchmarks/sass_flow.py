@@ -153,7 +153,7 @@ class Flow:
         return body
 
     def _passes(self, loop: Loop) -> int | None:
-        """How often a loop runs whose counter begins at about 0, or at a constant, and is compared with a constant; else None."""
+        """How often a loop runs that counts from about 0, or from a constant, to a constant; else None."""
         if len(loop.latches) != 1:
             return None
         latch = self.blocks[loop.latches[0]].instructions

@@ -60,7 +60,7 @@ class KernelReport:
     def set_passes(self, pattern: str, number: int) -> None:
         """For the loops whose line matches. To be called first."""
         for _, loop in self.ways.flow.all_loops():
-            if re.search(pattern, self.sources.text(self.loop_place(loop))):
+            if re.search(pattern, self.sources.text(self._loop_line(loop))):
                 loop.passes = number
 
     @cached_property
@@ -122,9 +122,12 @@ class KernelReport:
         return lines
 
     def loop_place(self, loop: Loop) -> str:
+        return self.sources.name(self._loop_line(loop))
+
+    def _loop_line(self, loop: Loop) -> Place:
         places = self.ways.flow.blocks[loop.latches[-1]].instructions[-1].places
         loops = [p for p in places if re.match(r"(for|while|do|\} while)\b", self.sources.text(p))]
-        return self.sources.name((loops or places or [("", 0)])[0])
+        return (loops or list(places) or [("", 0)])[0]
 
     def own(self, loop: Loop) -> str:
         """What the loop holds outside of the loops in it."""
@@ -134,7 +137,7 @@ class KernelReport:
     def lines(self, share: float) -> list[str]:
         """Where the instructions on the way come from: the kernel's lines, and below each those inlined there."""
         rows = [COLUMNS[:-10] + "  line"]
-        total = self.ways.whole.cycles
+        whole = self.ways.whole.part(self._part) if self._part else self.ways.whole
 
         def walk(run: Run, depth: int) -> None:
             groups: dict[Place, list] = {}
@@ -143,11 +146,11 @@ class KernelReport:
                     groups.setdefault(e.instruction.places[-1 - depth], []).append(e)
             for place, executed in sorted(groups.items(), key=lambda item: item[0]):
                 part = Run(executed)
-                if part.cycles < share * total:
+                if part.cycles < share * whole.cycles:
                     continue
                 label = "  " * depth + self.sources.name(place) + "  " + self.sources.text(place)
                 rows.append(Numbers.of(part, self.warps).row()[:-10] + "  " + cut(label, 76))
                 walk(part, depth + 1)
 
-        walk(self.ways.whole, 0)
+        walk(whole, 0)
         return rows

@@ -1,17 +1,17 @@
 """Which way a warp takes through a kernel, so that it can be timed.
 
 The way is the longest one, for a warp that does not split: every `if` is taken that leads to more work. Two things are gone
-around where that is possible: subroutines (the slow case of a division), and what is left over of an unrolled loop of known
-length. Every loop runs as often as is known, else once.
+around where that is possible: subroutines (the slow case of a division), and what is left over of an unrolled loop. Every
+loop runs as often as is known, else once.
 """
 
 from collections.abc import Callable
 from functools import cached_property
 
-from sass_flow import Flow, Loop
+from sass_flow import Block, Flow, Loop
 from sass_machine import is_memory
 from sass_model import Run, run
-from sass_parse import Instruction, Kernel
+from sass_parse import Instruction, Kernel, Place
 
 DETOUR = 400  # cycles of other work that makes the way lead through what it else goes around
 PREFERRED = 1000  # cycles that a preferred instruction counts for
@@ -111,14 +111,16 @@ class Ways:
 
     def _worth(self, function: str, step: Step) -> float:
         """Cycles, and what else speaks for or against this step."""
+        if function not in self._leftovers:
+            self._leftovers[function] = _leftovers(self.flows[function])
         if isinstance(step, Loop):
             once = self._pass(function, step)
+            if not step.children and self._leftovers[function] & step.blocks:
+                return -DETOUR
             return run(once * (step.passes or 1)).cycles + PREFERRED * sum(map(self._prefer, once))
         if (function, step) not in self._block_worth:
             block = self.flows[function].blocks[step]
             worth = run(block.instructions).cycles + PREFERRED * sum(map(self._prefer, block.instructions))
-            if function not in self._leftovers:
-                self._leftovers[function] = _leftovers(self.flows[function])
             if block.call is not None or step in self._leftovers[function]:
                 worth = -DETOUR
             worth -= 1000 * PREFERRED * any(map(self._avoid, block.instructions))
@@ -127,20 +129,25 @@ class Ways:
 
 
 def _leftovers(flow: Flow) -> set[int]:
-    """The blocks outside of every loop of known length that load or store for the same lines as such a loop, or hold nothing
-    but what stands in its lines."""
-    known = [loop for _, loop in flow.all_loops() if loop.passes]
-    inside = {number for loop in known for number in loop.blocks}
-    found = set()
-    for loop in known:
-        instructions = [i for number in loop.blocks for i in flow.blocks[number].instructions if i.places]
-        all_places, memory_places = {i.places for i in instructions}, {i.places for i in instructions if is_memory(i)}
-        for number in flow.blocks.keys() - inside:
-            block = [i for i in flow.blocks[number].instructions if i.places]
-            same = block and all(i.places in all_places for i in block)
-            if same or any(is_memory(i) and i.places in memory_places for i in block):
-                found.add(number)
+    """The blocks for what is left over of an unrolled loop: outside of it, but all that they load and store is for lines for
+    which it loads and stores. Of several loops for the same lines, the largest is the unrolled one."""
+    found: set[int] = set()
+    memory = {number: _memory_places(block) for number, block in flow.blocks.items()}
+    innermost = [loop for _, loop in flow.all_loops() if not loop.children]
+    for loop in sorted(innermost, key=lambda loop: -sum(len(flow.blocks[number].instructions) for number in loop.blocks)):
+        if found & loop.blocks:
+            continue
+        places = set().union(*(memory[number] for number in loop.blocks)) - {()}
+        places |= {place[:1] for place in places}  # where the compiler has merged branches, it forgets the calls
+        found |= {number for number in flow.blocks.keys() - loop.blocks if memory[number] and memory[number] <= places}
     return found
+
+
+def _memory_places(block: Block) -> set[tuple[Place, ...]]:
+    """Where a block's loads and stores come from: those of global memory, if there are any."""
+    used = [i for i in block.instructions if is_memory(i)]
+    in_global = [i for i in used if i.name in ("LDG", "STG", "LD", "ST", "LDGSTS", "ATOMG", "RED")]
+    return {i.places for i in in_global or used}
 
 
 def _postorder(first: Step, following, key) -> list[Step]:
