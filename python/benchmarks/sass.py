@@ -41,7 +41,8 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--against", metavar="COMMIT", help="compare with the kernels of this commit")
     parser.add_argument("--at", metavar="REGEX", help="only what comes from a source line that matches, or is inlined there")
     parser.add_argument("--avoid", metavar="REGEX", help="go around what comes from a source line that matches")
-    parser.add_argument("--passes", action="append", default=[], metavar="REGEX=N", help="of the loops whose line matches")
+    passes = parser.add_argument("--passes", action="append", default=[], type=line_and_number, metavar="REGEX=N")
+    passes.help = "of the loops, as compiled, whose line matches"
     parser.add_argument("--by-line", action="store_true", help="the source lines on the way, instead of the loops")
     parser.add_argument("--share", type=float, default=0.02, help="of the cycles, of the lines shown (default: %(default)s)")
     parser.add_argument("--blocks", type=int, metavar="N", help="also the blocks of at least N instructions")
@@ -50,6 +51,11 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--repository", type=Path, default=ROOT, metavar="FOLDER", help="default: this one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
     return parser.parse_args(given)
+
+
+def line_and_number(text: str) -> tuple[str, int]:
+    pattern, _, number = text.rpartition("=")
+    return pattern, int(number)
 
 
 def matcher(pattern: str | None, lines: Sources) -> Callable[[Instruction], bool]:
@@ -71,9 +77,8 @@ def examine(root: Path, options: argparse.Namespace) -> list[KernelReport]:
     part = prefer if options.at else None
     reports = [KernelReport(c, Ways(c.kernel, prefer, avoid), lines, options.warps, part) for c in compiled]
     for report in reports:
-        for given in options.passes:
-            pattern, _, number = given.rpartition("=")
-            report.set_passes(pattern, int(number))
+        for pattern, number in options.passes:
+            report.set_passes(pattern, number)
     return reports
 
 
@@ -87,17 +92,19 @@ def show(report: KernelReport, options: argparse.Namespace) -> None:
 
 def main(given: list[str] | None = None) -> None:
     options = arguments(given)
-    now = examine(options.repository, options)
-    result: dict = {"architecture": options.architecture, "kernels": [report.numbers() for report in now]}
+    now, before = examine(options.repository, options), []
+    if not now:
+        raise SystemExit("no such file, or no such kernel in it")
     if options.against:
         with worktree(options.repository, options.against) as folder:
             before = examine(folder, options)
-        result |= {"against": options.against, "before": [report.numbers() for report in before]}
         print("\n".join(compare(before, now)))
     else:
         for report in now:
             show(report, options)
     if options.json:
+        result = {"architecture": options.architecture, "kernels": [report.numbers() for report in now]}
+        result |= {"against": options.against, "before": [report.numbers() for report in before]}
         options.json.write_text(json.dumps(result, indent=1) + "\n")
 
 

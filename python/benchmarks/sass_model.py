@@ -15,7 +15,7 @@ from sass_parse import Instruction
 
 @dataclass
 class Executed:
-    """An instruction on the way. cycles: from the issue before to its own, and what it blocks. trips: 1 if it ended one."""
+    """An instruction on the way. cycles: its wait, its stall count and what it blocks. trips: 1 if it ended a round trip."""
 
     instruction: Instruction
     cycles: float
@@ -87,10 +87,9 @@ class _Warp:
         return trips, flying if trips else 0
 
 
-def run(way: list[Instruction], warp: _Warp | None = None) -> Run:
+def run(way: list[Instruction]) -> Run:
     """Simulates the instructions one after the other."""
-    warp = warp or _Warp()
-    result = []
+    warp, result = _Warp(), []
     for instruction, following in zip(way, [*way[1:], None]):
         begin = warp.time
         trips, flying = warp.wait(_awaited(instruction, warp))

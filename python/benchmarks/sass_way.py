@@ -150,7 +150,7 @@ def _memory_places(block: Block) -> set[tuple[Place, ...]]:
     return {i.places for i in in_global or used}
 
 
-def _postorder(first: Step, following, key) -> list[Step]:
+def _postorder(first: Step, following: Callable[[Step], list[Step]], key: Callable[[Step], int]) -> list[Step]:
     """Every step behind all that can follow it. What leads back into a loop that has two heads is left out."""
     order, seen, stack = [], {key(first)}, [(first, iter(following(first)))]
     while stack:
