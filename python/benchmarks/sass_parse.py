@@ -7,7 +7,8 @@ have been read, and which scoreboards must be free before it starts.
 
 import math
 import re
-from dataclasses import dataclass, field
+from collections import defaultdict
+from dataclasses import dataclass, field, replace
 
 NO_SCOREBOARD = 7
 Place = tuple[str, int]  # file and line
@@ -88,6 +89,7 @@ def parse(listing: str) -> list[Kernel]:
         kernel = kernels.setdefault(section[2], Kernel(section[2]))
         if section[1] == "text":
             _read_code(part, kernel)
+            _complete_places(kernel.instructions)
         elif bounds := _BOUNDS.search(part):
             kernel.threads = math.prod(int(value, 16) for value in bounds.groups())
     return [kernel for kernel in kernels.values() if kernel.instructions]
@@ -115,3 +117,15 @@ def _read_code(text: str, kernel: Kernel) -> None:
             kernel.labels[match[1]] = len(kernel.instructions)
             places = [] if match[1].startswith("$") else places
         at = end + 1
+
+
+def _complete_places(instructions: list[Instruction]) -> None:
+    """For some instructions the compiler forgets the calls that a line was inlined at: the nearest that knows them helps."""
+    callers: dict[Place, list[tuple[int, tuple[Place, ...]]]] = defaultdict(list)  # where, and the places around it
+    for at, instruction in enumerate(instructions):
+        for depth in range(len(instruction.places) - 1):
+            callers[instruction.places[depth]].append((at, instruction.places[depth + 1 :]))
+    for at, instruction in enumerate(instructions):
+        if instruction.places and (known := callers.get(instruction.places[-1])):
+            around = min(known, key=lambda entry: abs(entry[0] - at))[1]
+            instructions[at] = replace(instruction, places=instruction.places + around)

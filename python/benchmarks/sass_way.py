@@ -138,7 +138,6 @@ def _leftovers(flow: Flow) -> set[int]:
         if found & loop.blocks:
             continue
         places = set().union(*(memory[number] for number in loop.blocks)) - {()}
-        places |= {place[:1] for place in places}  # where the compiler has merged branches, it forgets the calls
         found |= {number for number in flow.blocks.keys() - loop.blocks if memory[number] and memory[number] <= places}
     return found
 
