@@ -123,9 +123,14 @@ class Ways:
             worth = run(block.instructions).cycles + PREFERRED * sum(map(self._prefer, block.instructions))
             if block.call is not None or step in self._leftovers[function]:
                 worth = -DETOUR
-            worth -= 1000 * PREFERRED * any(map(self._avoid, block.instructions))
+            worth -= 1000 * PREFERRED * self._is_avoided(block)
             self._block_worth[function, step] = worth
         return self._block_worth[function, step]
+
+    def _is_avoided(self, block: Block) -> bool:
+        """Whether most of a block is to be gone around, or a load in it: other instructions move into blocks for all."""
+        found = list(filter(self._avoid, block.instructions))
+        return 2 * len(found) > len(block.instructions) or any(map(is_memory, found))
 
 
 def _leftovers(flow: Flow) -> set[int]:
