@@ -18,7 +18,7 @@ class Block:
     def call(self) -> str | None:
         """The label of the subroutine that the block ends in a call of."""
         last = self.instructions[-1]
-        return last.label if last.name == "CALL" else None
+        return last.label if last.name == "CALL" and not str(last.label).startswith(".L") else None
 
 
 @dataclass
@@ -75,7 +75,7 @@ class Flow:
         labels = [self._kernel.labels[name] for name in re.findall(r"\.L_x?_?\d+", instruction.operands)]
         if instruction.opcode.startswith("BRA.DIV"):
             return following
-        if instruction.name in ("BRA", "JMP", "BRX"):
+        if instruction.name in ("BRA", "JMP", "BRX") or instruction.name == "CALL" and labels:  # then it is a jump
             conditional = instruction.predicate or not re.match(r"`\(|R\d", instruction.operands)
             return labels + (following if conditional else [])
         if instruction.name in ("EXIT", "RET"):
