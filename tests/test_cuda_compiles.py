@@ -1,31 +1,25 @@
 """The CUDA kernels under nvcc: no warnings, no register spills, tensor-core instructions where they are meant to be."""
 
 import functools
-import importlib.util
 import os
 import re
-import shutil
 import subprocess
-from pathlib import Path
+import sys
 
 import pytest
 import torch
-from torch.utils.cpp_extension import CUDA_HOME
 
 from cuda_on_host import ROOT, HostKernels
+
+sys.path.append(str(ROOT / "python/benchmarks"))
+import cuda_tools  # noqa: E402
 
 ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
 SOURCES = sorted(path.stem for path in ROOT.glob("csrc/cuda/*.cu"))
 
 
 def find_tool(name):
-    """A tool of the CUDA toolkit: in the PATH, beside nvcc, or from a package of the nvidia namespace."""
-    folders = [Path(CUDA_HOME or "", "bin")]
-    spec = importlib.util.find_spec("nvidia")
-    for root in spec.submodule_search_locations if spec else []:
-        folders += sorted(Path(root).glob("*/bin"))
-    found = shutil.which(name) or shutil.which(name, path=os.pathsep.join(map(str, folders)))
-    return found or pytest.skip(f"no {name}")
+    return cuda_tools.find_tool(name) or pytest.skip(f"no {name}")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,112 @@
+"""What a change does to the CUDA kernels, without a GPU: `python python/benchmarks/sass.py [FILES] [--against COMMIT]`.
+
+The sources of csrc/cuda (all, or FILES) are compiled for one architecture and disassembled. For every kernel the tables say
+
+    instr.   instructions on the way through it, or through one pass of a loop (sass_way.py says which way that is)
+    loads    of these, loads from global memory
+    trips    how often a warp waits for such loads, one such time after the other
+    flight   loads that were on their way at a wait, at most
+    alone    cycles of one warp alone, with the compiler's own stall counts and the latencies of sass_machine.py
+    busy     cycles that a scheduler would be busy with all warps of a block, if none ever waited
+    passes   of a loop, if its length is known; else a loop counts once in what is around it
+    size     instructions in all (with --against)
+
+The larger one of alone and busy is the estimate for a block. Loops are named by their line, blocks by the line that most
+of their instructions come from.
+
+    python python/benchmarks/sass.py persistent_forward.cu --kernel 'persistent_kernel.*MmaCore'     loops
+    python python/benchmarks/sass.py persistent_forward.cu --by-line                                  source lines
+    python python/benchmarks/sass.py persistent_forward.cu --at 'policy.finish' --against HEAD~1      one region
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from sass_compile import Compiled, Sources, compile_kernels, shortened, sources, worktree
+from sass_compare import compare
+from sass_parse import Instruction
+from sass_report import KernelReport
+from sass_way import Ways
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def arguments(given: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="of csrc/cuda, by name")
+    parser.add_argument("--kernel", default="", metavar="REGEX", help="only kernels whose name matches")
+    parser.add_argument("--against", metavar="COMMIT", help="compare with the kernels of this commit")
+    parser.add_argument("--at", metavar="REGEX", help="only what comes from a source line that matches, or is inlined there")
+    parser.add_argument("--avoid", metavar="REGEX", help="go around what comes from a source line that matches")
+    passes = parser.add_argument("--passes", action="append", default=[], type=line_and_number, metavar="REGEX=N")
+    passes.help = "of the loops, as compiled, whose line matches"
+    parser.add_argument("--by-line", action="store_true", help="the source lines on the way, instead of the loops")
+    parser.add_argument("--share", type=float, default=0.02, help="of the cycles, of the lines shown (default: %(default)s)")
+    parser.add_argument("--blocks", type=int, metavar="N", help="also the blocks of at least N instructions")
+    parser.add_argument("--warps", type=int, help="on a scheduler (default: those of a block)")
+    parser.add_argument("--architecture", default="90a", metavar="NUMBER")
+    parser.add_argument("--repository", type=Path, default=ROOT, metavar="FOLDER", help="default: this one")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
+    return parser.parse_args(given)
+
+
+def line_and_number(text: str) -> tuple[str, int]:
+    pattern, _, number = text.rpartition("=")
+    return pattern, int(number)
+
+
+def matcher(pattern: str | None, lines: Sources) -> Callable[[Instruction], bool]:
+    """Whether an instruction comes from a source line that matches, or is inlined at one."""
+    if not pattern:
+        return lambda _: False
+    return lambda instruction: any(re.search(pattern, lines.text(place)) for place in instruction.places)
+
+
+def examine(root: Path, options: argparse.Namespace) -> list[KernelReport]:
+    """Compiles, and finds the way through every kernel that was asked for."""
+    compiled: list[Compiled] = []
+    for source in sources(root, options.files):
+        compiled += [c for c in compile_kernels(root, source, options.architecture) if re.search(options.kernel, c.name)]
+    for each, name in zip(compiled, shortened([c.name for c in compiled])):
+        each.name = name
+    lines = Sources(compiled)
+    prefer, avoid = matcher(options.at, lines), matcher(options.avoid, lines)
+    part = prefer if options.at else None
+    reports = [KernelReport(c, Ways(c.kernel, prefer, avoid), lines, options.warps, part) for c in compiled]
+    for report in reports:
+        for pattern, number in options.passes:
+            report.set_passes(pattern, number)
+    return reports
+
+
+def show(report: KernelReport, options: argparse.Namespace) -> None:
+    print("\n" + report.heading())
+    lines = report.part() if options.at else [] if options.by_line else report.loops()
+    lines += report.lines(options.share) if options.by_line else []
+    lines += report.blocks(options.blocks) if options.blocks else []
+    print("\n".join(lines))
+
+
+def main(given: list[str] | None = None) -> None:
+    options = arguments(given)
+    now, before = examine(options.repository, options), []
+    if not now:
+        raise SystemExit("no such file, or no such kernel in it")
+    if options.against:
+        with worktree(options.repository, options.against) as folder:
+            before = examine(folder, options)
+        print("\n".join(compare(before, now)))
+    else:
+        for report in now:
+            show(report, options)
+    if options.json:
+        result = {"architecture": options.architecture, "kernels": [report.numbers() for report in now]}
+        result |= {"against": options.against, "before": [report.numbers() for report in before]}
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
