@@ -65,11 +65,11 @@ Save check_saved(const Sizes& s, const Inputs& inputs, const at::Tensor& output,
   check_like_x(op, "output", output, sequence, inputs.x);
   check_optional(op, "grad_output", grad_output, sequence, inputs.x);
   check_optional(op, "grad_c_n", grad_c_n, at::IntArrayRef(sequence).slice(1), inputs.x);
-  const Save save = reserve.numel() == reserve_size(Save::cells, s.sequence()) ? Save::cells : Save::gates_and_cells;
-  TORCH_CHECK(reserve.sizes() == at::IntArrayRef({reserve_size(save, s.sequence())}), op,
-              ": reserve must have the shape that convlstm gives with save=1 or save=2, (",
-              reserve_size(Save::gates_and_cells, s.sequence()), ") or (", reserve_size(Save::cells, s.sequence()),
-              "), got ", reserve.sizes());
+  const auto size = [&](Save save) { return reserve_size(save, s.sequence(), inputs.x.scalar_type()); };
+  const Save save = reserve.numel() == size(Save::cells) ? Save::cells : Save::gates_and_cells;
+  TORCH_CHECK(reserve.sizes() == at::IntArrayRef({size(save)}), op,
+              ": reserve must have the shape that convlstm gives with save=1 or save=2, (", size(Save::gates_and_cells),
+              ") or (", size(Save::cells), "), got ", reserve.sizes());
   check_tensor(op, "reserve", reserve, reserve.sizes(), inputs.x);
   TORCH_CHECK(reserve.is_contiguous(), op, ": reserve must be contiguous, got strides ", reserve.strides());
   const auto dtype = inputs.x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
@@ -81,9 +81,10 @@ Save check_saved(const Sizes& s, const Inputs& inputs, const at::Tensor& output,
 
 // convlstm: all steps of one layer; equations in pdb_ext/ops.py. `peephole` has its full shape (3, C, H, W), and
 // peephole_current says that the output gate reads c_t. `reserve` is what convlstm_backward needs besides `output`: with
-// save = 1 5*T*N*C*H*W values of the accumulation type (float64 for float64, else float32) in an order of the
-// implementation's own, with save = 2 T*N*C*H*W, and convlstm_backward computes the gates again; with save = 0 none. The op
-// owns the input convolution, so that an implementation may hoist, fuse or recompute it.
+// save = 1 the gates, in x's dtype, and the cell states, together 5*T*N*C*H*W values of the accumulation type (float64 for
+// float64, else float32; 3*T*N*C*H*W for half types), in an order of the implementation's own; with save = 2 T*N*C*H*W, and
+// convlstm_backward computes the gates again; with save = 0 none. The op owns the input convolution, so that an
+// implementation may hoist, fuse or recompute it.
 // convlstm_backward: the gradients in the order of convlstm's arguments; those that `needs` leaves out have no elements.
 TORCH_LIBRARY(pdb_ext, m) {
   m.def(

@@ -21,9 +21,14 @@ enum Gradient { kX, kWeightX, kWeightH, kBias, kPeephole, kH0, kC0, kGradients }
 // step, or the cell states alone, from which backward computes the gates again.
 enum class Save { nothing, gates_and_cells, cells };
 
-// Elements of the reserve; sequence: elements of the output.
-inline int64_t reserve_size(Save save, int64_t sequence) {
-  return save == Save::nothing ? 0 : save == Save::cells ? sequence : 5 * sequence;
+// The reserve holds the gates in x's dtype, then the cells, and is an array of the accumulation type: float64 for float64,
+// else float32. Elements of that that hold the gates, and of the whole; sequence: elements of the output.
+inline int64_t saved_gates_size(int64_t sequence, at::ScalarType dtype) {
+  return dtype == at::kHalf || dtype == at::kBFloat16 ? 2 * sequence : 4 * sequence;
+}
+inline int64_t reserve_size(Save save, int64_t sequence, at::ScalarType dtype) {
+  if (save == Save::nothing) return 0;
+  return save == Save::cells ? sequence : saved_gates_size(sequence, dtype) + sequence;
 }
 
 struct Sizes {
@@ -32,12 +37,12 @@ struct Sizes {
   int64_t sequence() const { return steps * batch * channels * height * width; }  // elements of the output
 };
 
-// The gates and the cells in the reserve; null where it does not hold them.
-template <class P>
-std::pair<P*, P*> split_reserve(Save save, const Sizes& s, P* reserve) {
+// The gates, of T, and the cells, of A, in the reserve; null where it does not hold them.
+template <class T, class A>
+std::pair<T*, A*> split_reserve(Save save, const Sizes& s, A* reserve) {
   if (save == Save::nothing) return {nullptr, nullptr};
   if (save == Save::cells) return {nullptr, reserve};
-  return {reserve, reserve + 4 * s.sequence()};
+  return {reinterpret_cast<T*>(reserve), reserve + 4 * s.sequence() * int64_t(sizeof(T)) / int64_t(sizeof(A))};
 }
 
 // The arguments that both ops have.

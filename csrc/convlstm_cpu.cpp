@@ -4,6 +4,9 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
+#include "calls.h"
+#include "cpu/kernels.h"
+#include "cpu/plan.h"
 #include "cpu_tensors.h"
 
 namespace pdb::cpu {
@@ -11,6 +14,10 @@ namespace {
 
 Layer make_layer(const Sizes& s, bool reverse, bool peephole_current) {
   return {s.steps, s.batch, s.in_channels, s.channels, s.height, s.width, s.kernel_size, s.dilation, reverse, peephole_current};
+}
+
+void note(const char* op, const Layer& layer) {
+  record_call({op, "cpu", kernels<float>().name, use_winograd(layer) ? "winograd" : "direct", 1, false});
 }
 
 template <class T>
@@ -26,16 +33,18 @@ ForwardResult convlstm(const at::Tensor& x, const at::Tensor& weight_x, const at
   const Save saved = check_save(save);
   const at::Tensor output = at::empty({s.steps, s.batch, s.channels, s.height, s.width}, x.options());
   const at::Tensor c_n = at::empty({s.batch, s.channels, s.height, s.width}, x.options());
-  const at::Tensor reserve = at::empty({reserve_size(saved, s.sequence())}, x.options());
+  const at::Tensor reserve = at::empty({reserve_size(saved, s.sequence(), x.scalar_type())}, x.options());
   const at::Tensor weight_x_ = weight_x.contiguous(), weight_h_ = weight_h.contiguous();
   const OptionalTensor bias_ = contiguous(bias), h_0_ = contiguous(h_0), c_0_ = contiguous(c_0);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "convlstm", [&] {
     using T = scalar_t;
-    const auto [gates, cells] = split_reserve(saved, s, write<T>(reserve));
+    const auto [gates, cells] = split_reserve<T>(saved, s, write<T>(reserve));
     const ForwardTensors<T> tensors{
         read_frames<T>(x), read<T>(weight_x_), read<T>(weight_h_), read<T>(bias_), read_peephole<T>(peephole),
         read<T>(h_0_), read<T>(c_0_), write<T>(output), write<T>(c_n), gates, cells};
-    forward(make_layer(s, reverse, peephole_current), tensors, torch_threads());
+    const Layer layer = make_layer(s, reverse, peephole_current);
+    note("convlstm", layer);
+    forward(layer, tensors, torch_threads());
   });
   return {output, c_n, reserve};
 }
@@ -62,13 +71,15 @@ BackwardResult convlstm_backward(const OptionalTensor& grad_output, const Option
                        bias_ = contiguous(bias);
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "convlstm_backward", [&] {
     using T = scalar_t;
-    const auto [gates, cells] = split_reserve(save, s, reserve.const_data_ptr<T>());
+    const auto [gates, cells] = split_reserve<const T>(save, s, reserve.const_data_ptr<T>());
     const BackwardTensors<T> tensors{
         read_frames<T>(grad_output), read<T>(grad_c_n_), read_frames<T>(x), read<T>(weight_x_), read<T>(weight_h_),
         read<T>(bias_), read_peephole<T>(peephole), read<T>(h_0_), read<T>(c_0_), read<T>(output_), gates, cells,
         write<T>(grad_x), write<T>(grad_weight_x), write<T>(grad_weight_h), write<T>(grad_bias),
         write<T>(grad_peephole), write<T>(grad_h_0), write<T>(grad_c_0)};
-    backward(make_layer(s, reverse, peephole_current), tensors, torch_threads());
+    const Layer layer = make_layer(s, reverse, peephole_current);
+    note("convlstm_backward", layer);
+    backward(layer, tensors, torch_threads());
   });
   return {grad_x, grad_weight_x, grad_weight_h, grad_bias, grad_peephole, grad_h_0, grad_c_0};
 }

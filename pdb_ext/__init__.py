@@ -6,5 +6,17 @@ from ._version import __version__
 from .conversion import convert
 from .modules import ConvLSTM, DBConvLSTM, PDBConvLSTM
 from .ops import convlstm
+from .runtime import cache_weights, record_calls
 
-__all__ = ["ConvLSTM", "DBConvLSTM", "PDBConvLSTM", "__version__", "build_info", "convert", "convlstm", "reference"]
+__all__ = [
+    "ConvLSTM",
+    "DBConvLSTM",
+    "PDBConvLSTM",
+    "__version__",
+    "build_info",
+    "cache_weights",
+    "convert",
+    "convlstm",
+    "record_calls",
+    "reference",
+]

@@ -49,7 +49,7 @@ class ConvLSTM(nn.Module):
         reverse: bool = False,
         batch_first: bool = False,
         checkpoint_every: int | None = None,
-        recompute_gates: bool = False,
+        recompute_gates: bool | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -60,7 +60,8 @@ class ConvLSTM(nn.Module):
         _check_peephole(peephole, hidden_channels)
         if checkpoint_every is not None:
             check_steps(checkpoint_every)
-        check_flag("recompute_gates", recompute_gates)
+        if recompute_gates is not None:
+            check_flag("recompute_gates", recompute_gates)
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.kernel_size = kernel_size
@@ -151,7 +152,7 @@ class DBConvLSTM(nn.Module):
         output_peephole: str = "previous",
         batch_first: bool = True,
         checkpoint_every: int | None = None,
-        recompute_gates: bool = False,
+        recompute_gates: bool | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):
@@ -229,7 +230,7 @@ class PDBConvLSTM(nn.Module):
         bias: bool = True,
         output_peephole: str = "previous",
         checkpoint_every: int | None = None,
-        recompute_gates: bool = False,
+        recompute_gates: bool | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ):

@@ -25,7 +25,7 @@ def convlstm(
     reverse: bool = False,
     output_peephole: str = "previous",
     checkpoint_every: int | None = None,
-    recompute_gates: bool = False,
+    recompute_gates: bool | None = None,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """One ConvLSTM layer over a whole sequence, with dilated convolutions (`*`) and "same" zero padding::
 
@@ -53,10 +53,11 @@ def convlstm(
             once more in the backward pass. About sqrt(T) stores least. None stores what backward needs of every step, five
             times the output. The results are the same up to rounding. The reference knows no such thing.
         recompute_gates: save memory in training: store the cell states (as large as the output, in float32 at least) but
-            not the gates (four times that), and compute the gates once more in the backward pass. Costs one forward
+            not the gates (four times the output), and compute the gates once more in the backward pass. Costs one forward
             convolution, not a whole forward pass; the results are the same up to rounding. With checkpoint_every it
-            holds for the steps between. On CUDA, backward over ten steps and more then takes them a few at a time, in
-            memory that does not grow with T.
+            holds for the steps between. On CUDA, backward over more than eight steps then takes them a few at a time, in
+            memory that does not grow with T. None: yes on CUDA in half precision over more than eight steps, unless the
+            layer is so large that the convolution costs more than what it saves (4 GFLOP a step), else no.
 
     Returns:
         output (T, N, C, H, W), every h_t in frame order; and (h_n, c_n), each (N, C, H, W), the last state.
@@ -73,7 +74,8 @@ def convlstm(
     check_inputs(x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole)
     if checkpoint_every is not None:
         check_steps(checkpoint_every)
-    check_flag("recompute_gates", recompute_gates)
+    if recompute_gates is not None:
+        check_flag("recompute_gates", recompute_gates)
     h_0, c_0 = state if state is not None else (None, None)
     tensors = _autocast(x, weight_x, weight_h, bias, peephole, h_0, c_0)
     is_native = x.device.type in NATIVE_DEVICES
@@ -131,27 +133,46 @@ def _call(
     tensors: tuple[Tensor | None, ...],
     options: tuple[int, bool, bool],
     checkpoint_every: int | None,
-    recompute_gates: bool,
+    recompute_gates: bool | None,
 ) -> tuple[Tensor, Tensor]:
     x, weight_x, weight_h, bias, peephole, h_0, c_0 = tensors
     if peephole is not None:
         peephole = peephole.expand(3, weight_h.shape[1], *x.shape[3:])
     tensors = (x, weight_x, weight_h, bias, peephole, h_0, c_0)
     training = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    save = SAVE_CELLS if recompute_gates else SAVE_GATES_AND_CELLS
+    save = saves(recompute_gates, x, weight_h)
     if training and checkpoint_every is not None and checkpoint_every < x.shape[0]:
         return CheckpointedConvLSTM.apply(*tensors, checkpoint_every, options, save)
     output, c_n, _ = torch.ops.pdb_ext.convlstm(*tensors, *options, save if training else SAVE_NOTHING)
     return output, c_n
 
 
+def saves(recompute_gates: bool | None, x: Tensor, weight_h: Tensor) -> int:
+    """What the op shall keep for backward, `save`, by the argument recompute_gates of :func:`convlstm`."""
+    if recompute_gates is None:
+        (T, N, Cin, H, W), (rows, C, k, _) = x.shape, weight_h.shape
+        operations = 2 * rows * (Cin + C) * k**2 * N * H * W
+        recompute_gates = x.device.type == "cuda" and x.dtype.itemsize == 2 and T > 8 and operations < 4e9
+    return SAVE_CELLS if recompute_gates else SAVE_GATES_AND_CELLS
+
+
 def _fake_convlstm(x, weight_x, weight_h, bias, peephole, h_0, c_0, dilation, reverse, peephole_current, save):
     T, N, _, H, W = x.shape
     C = weight_h.shape[1]
     torch._check(0 <= save <= 2, lambda: f"convlstm: save must be 0, 1 or 2, got {save}")
-    saved = torch.promote_types(x.dtype, torch.float32)
-    reserve = x.new_empty((0, 5, 1)[save] * T * N * C * H * W, dtype=saved)
+    reserve = x.new_empty(reserve_share(x.dtype, save) * T * N * C * H * W, dtype=reserve_dtype(x.dtype))
     return x.new_empty(T, N, C, H, W), x.new_empty(N, C, H, W), reserve
+
+
+def reserve_dtype(dtype: torch.dtype) -> torch.dtype:
+    """In which the op keeps what backward needs."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def reserve_share(dtype: torch.dtype, save: int) -> int:
+    """Elements of the reserve for one of the output: gates are kept in x's dtype, cells in the reserve's (convlstm.h)."""
+    gates = 4 * dtype.itemsize // reserve_dtype(dtype).itemsize
+    return (0, gates + 1, 1)[save]
 
 
 def _fake_convlstm_backward(

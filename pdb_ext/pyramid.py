@@ -5,7 +5,7 @@ from torch import Tensor
 
 from . import ops
 from ._library import NATIVE_DEVICES, native
-from .checkpointing import SAVE_CELLS, SAVE_GATES_AND_CELLS, SAVE_NOTHING
+from .checkpointing import SAVE_NOTHING
 from .checks import check_inputs
 
 State = tuple[Tensor, Tensor]
@@ -20,7 +20,7 @@ def runs_in_one_op(x: Tensor, layers: list, states: list[State | None]) -> bool:
         return False
     tensors = [x, *(t for layer in layers for t in layer.parameters()), *(t for s in states if s is not None for t in s)]
     options = {(layer.checkpoint_every, layer.recompute_gates) for layer in layers}
-    return options in ({(None, False)}, {(None, True)}) and not ops._has_tangent(tuple(tensors))
+    return options in ({(None, None)}, {(None, False)}, {(None, True)}) and not ops._has_tangent(tuple(tensors))
 
 
 def pdb_convlstm(x: Tensor, layers: list, states: list[State | None]) -> list[tuple[Tensor, State]]:
@@ -48,7 +48,7 @@ def pdb_convlstm(x: Tensor, layers: list, states: list[State | None]) -> list[tu
     x, *parameters = ops._autocast(x, *parameters)
     parameters = [x.new_empty(0) if t is None else t for t in parameters]
     training = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parameters))
-    save = SAVE_CELLS if layers[0].recompute_gates else SAVE_GATES_AND_CELLS
+    save = ops.saves(layers[0].recompute_gates, x, layers[0].weight_h)
     dilations, current = [layer.dilation for layer in layers[::2]], layers[0].output_peephole == "current"
     output, c_n, _ = torch.ops.pdb_ext.pdb_convlstm(x, parameters, dilations, current, save if training else SAVE_NOTHING)
     last = [h[0] if layer.reverse else h[-1] for layer, h in zip(layers, output.unbind())]
@@ -58,8 +58,8 @@ def pdb_convlstm(x: Tensor, layers: list, states: list[State | None]) -> list[tu
 def _fake_pdb_convlstm(x, parameters, dilations, peephole_current, save):
     T, N, _, H, W = x.shape
     layers, C = 2 * len(dilations), parameters[1].shape[1]
-    saved = torch.promote_types(x.dtype, torch.float32)
-    reserve = x.new_empty(layers, (0, 5, 1)[save] * T * N * C * H * W, dtype=saved)
+    size = ops.reserve_share(x.dtype, save) * T * N * C * H * W
+    reserve = x.new_empty(layers, size, dtype=ops.reserve_dtype(x.dtype))
     return x.new_empty(layers, T, N, C, H, W), x.new_empty(layers, N, C, H, W), reserve
 
 

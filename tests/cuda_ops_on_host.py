@@ -1,10 +1,13 @@
 """The CUDA side of the ops (csrc/cuda/*_cuda.cpp) on the host, as torch ops on CPU tensors."""
 
 import atexit
+import contextlib
+import ctypes
 import functools
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -20,6 +23,27 @@ def host_ops():
     return torch.ops.pdb_ext_on_host
 
 
+def last_call() -> tuple[str, str, str, int, bool]:
+    """Of the last call of an op: op, path, kernel, layers, tensor_cores."""
+    library = ctypes.CDLL(str(ops_library()))
+    for name in ("op", "path", "kernel"):
+        getattr(library, f"pdb_last_{name}").restype = ctypes.c_char_p
+    library.pdb_last_tensor_cores.restype = ctypes.c_bool
+    names = (getattr(library, f"pdb_last_{name}")().decode() for name in ("op", "path", "kernel"))
+    return (*names, library.pdb_last_layers(), library.pdb_last_tensor_cores())
+
+
+@contextlib.contextmanager
+def cached_weights() -> Iterator[None]:
+    """`pdb_ext.cache_weights()` of the ops on the host."""
+    library = ctypes.CDLL(str(ops_library()))
+    library.pdb_start_caching_weights()
+    try:
+        yield
+    finally:
+        library.pdb_stop_caching_weights()
+
+
 @functools.cache
 def ops_library() -> Path:
     """Compiled for the test run, and linked to host_library()."""
@@ -27,7 +51,8 @@ def ops_library() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="cuda_ops_on_host_"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     sources = []
-    for name in ("convlstm.cpp", "pdb_convlstm.cpp", *(f"cuda/{name}.cpp" for name in BINDINGS)):
+    parts = ("calls.cpp", "weight_cache.cpp", "convlstm.cpp", "pdb_convlstm.cpp")
+    for name in (*parts, *(f"cuda/{name}.cpp" for name in BINDINGS)):
         text = (ROOT / "csrc" / name).read_text()
         # Chunks of two steps of SIZES in float64, of many in half precision.
         text = text.replace("kChunkBytes = 256 << 20", "kChunkBytes = 16 << 10")
@@ -37,6 +62,7 @@ def ops_library() -> Path:
         text = text.replace("FRAGMENT(pdb_ext,", "FRAGMENT(pdb_ext_on_host,").replace('"pdb_ext::', '"pdb_ext_on_host::')
         sources.append(folder / name.replace("/", "_"))
         sources[-1].write_text(text)
+    sources.append(ROOT / "tests/cuda_host/ops_api.cpp")
     include = [ROOT / "tests/cuda_host", ROOT / "csrc", ROOT / "csrc/cuda", *cpp_extension.include_paths()]
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
     flags = ["-std=c++20", "-O0", abi, "-g0", "-fPIC", *(f"-I{path}" for path in include)]

@@ -1,6 +1,7 @@
 """Training with less memory: the same results, from fewer stored numbers."""
 
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pdb_ext
 from pdb_ext import PDBConvLSTM, convlstm
+from pdb_ext.checkpointing import SAVE_CELLS, SAVE_GATES_AND_CELLS
+from pdb_ext.ops import saves
 
 OPTIONS = [
     {},
@@ -150,10 +153,29 @@ def test_a_wrong_value_is_named(every):
         pdb_ext.ConvLSTM(2, 2, checkpoint_every=every)
 
 
-@pytest.mark.parametrize("value", [1, None, "yes"])
+@pytest.mark.parametrize("value", [1, 0, "yes"])
 def test_a_wrong_recompute_gates_is_named(value):
     x = torch.zeros(3, 1, 2, 4, 4)
     with pytest.raises(ValueError, match=r"recompute_gates must be True or False, got"):
         convlstm(x, torch.zeros(8, 2, 3, 3), torch.zeros(8, 2, 3, 3), recompute_gates=value)
     with pytest.raises(ValueError, match="recompute_gates must"):
         pdb_ext.ConvLSTM(2, 2, recompute_gates=value)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "T", "side", "expected"),
+    [
+        ("cuda", torch.bfloat16, 80, 60, True),
+        ("cuda", torch.float16, 9, 60, True),
+        ("cuda", torch.bfloat16, 8, 60, False),  # all steps at once in backward anyhow
+        ("cuda", torch.float32, 80, 60, False),
+        ("cuda", torch.bfloat16, 80, 240, False),  # more than 4 GFLOP a step
+        ("cpu", torch.bfloat16, 80, 60, False),
+    ],
+)
+def test_by_default_gates_are_computed_again_where_that_is_cheap(device, dtype, T, side, expected):
+    # In place of a tensor on a GPU, which need not be there.
+    x = SimpleNamespace(shape=(T, 1, 32, side, side), dtype=dtype, device=torch.device(device))
+    weight_h = SimpleNamespace(shape=(128, 32, 3, 3))
+    assert saves(None, x, weight_h) == (SAVE_CELLS if expected else SAVE_GATES_AND_CELLS)
+    assert saves(True, x, weight_h) == SAVE_CELLS and saves(False, x, weight_h) == SAVE_GATES_AND_CELLS

@@ -38,10 +38,10 @@ def test_error_is_at_most_twice_that_of_pytorch(tensor_cores, dtype):
 
 
 def test_persistent_layers_save_memory_in_the_same_way():
-    """Forward is one launch; backward of so many steps is none, unless the gates were saved."""
+    """Forward is one launch; backward of so many steps three, unless the gates were saved."""
     kernels = HostKernels(persistent=True)
     problem = Problem((11, 1, 2, 3, 4, 5))
-    for recompute, launches in ((False, 2), (True, 1)):
+    for recompute, launches in ((False, 2), (True, 4)):
         kernels.library.pdb_cooperative_launches()
         actual = problem.run(kernels, torch.float64, recompute)
         assert kernels.library.pdb_cooperative_launches() == launches
@@ -87,10 +87,10 @@ def test_memory_of_training(kernels, dtype, gates, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "python/benchmarks"))
     T, channels, side = 80, 32, 60
     values, size = T * channels * side**2, dtype.itemsize
-    saved = size + 4 + (16 if gates else 0)  # output, cells, gates
+    saved = size + 4 + (4 * size if gates else 0)  # output, cells, gates
     ours = values * saved + workspace(kernels, T, side, dtype, gates)
     eager = values * bytes_saved_by_eager(T, dtype)
     share = (ours + values * size) / (eager + values * size)
-    stated = {(torch.float32, False): 0.34, (torch.float32, True): 1.15, (torch.bfloat16, False): 0.48, (torch.bfloat16, True): 2.09}
+    stated = {(torch.float32, False): 0.36, (torch.float32, True): 1.15, (torch.bfloat16, False): 0.49, (torch.bfloat16, True): 1.31}
     assert share == pytest.approx(stated[dtype, gates], abs=0.01), "README.md states it"
     assert gates or share <= 0.5

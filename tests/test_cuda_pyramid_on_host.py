@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cuda_on_host import MISSING, NO_FAULT, RELAXED, RESIDENT_BLOCKS, ROOT, host_library
-from cuda_ops_on_host import host_ops
+from cuda_ops_on_host import host_ops, last_call
 from pdb_ext import reference
 
 
@@ -94,10 +94,18 @@ def test_a_pyramid_runs_in_one_launch_each_way(ops, persistent, optional, save):
     assert persistent.pdb_cooperative_launches() == 2
 
 
-def test_a_long_pyramid_saves_memory_in_backward(ops, persistent):
-    """Without saved gates: forward in one launch, backward layer by layer and a few steps at a time."""
-    check_pyramid(ops, True, save=2, sizes=(11, 1, 3, 2, 4, 5))
-    assert persistent.pdb_cooperative_launches() == 1
+@pytest.mark.parametrize("optional", [True, False])
+def test_a_long_pyramid_saves_memory_in_backward(ops, persistent, optional):
+    """Without saved gates: forward in one launch, backward a few steps at a time, the two layers of a direction together."""
+    check_pyramid(ops, optional, save=2, sizes=(11, 1, 3, 2, 4, 5))
+    assert persistent.pdb_cooperative_launches() == 1 + 2 * 3
+    assert last_call() == ("pdb_convlstm_backward", "persistent", "persistent_kernel", 4, False)
+
+
+def test_weights_of_a_pyramid_take_turns(ops, persistent):
+    """Where the gate gradients of two dilations leave no room for both weights of backward; more steps than are done at once."""
+    check_pyramid(ops, False, sizes=(9, 1, 2, 16, 8, 8))
+    assert persistent.pdb_cooperative_launches() == 2
 
 
 @pytest.mark.parametrize("save", [1, 2])

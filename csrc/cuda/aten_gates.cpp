@@ -24,7 +24,7 @@ void launch_forward(const AtenCell& cell, const AtenForwardStep& tensors) {
     step.c_previous = read<A>(tensors.c_previous);
     step.h = write<T>(tensors.h);
     step.c = write<A>(tensors.c);
-    step.gates = write<A>(tensors.gates);
+    step.gates = write<T>(tensors.gates);
     check_launch(launch_gates_forward<T>(cell.layer, layout_of(cell.format),
                                          {read<T>(tensors.gates_x), read<T>(tensors.gates_h)}, step,
                                          write<T>(tensors.h_operand), cell.stream));
@@ -38,7 +38,7 @@ void launch_backward(const AtenCell& cell, const AtenBackwardStep& tensors) {
     BackwardStep<T> step{};
     step.grad_output = read<T>(tensors.grad_output);
     step.grad_c_n = read<T>(tensors.grad_c_n);
-    step.gates = read<A>(tensors.gates);
+    step.gates = read<T>(tensors.gates);
     step.c = read<A>(tensors.c);
     step.c_previous = read<A>(tensors.c_previous);
     step.peephole = read_peephole<T>(cell.peephole);
@@ -86,12 +86,16 @@ void compose_forward(const AtenCell& cell, const AtenForwardStep& step) {
   for (const at::Tensor& value : {a.i, a.f, a.o, a.g}) step.gates.select(1, gate++).copy_(value);
 }
 
+Activations saved_activations(const AtenBackwardStep& step) {
+  const auto gate = [&](int i) { return step.gates.select(1, i).to(step.c.scalar_type()); };
+  return {gate(0), gate(1), gate(2), gate(3), step.c};
+}
+
 void compose_backward(const AtenCell& cell, const AtenBackwardStep& step) {
   const at::Tensor c_previous = or_zeros(step.c_previous, step.c);
   const bool last = !step.grad_h.defined(), current = cell.layer.peephole_current;
   const Activations a = step.gates.defined()
-                            ? Activations{step.gates.select(1, 0), step.gates.select(1, 1), step.gates.select(1, 2),
-                                          step.gates.select(1, 3), step.c}
+                            ? saved_activations(step)
                             : activate(cell, step.gates_x, step.gates_h, c_previous);
   at::Tensor dh = at::zeros_like(step.c);
   if (step.grad_output.defined()) dh = dh + step.grad_output;

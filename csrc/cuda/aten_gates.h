@@ -17,14 +17,14 @@ struct AtenForwardStep {
   at::Tensor h;                 // (N, C, H, W), of x's dtype, contiguous
   at::Tensor h_operand;         // (N, C, H, W) operand, or undefined: h serves
   at::Tensor c;                 // (N, C, H, W), A; may be c_previous
-  at::Tensor gates;             // (N, 4, C, H, W), A: activations
+  at::Tensor gates;             // (N, 4, C, H, W), of x's dtype: activations
 };
 
 struct AtenBackwardStep {
   at::Tensor grad_output;       // (N, C, H, W), of x's dtype
   at::Tensor grad_h;            // (N, C, H, W) operand: from the step that ran after this one; undefined at the last
   at::Tensor grad_c_n;          // (N, C, H, W), of x's dtype; read at the last step
-  at::Tensor gates;             // (N, 4, C, H, W), A; if undefined they are computed again from
+  at::Tensor gates;             // (N, 4, C, H, W), of x's dtype; if undefined they are computed again from
   at::Tensor gates_x, gates_h;  // (N, 4C, H, W) operands
   at::Tensor c, c_previous;     // (N, C, H, W), A
   at::Tensor grad_c;            // (N, C, H, W), A: in, the gradient of c_t (ignored at the last step); out, of c_{t-1}

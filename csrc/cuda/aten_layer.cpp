@@ -41,7 +41,8 @@ class AtenLayer {
   ForwardResult forward(Save save) const {
     const Layer& l = layer_;
     const at::Tensor output = at::empty({l.steps, l.batch, l.channels, l.height, l.width}, inputs_.x.options());
-    const at::Tensor reserve = at::empty({reserve_size(save, l.steps * l.state())}, accumulation());
+    const int64_t saved_size = reserve_size(save, l.steps * l.state(), inputs_.x.scalar_type());
+    const at::Tensor reserve = at::empty({saved_size}, accumulation());
     const Saved saved = split(reserve);
     AtenForwardStep step;
     step.h_operand = channels_last() ? operand(l.batch, l.channels) : at::Tensor();
@@ -148,7 +149,8 @@ class AtenLayer {
     Saved saved;
     saved.cells = part(reserve.numel() - cells, cells).view({l.steps, l.batch, l.channels, l.height, l.width});
     if (reserve.numel() > cells)
-      saved.gates = part(0, 4 * cells).view({l.steps, l.batch, 4, l.channels, l.height, l.width});
+      saved.gates = part(0, reserve.numel() - cells).view(inputs_.x.scalar_type())
+                        .view({l.steps, l.batch, 4, l.channels, l.height, l.width});
     return saved;
   }
 

@@ -30,6 +30,21 @@ std::optional<CudaPath> path_from_environment() {
   throw std::invalid_argument("PDB_EXT_CUDA_PATH must be step, persistent or aten, got '" + name + "'");
 }
 
+const char* path_name(CudaPath path) {
+  return path == CudaPath::step ? "step" : path == CudaPath::persistent ? "persistent" : "aten";
+}
+
+const char* kernel_name(CudaPath path, Pass pass, bool tensor_cores, const Device& device) {
+  const bool forward = pass == Pass::forward;
+  if (path == CudaPath::persistent) return "persistent_kernel";
+  if (path == CudaPath::aten) {
+    if (!device.has_kernels()) return "none: PyTorch's operators";
+    return forward ? "gates_forward_kernel" : "gates_backward_kernel";
+  }
+  if (tensor_cores) return forward ? "mma_forward_step_kernel" : "mma_backward_step_kernel";
+  return forward ? "forward_step_kernel" : "backward_step_kernel";
+}
+
 // A step of n operations takes about n / (0.2 R) fused and n / (0.6 R) + 15 us through cuDNN, R being the peak rate: a
 // plain mma.sync pipeline reaches about a fifth of it, cuDNN's kernels about three fifths, and its step is three
 // launches and two dispatches longer, 15 us or some 22,500 cycles. Both are even at n = 15 us * R / (1/0.2 - 1/0.6).

@@ -7,12 +7,15 @@
 #include <cstdint>
 #include <optional>
 
+#include "../calls.h"
 #include "device.h"
 #include "persistent.h"
 
 namespace pdb::cuda {
 
 enum class CudaPath { step, persistent, aten };
+
+const char* path_name(CudaPath path);
 
 // The path that the environment variable PDB_EXT_CUDA_PATH names; nothing if it is not set. It is read at every call, so
 // that a process can compare the paths. Throws std::invalid_argument if it names none.
@@ -22,6 +25,9 @@ std::optional<CudaPath> path_from_environment();
 double break_even_operations(const Layer& layer, int64_t element_size, const Device& device);
 
 enum class Pass { forward, backward };
+
+// A part of the names of the kernels that compute the steps of a layer, as a profiler shows them.
+const char* kernel_name(CudaPath path, Pass pass, bool tensor_cores, const Device& device);
 
 // Whether the layers' states and weights fit on the calling thread's GPU, all blocks of the persistent kernel being
 // resident at once.

@@ -9,32 +9,46 @@
 #include "../convlstm.h"
 #include "aten_layer.h"
 #include "choose_path.h"
+#include "packed_weights.h"
+#include "path.h"
 #include "tensors.h"
 
 namespace pdb::cuda {
 namespace {
 
 // How one call is computed.
-struct Call {
+struct Plan {
   Device device;
   Layer layer;
   CudaPath path;
 
-  Call(const Sizes& s, at::ScalarType dtype, bool reverse, bool peephole_current, Pass pass)
+  Plan(const Sizes& s, at::ScalarType dtype, bool reverse, bool peephole_current, Pass pass)
       : device(current_device()), layer(make_layer(s, dtype, reverse, peephole_current, device)),
         path(choose_path({&layer, 1, 1}, static_cast<int64_t>(c10::elementSize(dtype)), device, pass)) {
     layer.persistent = path == CudaPath::persistent;
-    warn();
-  }
-
-  void warn() const {
-    if (!device.has_kernels()) {
+    check_forced(dtype);
+    if (!device.has_kernels())
       TORCH_WARN_ONCE("pdb_ext was not built for this GPU (compute capability ", device.architecture / 10, ".",
                       device.architecture % 10, "); it uses PyTorch's convolutions and operators, which is slower. ",
                       "Build it again with TORCH_CUDA_ARCH_LIST set to that number.");
-    } else if (path != CudaPath::persistent && path_from_environment() == CudaPath::persistent) {
-      TORCH_WARN_ONCE("PDB_EXT_CUDA_PATH=persistent: this layer does not fit on the chip; it runs step by step");
-    }
+  }
+
+  // Whoever forces a path wants to know that it was taken.
+  void check_forced(at::ScalarType dtype) const {
+    const std::optional<CudaPath> forced = path_from_environment();
+    if (!forced || *forced == path || layer.batch == 0) return;
+    TORCH_CHECK(device.has_kernels(), "PDB_EXT_CUDA_PATH=", path_name(*forced), ": pdb_ext was not built for this GPU (compute ",
+                "capability ", device.architecture / 10, ".", device.architecture % 10, "), which can take the path aten only");
+    TORCH_CHECK(false, "PDB_EXT_CUDA_PATH=", path_name(*forced), ": this layer (N=", layer.batch, ", Cin=", layer.in_channels,
+                ", C=", layer.channels, ", ", layer.height, "x", layer.width, ", k=", layer.kernel, ", dilation=",
+                layer.dilation, ", ", dtype, ") does not fit on the chip, all of its tiles at once with the recurrent ",
+                "weight in the shared memory of each; unset the variable, or let it name step or aten");
+  }
+
+  // tensor_cores: whether they compute the steps.
+  void note(const char* op, Pass pass, bool tensor_cores) const {
+    const bool on = path == CudaPath::step ? tensor_cores : layer.tensor_cores;
+    record_call({op, "cuda", path_name(path), kernel_name(path, pass, on, device), 1, on});
   }
 
   AtenOptions aten_options() const {
@@ -50,27 +64,36 @@ ForwardResult convlstm(const at::Tensor& x, const at::Tensor& weight_x, const at
   dispatch(x.scalar_type(), [](auto) {});  // refuses other dtypes
   const Save save = check_save(save_);
   const c10::cuda::CUDAGuard guard(x.device());
-  const Call call(s, x.scalar_type(), reverse, peephole_current, Pass::forward);
-  const Layer& layer = call.layer;
-  if (call.path == CudaPath::aten && s.batch > 0) return aten_forward(layer, inputs, save, call.aten_options());
+  const Plan plan(s, x.scalar_type(), reverse, peephole_current, Pass::forward);
+  const Layer& layer = plan.layer;
+  if (plan.path == CudaPath::aten && s.batch > 0) {
+    plan.note("convlstm", Pass::forward, false);
+    return aten_forward(layer, inputs, save, plan.aten_options());
+  }
   const auto options = x.options();
   const auto accumulation = options.dtype(accumulation_dtype(x.scalar_type()));
   const at::Tensor output = at::empty({s.steps, s.batch, s.channels, s.height, s.width}, options);
   const at::Tensor c_n = at::empty({s.batch, s.channels, s.height, s.width}, options);
-  const at::Tensor reserve = at::empty({reserve_size(save, s.sequence())}, accumulation);
+  const at::Tensor reserve = at::empty({reserve_size(save, s.sequence(), x.scalar_type())}, accumulation);
   dispatch(x.scalar_type(), [&](auto type) {
     using T = decltype(type);
     using A = accumulation_t<T>;
     if (s.batch == 0) return;
+    const bool on_tensor_cores = Path<T>(layer).on_tensor_cores();
+    plan.note("convlstm", Pass::forward, on_tensor_cores);
+    const int64_t kind = packed_kind(layer.persistent, layer.persistent ? layer.tensor_cores : on_tensor_cores);
+    const WeightRoom packed({weight_x, weight_h}, kind, forward_packed<T>(layer), accumulation, save == Save::nothing);
     const at::Tensor workspace = at::empty({forward_workspace<T>(layer, save != Save::nothing)}, accumulation);
     const at::Tensor x_ = x.contiguous(), weight_x_ = weight_x.contiguous(), weight_h_ = weight_h.contiguous();
     const OptionalTensor bias_ = contiguous(bias), h_0_ = contiguous(h_0), c_0_ = contiguous(c_0);
-    const auto [gates, cells] = split_reserve(save, s, write<A>(reserve));
+    const auto [gates, cells] = split_reserve<T>(save, s, write<A>(reserve));
     const ForwardTensors<T> tensors{
         read<T>(x_), read<T>(weight_x_), read<T>(weight_h_), read<T>(bias_), read_peephole<T>(peephole), read<T>(h_0_),
-        read<T>(c_0_), write<T>(output), write<T>(c_n), gates, cells, write<A>(workspace)};
+        read<T>(c_0_), write<T>(output), write<T>(c_n), gates, cells, write<A>(packed.data()), packed.is_packed(),
+        write<A>(workspace)};
     const auto stream = c10::cuda::getCurrentCUDAStream();
     check_launch(forward(layer, tensors, stream.stream()));
+    packed.keep();
   });
   return {output, c_n, reserve};
 }
@@ -84,10 +107,12 @@ BackwardResult convlstm_backward(const OptionalTensor& grad_output, const Option
   const Sizes s = check_inputs("convlstm_backward", inputs);
   const Save save = check_saved(s, inputs, output, reserve, grad_output, grad_c_n);
   const c10::cuda::CUDAGuard guard(x.device());
-  const Call call(s, x.scalar_type(), reverse, peephole_current, Pass::backward);
-  const Layer& layer = call.layer;
-  if (call.path == CudaPath::aten && s.batch > 0)
-    return aten_backward(layer, inputs, {grad_output, grad_c_n}, output, reserve, needs, call.aten_options());
+  const Plan plan(s, x.scalar_type(), reverse, peephole_current, Pass::backward);
+  const Layer& layer = plan.layer;
+  if (plan.path == CudaPath::aten && s.batch > 0) {
+    plan.note("convlstm_backward", Pass::backward, false);
+    return aten_backward(layer, inputs, {grad_output, grad_c_n}, output, reserve, needs, plan.aten_options());
+  }
   const auto accumulation = x.options().dtype(accumulation_dtype(x.scalar_type()));
   const auto grad = [&](Gradient which, at::IntArrayRef shape) {
     if (!needs[which]) return at::empty({0}, x.options());
@@ -102,16 +127,17 @@ BackwardResult convlstm_backward(const OptionalTensor& grad_output, const Option
     using T = decltype(type);
     using A = accumulation_t<T>;
     if (s.batch == 0) return;
+    plan.note("convlstm_backward", Pass::backward, Path<T>(layer).on_tensor_cores());
     const at::Tensor workspace = at::empty({backward_workspace<T>(layer, save == Save::gates_and_cells)}, accumulation);
     const at::Tensor x_ = x.contiguous(), weight_x_ = weight_x.contiguous(), weight_h_ = weight_h.contiguous(),
                      output_ = output.contiguous(), reserve_ = reserve.contiguous();
     const OptionalTensor grad_output_ = contiguous(grad_output), grad_c_n_ = contiguous(grad_c_n),
                          h_0_ = contiguous(h_0), c_0_ = contiguous(c_0), bias_ = contiguous(bias);
-    const auto [gates, cells] = split_reserve(save, s, read<A>(reserve_));
+    const auto [gates, cells] = split_reserve<const T>(save, s, read<A>(reserve_));
     const BackwardTensors<T> tensors{
         read<T>(grad_output_), read<T>(grad_c_n_), read<T>(x_), read<T>(weight_x_), read<T>(weight_h_),
         read<T>(bias_), read_peephole<T>(peephole), read<T>(h_0_), read<T>(c_0_), read<T>(output_), gates, cells,
-        write<T>(grad_x), write<T>(grad_weight_x), write<T>(grad_weight_h), write<T>(grad_bias), write<T>(grad_peephole),
+        write<T>(grad_x), nullptr, write<T>(grad_weight_x), write<T>(grad_weight_h), write<T>(grad_bias), write<T>(grad_peephole),
         write<T>(grad_h_0), write<T>(grad_c_0), write<A>(workspace)};
     const auto stream = c10::cuda::getCurrentCUDAStream();
     check_launch(backward(layer, tensors, stream.stream()));

@@ -1,6 +1,5 @@
 // pdb_convlstm on CUDA tensors: one persistent launch for all branches and both directions where it fits, else one
 // convlstm after the other.
-#include <ATen/ops/add.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -8,6 +7,7 @@
 
 #include "../pdb_convlstm.h"
 #include "choose_path.h"
+#include "packed_weights.h"
 #include "tensors.h"
 
 namespace pdb::cuda {
@@ -17,15 +17,16 @@ namespace {
 struct Module {
   int64_t count;
   at::Tensor x;
-  std::vector<PdbLayer> parameters;
+  std::vector<PdbLayer> given, parameters;
   std::vector<Layer> layers;
   Sizes sizes;
   Device device;
 
-  Module(const char* op, const at::Tensor& given, Parameters list, at::IntArrayRef dilations, bool peephole_current)
-      : count(2 * static_cast<int64_t>(dilations.size())), x(given.contiguous()), sizes(), device(current_device()) {
+  Module(const char* op, const at::Tensor& input_x, Parameters list, at::IntArrayRef dilations, bool peephole_current)
+      : count(2 * static_cast<int64_t>(dilations.size())), x(input_x.contiguous()), sizes(), device(current_device()) {
     for (int64_t i = 0; i < count; ++i) {
-      parameters.emplace_back(list, i);
+      given.emplace_back(list, i);
+      parameters.push_back(given.back());
       PdbLayer& p = parameters.back();
       // What a backward layer reads has the shape of the forward layer's output.
       const at::Tensor input = i % 2 == 0 ? x : x.select(2, 0).unsqueeze(2).expand({-1, -1, p.weight_h.size(1), -1, -1});
@@ -39,9 +40,21 @@ struct Module {
 
   Chains chains() const { return {layers.data(), static_cast<int>(count / 2), 2}; }
   int64_t state() const { return layers[0].state(); }
-  // Whether one persistent launch shall run all layers.
-  bool in_one_launch(Pass pass) const {
-    return sizes.batch > 0 && choose_path(chains(), x.element_size(), device, pass) == CudaPath::persistent;
+  // Whether one persistent launch shall run all layers; they know it then.
+  bool in_one_launch(Pass pass) {
+    const bool one = sizes.batch > 0 && choose_path(chains(), x.element_size(), device, pass) == CudaPath::persistent;
+    for (Layer& layer : layers) layer.persistent = one;
+    return one;
+  }
+  void note(const char* op, Pass pass) const {
+    const bool tensor_cores = layers[0].tensor_cores;
+    record_call({op, "cuda", path_name(CudaPath::persistent), kernel_name(CudaPath::persistent, pass, tensor_cores, device),
+                 static_cast<int>(count), tensor_cores});
+  }
+  std::vector<at::Tensor> weights() const {
+    std::vector<at::Tensor> all;
+    for (const PdbLayer& p : given) all.push_back(p.weight_x), all.push_back(p.weight_h);
+    return all;
   }
 };
 
@@ -53,20 +66,24 @@ PdbResult forward_in_one_launch(const Module& module, Save save) {
   const auto accumulation = options.dtype(accumulation_dtype(module.x.scalar_type()));
   const at::Tensor output = at::empty({module.count, s.steps, s.batch, s.channels, s.height, s.width}, options);
   const at::Tensor c_n = at::empty({module.count, s.batch, s.channels, s.height, s.width}, options);
-  const int64_t saved = reserve_size(save, s.sequence());
+  const int64_t saved = reserve_size(save, s.sequence(), module.x.scalar_type());
   const at::Tensor reserve = at::empty({module.count, saved}, accumulation);
   const at::Tensor workspace = at::empty({persistent_forward_workspace<T>(module.chains())}, accumulation);
+  const WeightRoom packed(module.weights(), packed_kind(true, module.layers[0].tensor_cores),
+                          persistent_forward_packed<T>(module.chains()), accumulation, save == Save::nothing);
   std::vector<ForwardTensors<T>> tensors;
   for (int64_t i = 0; i < module.count; ++i) {
     const PdbLayer& p = module.parameters[i];
     T* const h = write<T>(output) + i * s.sequence();
-    const auto [gates, cells] = split_reserve(save, s, write<A>(reserve) + i * saved);
+    const auto [gates, cells] = split_reserve<T>(save, s, write<A>(reserve) + i * saved);
     tensors.push_back({i % 2 == 0 ? read<T>(module.x) : tensors.back().output, read<T>(p.weight_x), read<T>(p.weight_h),
                        read<T>(p.bias), read_peephole<T>(p.peephole), read<T>(p.h_0), read<T>(p.c_0), h,
-                       write<T>(c_n) + i * module.state(), gates, cells, nullptr});
+                       write<T>(c_n) + i * module.state(), gates, cells, nullptr, false, nullptr});
   }
   const auto stream = c10::cuda::getCurrentCUDAStream();
-  check_launch(persistent_forward(module.chains(), tensors.data(), write<A>(workspace), stream.stream()));
+  check_launch(persistent_forward<T>(module.chains(), tensors.data(), {write<A>(packed.data()), packed.is_packed()},
+                                     write<A>(workspace), stream.stream()));
+  packed.keep();
   return {output, c_n, reserve};
 }
 
@@ -75,9 +92,10 @@ PdbResult pdb_convlstm(const at::Tensor& x, Parameters parameters, at::IntArrayR
   check_pdb("pdb_convlstm", x, parameters, dilations);
   const Save save = check_save(save_);
   const c10::cuda::CUDAGuard guard(x.device());
-  const Module module("pdb_convlstm", x, parameters, dilations, peephole_current);
+  Module module("pdb_convlstm", x, parameters, dilations, peephole_current);
   if (!module.in_one_launch(Pass::forward))
     return pdb_convlstm_by_layers(x, parameters, dilations, peephole_current, save_);
+  module.note("pdb_convlstm", Pass::forward);
   PdbResult result;
   dispatch(x.scalar_type(), [&](auto type) { result = forward_in_one_launch<decltype(type)>(module, save); });
   return result;
@@ -90,27 +108,27 @@ struct Results {
   Save save;
 };
 
-// grads: of x in each branch, then of every parameter, as allocated.
+// grads: of x, then of every parameter, as allocated.
 template <class T>
-void backward_in_one_launch(const Module& module, const Results& results, const std::vector<at::Tensor>& grad_x,
-                            const std::vector<at::Tensor>& grads) {
+void backward_in_one_launch(const Module& module, const Results& results, const std::vector<at::Tensor>& grads) {
   using A = accumulation_t<T>;
   const auto& [grad_output, grad_c_n, output, reserve, save] = results;
   const Sizes& s = module.sizes;
-  const at::Tensor workspace = at::empty({chains_backward_workspace<T>(module.chains())}, reserve.options());
+  const bool saved = save == Save::gates_and_cells;
+  const at::Tensor workspace = at::empty({chains_backward_workspace<T>(module.chains(), saved)}, reserve.options());
   std::vector<BackwardTensors<T>> tensors;
   for (int64_t i = 0; i < module.count; ++i) {
     const PdbLayer& p = module.parameters[i];
     const int64_t sequence = s.sequence();
     const T* const h = read<T>(output) + i * sequence;
-    const auto [gates, cells] = split_reserve(save, s, read<A>(reserve) + i * reserve.size(1));
+    const auto [gates, cells] = split_reserve<const T>(save, s, read<A>(reserve) + i * reserve.size(1));
     const at::Tensor* const of_layer = &grads[1 + kLayerParameters * i];
     const auto grad = [&](Parameter which) { return write<T>(of_layer[which]); };
     tensors.push_back({grad_output ? read<T>(grad_output) + i * sequence : nullptr,
                        grad_c_n ? read<T>(grad_c_n) + i * module.state() : nullptr,
                        i % 2 == 0 ? read<T>(module.x) : tensors.back().output, read<T>(p.weight_x), read<T>(p.weight_h),
                        read<T>(p.bias), read_peephole<T>(p.peephole), read<T>(p.h_0), read<T>(p.c_0), h, gates, cells,
-                       i % 2 == 0 ? write<T>(grad_x[i / 2]) : nullptr,
+                       i % 2 == 0 ? write<T>(grads[0]) : nullptr, nullptr,
                        grad(kParameterWeightX), grad(kParameterWeightH), grad(kParameterBias), grad(kParameterPeephole),
                        grad(kParameterH0), grad(kParameterC0), nullptr});
   }
@@ -122,6 +140,7 @@ void backward_in_one_launch(const Module& module, const Results& results, const 
 std::vector<at::Tensor> make_gradients(const Module& module, const c10::List<bool>& needs) {
   const Sizes& s = module.sizes;
   std::vector<at::Tensor> grads(needs.size(), at::empty({0}, module.x.options()));
+  if (needs.get(0)) grads[0] = at::empty(module.x.sizes(), module.x.options());
   for (int64_t i = 0; i < module.count; ++i) {
     const PdbLayer& p = module.parameters[i];
     const std::vector<int64_t> state{s.batch, s.channels, s.height, s.width};
@@ -161,20 +180,17 @@ std::vector<at::Tensor> pdb_convlstm_backward(const OptionalTensor& grad_output,
   TORCH_CHECK(needs.size() == parameters.size() + 1, op, ": needs must have ", parameters.size() + 1, " elements, got ",
               needs.size());
   const c10::cuda::CUDAGuard guard(x.device());
-  const Module module(op, x, parameters, dilations, peephole_current);
+  Module module(op, x, parameters, dilations, peephole_current);
   const Results results = check_results(op, module, {contiguous(grad_output), contiguous(grad_c_n), output.contiguous(),
                                                      reserve.contiguous(), Save::nothing});
-  const bool chunks = backward_in_chunks(module.layers[0], results.save == Save::gates_and_cells);
-  if (chunks || !module.in_one_launch(Pass::backward)) {
+  if (!module.in_one_launch(Pass::backward)) {
     c10::SmallVector<bool, 32> wanted(needs.begin(), needs.end());
     return pdb_convlstm_backward_by_layers(grad_output, grad_c_n, x, parameters, output, reserve, dilations,
                                            peephole_current, wanted);
   }
-  std::vector<at::Tensor> grads = make_gradients(module, needs), grad_x(dilations.size());
-  for (at::Tensor& grad : grad_x) grad = needs.get(0) ? at::empty(x.sizes(), module.x.options()) : grads[0];
-  dispatch(x.scalar_type(), [&](auto type) { backward_in_one_launch<decltype(type)>(module, results, grad_x, grads); });
-  grads[0] = grad_x[0];
-  for (size_t branch = 1; needs.get(0) && branch < grad_x.size(); ++branch) grads[0] = at::add(grads[0], grad_x[branch]);
+  module.note("pdb_convlstm_backward", Pass::backward);
+  const std::vector<at::Tensor> grads = make_gradients(module, needs);
+  dispatch(x.scalar_type(), [&](auto type) { backward_in_one_launch<decltype(type)>(module, results, grads); });
   return grads;
 }
 

@@ -8,7 +8,7 @@ namespace pdb::cuda {
 namespace {
 
 // Without saved gates, over more than two chunks, memory is what matters: gate gradients are kept of two chunks only.
-constexpr int64_t kChunkSteps = 5;
+constexpr int64_t kChunkSteps = 4;
 
 // Elements of A that hold so many of T, in whole 16 bytes.
 template <class T>
@@ -62,7 +62,7 @@ class BackwardPass {
     if (int error = pack(room, stream)) return error;
     bool second = false;
     for (int64_t end = steps_; end > 0; end = std::max<int64_t>(end - chunk_, 0), second = !second) {
-      const Steps steps(layers_[0], std::max<int64_t>(end - chunk_, 0), end);
+      const Steps steps(works_[0].layer, std::max<int64_t>(end - chunk_, 0), end);
       // The chunk behind is still read: at its first step.
       for (int i = 0; i < count_; ++i) works_[i].grad_gates = reinterpret_cast<T*>(rooms[i] + second * grad_gates_units(i));
       if (int error = through_time(steps, room, stream)) return error;

@@ -5,6 +5,8 @@
 #include <c10/cuda/CUDAException.h>
 #include <torch/version.h>
 
+#include <climits>
+
 #include "../convlstm.h"
 #include "device.h"
 #include "sequence.h"
@@ -24,6 +26,8 @@ inline bool allow_tf32() {
 
 // Without `persistent`: the path is chosen later.
 inline Layer make_layer(const Sizes& s, at::ScalarType dtype, bool reverse, bool peephole_current, const Device& device) {
+  TORCH_CHECK(s.height <= INT_MAX && s.width <= INT_MAX, "convlstm: on CUDA, H and W must be below 2^31, got ", s.height,
+              " and ", s.width);
   const bool can_mma = dtype != at::kDouble && (dtype != at::kFloat || allow_tf32());
   const bool tensor_cores = can_mma && (device.has_tensor_cores() || !device.has_kernels());
   return {s.steps, s.batch, s.in_channels, s.channels, s.height, s.width, s.kernel_size, s.dilation, reverse,

@@ -28,8 +28,10 @@ bool weight_gradient_on_tensor_cores(const Layer& layer) {
 
 // How a weight gradient is divided. Depends on sizes alone, never on the device.
 struct WeightPlan {
-  static constexpr int64_t kSplitPixels = 512;  // at least, of a split
-  static constexpr int64_t kMaxBlocks = 1056;   // about, of a launch: eight for each multiprocessor of an H100
+  static constexpr int64_t kSplitPixels = 768;  // at least, of a split
+  // About, of a launch: three for each multiprocessor of an H100, as many as its registers hold. More would need more memory
+  // for the parts, which are written and read once more.
+  static constexpr int64_t kMaxBlocks = 396;
 
   // At most max_splits splits are made, which grows with the number of images: workspace for some is enough for fewer.
   int64_t rows, columns, row_blocks, column_blocks, max_splits, splits, split_pixels;
