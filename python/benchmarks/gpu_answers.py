@@ -1,7 +1,8 @@
 """Whether a path computes the right thing, one line for each precision; started by gpu_check.py, a process for each path.
 
-Forward and every gradient, against float64 of the same rounded inputs. The rule of this project: the RMS error is at most twice
-that of PyTorch's eager operators in the same precision, on the same GPU. The path that was asked for must be the one that ran.
+Forward and every gradient, against float64 of the same rounded inputs. The rule of this project: the RMS error is at most
+twice that of PyTorch's eager operators in the same precision, on the same GPU. The path that was asked for must be the one
+that ran.
 """
 
 import time

@@ -1,7 +1,7 @@
-"""Times of contestants on a GPU, all whose answers are right; started by gpu_check.py as a process of its own (gpu_worker.py).
+"""Times of contestants on a GPU, all whose answers are right; started by gpu_check.py as a process of its own.
 
-Every contestant's answer is checked against float64 before it is timed; one that is wrong or fails is named in the result, and
-the others are timed without it.
+Every contestant's answer is checked against float64 before it is timed; one that is wrong or fails is named in the result,
+and the others are timed without it.
 """
 
 import importlib.util

@@ -2,13 +2,13 @@
 
 Two stages, each a command of its own where a machine is lent for minutes; without --stage both, one after the other:
 
-    quick   under 200 s, and under 240 s with the build: the answers of every path, the tests of pyramids, graphs, streams and
-            determinism, the kernels of a call, and the paper's module against its peers
-    full    under 540 s; goes on from what quick has left in FOLDER: all tests, ncu, memcheck, memory, and all rows of the table
+    quick   under 200 s, and under 240 s with the build: the answers of every path, the tests of pyramids, graphs, streams
+            and determinism, the kernels of a call, and the paper's module against its peers
+    full    under 540 s; goes on from what quick has left in FOLDER: all tests, ncu, memcheck, memory, all rows of the table
 
-Every part is a process of its own with a limit; what fails, hangs or takes the GPU with it costs itself alone. gpu_check.json
-and gpu_check.md are written after every measurement, and printed last is one screen of headlines; exits with 1 if anything
-failed. --no-build takes the library that build_for_gpu.py has left in build-gpu/, there or on another machine.
+Every part is a process of its own with a limit; what fails, hangs or takes the GPU with it costs itself alone.
+gpu_check.json and gpu_check.md are written after every measurement, and printed last is one screen of headlines; exits with
+1 if anything failed. --no-build takes the library that build_for_gpu.py has left in build-gpu/, here or elsewhere.
 `--device cpu` goes through all of it on a tiny workload, to test this program itself.
 """
 
@@ -34,11 +34,13 @@ import torch
 from gpu_processes import ROOT, TIME_WAS_UP, clocks, log_to, run_jobs, say, stop_all
 
 HERE = Path(__file__).resolve().parent
-# Seconds: of a stage, less what its last part takes to end; of a part at most. PYTORCH'S compilers have what is left.
+# Seconds: of a stage, less what its last part takes to end; of a part at most. The measurements have what these leave.
 STAGES = {"quick": 185, "full": 520}
-LIMITS = {"build": 150, "answers": 60, "quick tests": 60, "profile": 30, "floors": 25, "tests": 130, "large": 45, "ncu": 60, "memcheck": 60}
+LIMITS = {"build": 150, "answers": 60, "quick tests": 60, "profile": 45, "floors": 25}
+LIMITS |= {"tests": 130, "ncu": 60, "memcheck": 60, "large": 45}
 BUILD_S = 40  # more for a quick run that builds
-ANSWER_S = 20  # of silence of a path
+VERDICTS = {True: "PASS", False: "FAIL", None: "NOT RUN"}
+ANSWER_S, PROFILE_S = 20, 25  # of silence of a path, of a profile
 
 
 def printed(*command: str) -> str:
@@ -56,7 +58,7 @@ def machine(device: str) -> dict:
     except importlib.metadata.PackageNotFoundError:
         jax = "not installed"
     return {
-        "gpu": torch.cuda.get_device_name() if device == "cuda" else "none: a dry run on the CPU, whose numbers mean nothing",
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else "none: a dry run, whose numbers mean nothing",
         "driver": driver or "unknown",
         "cuda": torch.version.cuda,
         "torch": str(torch.__version__),
@@ -67,16 +69,15 @@ def machine(device: str) -> dict:
 
 
 class Check:
-    """The report, and the parts that fill it."""
+    """The report, and the parts that fill it; goes_on: with the report that is there."""
 
-    def __init__(self, device: str, out: Path, copy: Path | None):
+    def __init__(self, device: str, out: Path, copy: Path | None, goes_on: bool):
         self.device, self.out, self.copy = device, out, copy
         self.until, self.lock = 0.0, threading.Lock()
-        self.environment = parts.environment(device)
         self.folder = Path(tempfile.mkdtemp(prefix="gpu_check_"))  # of what workers write
-        self.report = {"machines": {}, "seconds": {}, "clocks": {}, "checks": {}, "answers": {}, "profile": {}, "floors": {},
-                       "ncu": {}, "benchmark": {}}  # fmt: skip
-        if (out / "gpu_check.json").exists():
+        sections = ("machines", "seconds", "clocks", "checks", "answers", "profile", "floors", "ncu", "benchmark")
+        self.report: dict[str, dict] = {name: {} for name in sections}
+        if goes_on and (out / "gpu_check.json").exists():
             self.report |= json.loads((out / "gpu_check.json").read_text())
 
     def write(self) -> None:
@@ -106,27 +107,27 @@ class Check:
             with self.lock:
                 self.report[section][key] = (job.describe() if job else {}) | result
             if section == "answers":
-                word = gpu_report.WORDS[result.get("passed", False)].upper().replace("PASSED", "PASS").replace("FAILED", "FAIL")
-                say(f"{word} {key.replace(' | ', ' ')}: {result.get('words') or result.get('error')}")
+                words = result.get("words") or result.get("error")
+                say(f"{VERDICTS[result.get('passed', False)]} {key.replace(' | ', ' ')}: {words}")
             self.write()
 
         command = [sys.executable, "-u", str(HERE / program), "--device", self.device]
-        run_jobs(command, jobs, self.folder / f"{name}.jsonl", until, done, **self.environment)
+        run_jobs(command, jobs, self.folder / f"{name}.jsonl", until, done, **parts.environment(self.device))
 
     def answers(self) -> None:
         """All paths at once: they wait for their imports, and hardly for the GPU."""
         until = time.time() + self.left("answers")
         paths = list(gpu_jobs.PATHS) if self.device == "cuda" else ["step", "pyramid"]
+
+        def of_path(path: str) -> None:
+            jobs = dict.fromkeys(gpu_jobs.answers(path), ANSWER_S)
+            self.run_jobs("gpu_answers.py", jobs, "answers", until, path)
+
         with concurrent.futures.ThreadPoolExecutor(len(paths)) as pool:
-            pending = [
-                pool.submit(self.run_jobs, "gpu_answers.py", dict.fromkeys(gpu_jobs.answers(path), ANSWER_S), "answers", until, path)
-                for path in paths
-            ]
-            for path in pending:
-                path.result()
+            list(pool.map(of_path, paths))
 
     def profile(self) -> None:
-        jobs = dict.fromkeys(gpu_jobs.PROFILED if self.device == "cuda" else gpu_jobs.PROFILED[:1], 15)
+        jobs = dict.fromkeys(gpu_jobs.PROFILED if self.device == "cuda" else gpu_jobs.PROFILED[:1], PROFILE_S)
         self.run_jobs("gpu_profile.py", jobs, "profile", time.time() + self.left("profile"))
 
     def benchmark(self, jobs: list[gpu_jobs.Job]) -> None:
@@ -156,9 +157,10 @@ class Check:
         self.report["ncu"] = self.report["checks"]["ncu"].pop("metrics", self.report["ncu"])
         self.part("memcheck", parts.memcheck)
         self.part("large", parts.large_tests, "tests that need most of the memory")
-        # What quick did not get to comes when the others have begun to tell: these take a minute each.
-        first, rest = gpu_jobs.jobs("full", self.device), gpu_jobs.jobs("quick", self.device)
-        self.benchmark([*first[:10], *rest, *first[10:]])
+        jobs = gpu_jobs.jobs("full", self.device)
+        # What quick did not get to are compilations, a minute each.
+        first = next(number for number, job in enumerate(jobs) if job.group == "max-autotune")
+        self.benchmark([*jobs[:first], *gpu_jobs.jobs("quick", self.device), *jobs[first:]])
 
     def stage(self, name: str, build: bool) -> None:
         start = time.time()
@@ -201,10 +203,10 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     log_to(out / "gpu_check.log")
     signal.signal(signal.SIGTERM, stop)
-    check = Check(arguments.device, out, arguments.copy)
+    check = Check(arguments.device, out, arguments.copy, goes_on=arguments.stage == "full")
     try:
         for stage in [arguments.stage] if arguments.stage else list(STAGES):
-            check.stage(stage, arguments.device == "cuda" and not arguments.no_build and stage == (arguments.stage or "quick") == "quick")
+            check.stage(stage, build=stage == "quick" and arguments.device == "cuda" and not arguments.no_build)
     finally:
         stop_all()
         check.write()

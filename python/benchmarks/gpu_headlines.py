@@ -47,7 +47,8 @@ def contestants(results: list[dict]) -> list[str]:
             over_wall = f"{median(result, name, 'wall'):8.3f} {median(result, name, 'wall') / wall:6.2f}x"
             mark = " not all hidden" if times.get("hidden", 1) < 0.9 else ""
             keep = is_ours(name) or name.startswith("naive eager")
-            rows.append((not keep, middle / ours, f"  {name[:47]:<47} {spread} {middle / ours:6.2f}x {over_wall} {flushed}{mark}"))
+            line = f"  {name[:47]:<47} {spread} {middle / ours:6.2f}x {over_wall} {flushed}{mark}"
+            rows.append((not keep, middle / ours, line))
     return [line for _, line in sorted(row[1:] for row in sorted(rows)[:MOST_CONTESTANTS])]
 
 

@@ -1,4 +1,4 @@
-"""What gpu_check.py asks of its workers, in the order of what is learnt in a second. Needs no pdb_ext, which is not built yet."""
+"""What gpu_check.py asks of its workers, in the order of what is learnt in a second. Needs no pdb_ext: it may be unbuilt."""
 
 import dataclasses
 
@@ -35,7 +35,7 @@ TINY = Row("tiny PDB module", 2, 1, 3, 6)  # for a dry run on the CPU
 PATHS = {"step": 1, "persistent": 1, "aten": 1, "pyramid": 4}
 PROFILED = [f"{precision} | {name}" for precision in ("bfloat16", "tf32") for name in ("forward", "forward and backward")]
 # Seconds of silence after which a process hangs: it tells of every contestant that it begins with.
-SILENCE = {"eager": 20, "cudnn.benchmark": 25, "torch.compile": 75, "max-autotune": 110, "jax": 45, "memory": 20}
+SILENCE = {"eager": 30, "cudnn.benchmark": 30, "torch.compile": 75, "max-autotune": 110, "jax": 45, "memory": 20}
 GROUPS = tuple(SILENCE)
 
 
@@ -100,8 +100,8 @@ def full_jobs() -> list[Job]:
 def dry_jobs(stage: str) -> list[Job]:
     """Every kind of measurement once, on a tiny row."""
     if stage == "quick":
-        return jobs_of([TINY], ("eager", "cudnn.benchmark"), ("tf32",)) + jobs_of([TINY], ("torch.compile",), ("tf32",), (False,))
-    return jobs_of([TINY], ("memory",), ("tf32",), (True,)) + jobs_of([TINY], ("max-autotune", "jax"), ("tf32",))
+        return [*jobs_of([TINY], ("eager",), ("tf32",)), *jobs_of([TINY], ("cudnn.benchmark",), ("tf32",), (False,))]
+    return [*jobs_of([TINY], ("memory",), ("tf32",), (True,)), *jobs_of([TINY], ("max-autotune", "jax"), ("tf32",))]
 
 
 def answers(path: str) -> list[str]:

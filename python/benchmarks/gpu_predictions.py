@@ -28,10 +28,11 @@ def measured(report: dict) -> dict[str, float]:
             if peak is not None:
                 values[f"{head} | {name} | peak MiB"] = peak / 2**20
     for key, result in report["profile"].items():
-        values |= {f"kernels | {key} | launches": result["launches"], f"kernels | {key} | us": result["us"]} if "us" in result else {}
+        values |= {f"kernels | {key} | {unit}": result[unit] for unit in ("launches", "us") if unit in result}
         for row in result.get("kernels", []):
             values[f"kernels | {key} | {row['kernel']} | us"] = row["us"]
-    values |= {f"matrix rate | {name} | Top/s": rate / 1e12 for name, rate in report["floors"].get("matrix_rates", {}).items()}
+    for name, rate in report["floors"].get("matrix_rates", {}).items():
+        values[f"matrix rate | {name} | Top/s"] = rate / 1e12
     if "flag_latency_s" in report["floors"]:
         values["flag latency | ns"] = report["floors"]["flag_latency_s"] * 1e9
     return values
@@ -52,17 +53,17 @@ def compared(report: dict) -> list[dict]:
     for row in rows:
         row["measured"] = find(row["key"], values)
         low, high = row["range"]
-        row["verdict"] = "not measured" if row["measured"] is None else "as predicted" if low <= row["measured"] <= high else "NOT"
+        right = row["measured"] is not None and low <= row["measured"] <= high
+        row["verdict"] = "not measured" if row["measured"] is None else "as predicted" if right else "NOT as predicted"
     return rows
 
 
 def prediction_table(report: dict) -> list[str]:
-    lines = ["| prediction | predicted | range | measured | as predicted | derivation |", "|---|---|---|---|---|---|"]
+    lines = ["| prediction | predicted | range | measured | verdict | derivation |", "|---|---|---|---|---|---|"]
     for row in compared(report):
         low, high = row["range"]
         value = "" if row["measured"] is None else f"{row['measured']:.4g} {row['unit']}"
         key = row["key"].replace(" | ", ", ")
-        lines.append(
-            f"| {key} | {row['value']:g} {row['unit']} | {low:g} - {high:g} | {value} | {row['verdict']} | {row['derivation']} |"
-        )
+        cells = [key, f"{row['value']:g} {row['unit']}", f"{low:g} - {high:g}", value, row["verdict"], row["derivation"]]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines

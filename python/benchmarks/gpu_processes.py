@@ -101,7 +101,7 @@ class Process:
 
 
 def run(
-    command: list[str], seconds: float, passing: tuple[int, ...] = (0,), prefix: str = "", quiet: bool = False, **environment: str
+    command: list[str], seconds: float, passing: tuple = (0,), prefix: str = "", quiet: bool = False, **environment: str
 ) -> dict:
     """Runs a command for so long at most; keeps the end of what it prints, all of it if it is not to be printed.
 

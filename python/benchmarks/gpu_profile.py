@@ -1,4 +1,4 @@
-"""Which kernels a call of the paper's module launches, and how long each runs; started by gpu_check.py as a process of its own.
+"""Which kernels a call of the paper's module launches, and how long each runs; started by gpu_check.py as its own process.
 
 `--once` is one training step and nothing else, for ncu.
 """

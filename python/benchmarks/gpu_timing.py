@@ -2,14 +2,14 @@
 
 All contestants of a measurement take turns, and every turn takes the same times of each, in milliseconds for one call:
 
-    device    CUDA events around a few calls that were queued while the GPU was kept busy by a kernel that only waits: launching
-              costs nothing, as inside a CUDA graph or behind other work. `hidden` is the share of the samples in which the
-              queue was full in time; a call of more launches than the queue holds (1,024) cannot be hidden whole
-    wall      the clock around a few calls in a row and one wait for the last: what a user sees whose GPU has nothing else to do
+    device    CUDA events around a few calls that were queued while the GPU was kept busy by a kernel that only waits:
+              launching costs nothing, as inside a CUDA graph or behind other work. `hidden` is the share of the samples in
+              which all was queued in time; a call of more launches than the queue holds (1,024) cannot be hidden whole
+    wall      the clock around a few calls in a row and one wait for the last: what a user sees whose GPU does nothing else
     flushed   as device, one call, after 128 MB have been written through the L2 cache; for the headlines only
 
-Otherwise the L2 cache is warm: the few megabytes of a call stay in it from one call to the next, as they do in use. Clocks are
-as found.
+Otherwise the L2 cache is warm: the few megabytes of a call stay in it from one call to the next, as they do in use. Clocks
+are as found.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ PRECISIONS = {"bfloat16": torch.bfloat16, "tf32": torch.float32, "float16": torc
 QUEUE_S = 900 * 3e-6  # to launch as much as the queue of 1,024 surely holds, at no less than 3 us a launch
 SAMPLE_S = 5e-3  # of one sample, at least one call
 MOST_CALLS = 20  # in a row
-LONGEST_SLEEP_S = 10e-3
+LONGEST_SLEEP_S = 20e-3
 CYCLES_PER_S = 2e9  # more than any clock, so that the GPU sleeps for long enough
 WARM_UP_S = 0.2  # of turns that do not count, after which clocks have risen
 Wait = Callable[[object], None]

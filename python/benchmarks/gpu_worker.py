@@ -1,8 +1,8 @@
 """What all processes of measurements have in common: they do their jobs one after the other, and tell what they do.
 
-A process appends lines of JSON to a file: {"trying": NAME} before it begins with a contestant, so that gpu_check.py knows who it
-was that never came back, and a result with its "key" behind every job. After an error that leaves the GPU unusable for it, it
-ends itself.
+A process appends lines of JSON to a file: {"trying": NAME} before it begins with a contestant, so that gpu_check.py knows
+who it was that never came back, and a result with its "key" behind every job. After an error that leaves the GPU unusable
+for it, it ends itself.
 """
 
 import argparse
