@@ -8,8 +8,8 @@ All contestants of a measurement take turns, and every turn takes the same times
     wall      the clock around a few calls in a row and one wait for the last: what a user sees whose GPU does nothing else
     flushed   as device, one call, after 128 MB have been written through the L2 cache; for the headlines only
 
-Otherwise the L2 cache is warm: the few megabytes of a call stay in it from one call to the next, as they do in use. Clocks
-are as found.
+Otherwise the L2 cache is warm: the few megabytes of a call stay in it from one call to the next, as they do in use. So that
+they do so for everybody, a call that does not count goes before each sample. Clocks are as found.
 """
 
 import contextlib
@@ -118,7 +118,7 @@ class Timer:
             self.times.setdefault(kind, []).append(milliseconds)
 
     def wall_ms(self) -> float:
-        synchronize(self.device)
+        self.wait(self.run())
         begin = time.perf_counter()
         for _ in range(self.calls):
             result = self.run()
@@ -128,6 +128,8 @@ class Timer:
     def device_ms(self, flush: torch.Tensor | None) -> float:
         calls = self.hidden_calls if flush is None else 1
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        if flush is None:
+            self.run()
         synchronize(self.device)
         torch.cuda._sleep(int(min(1.5 * calls * self.queue_s + 1e-4, LONGEST_SLEEP_S) * CYCLES_PER_S))
         if flush is not None:
