@@ -117,7 +117,7 @@ def run_fake(tmp_path, act, seconds=100.0, silence=1.5):
     return results
 
 
-@pytest.mark.parametrize("act, why", [("crash", "-11"), ("hang", "hung: no news for 2 s"), ("lose the GPU", "illegal memory")])
+@pytest.mark.parametrize("act, why", [("crash", "-11"), ("hang", "no news for 2 s"), ("lose the GPU", "illegal memory")])
 def test_a_contestant_that_ends_its_process_costs_itself_alone(tmp_path, act, why):
     a, b, c = run_fake(tmp_path, {("b", "two"): act}, silence=1.6)
     assert a == {"key": "a"} and c == {"key": "c"}
@@ -193,7 +193,8 @@ def test_a_contestant_that_fails_or_is_wrong_costs_no_other(monkeypatch, tmp_pat
     assert result["failed"]["pdb_ext in a CUDA graph"] == "cannot be captured"
     assert "relative RMS error 1" in result["failed"]["wrong"]
     assert result["left_out"].keys() == {"pdb_ext, path persistent, in a CUDA graph"}
-    assert {"naive eager", "pdb_ext", "hoisted in a CUDA graph"} <= result["times"].keys() and "hoisted" not in result["times"]
+    assert {"naive eager", "pdb_ext", "hoisted in a CUDA graph"} <= result["times"].keys()
+    assert "hoisted" not in result["times"]
     assert gpu_headlines.is_failure(result)
     (line,) = (line for line in gpu_report.failed_contestants([result]) if "cannot be captured" in line)
     assert line == "| tiny PDB module | tf32 | forward | pdb_ext in a CUDA graph | cannot be captured |"
@@ -219,6 +220,10 @@ def test_a_library_built_for_a_gpu_is_found_like_an_installed_one(tmp_path, monk
     build_for_gpu.describe()
     (found,) = importlib.metadata.distributions(name="pdb-ext", path=[str(tmp_path)])
     assert Path(found.locate_file("pdb_ext")) == tmp_path / "pdb_ext"
+    assert not build_for_gpu.is_stale(), "there is none"
+    (tmp_path / "pdb_ext").mkdir()
+    (tmp_path / "pdb_ext/_build.json").write_text('{"sources": "others"}')
+    assert build_for_gpu.is_stale()
 
 
 def test_what_is_known_survives_and_full_goes_on_from_it(tmp_path):

@@ -34,7 +34,8 @@ def test_the_table_takes_ratios_within_a_group():
     compiled = {"torch.compile, default": times(50.0), "pdb_ext": times(20.0)}
     jax = {"JAX lax.scan": times(None, 96.0), "pdb_ext in a CUDA graph": times(None, 32.0)}
     groups = [HEAD | {"group": "eager", "times": eager_group()}, HEAD | {"group": "torch.compile", "times": compiled}]
-    groups += [HEAD | {"group": "jax", "times": jax}, HEAD | {"group": "max-autotune", "error": "not measured: the time was up"}]
+    groups.append(HEAD | {"group": "jax", "times": jax})
+    groups.append(HEAD | {"group": "max-autotune", "error": "not measured: the time was up"})
     floors = {"matrix_rates": {"bfloat16": 1e14}, "flag_latency_s": 1e-6}
     (row,) = gpu_report.speed_rows(groups, floors)
     assert row["ours_ms"] == 10.0 and row["over_naive"] == 4.0 and row["over_naive_wall"] == 5.0
@@ -65,7 +66,8 @@ def whole_report():
     for job in gpu_jobs.every_job("cuda").values():
         contestants = eager_group() | {f"peer {i}, of {job.group}": times(20.0 + i, hidden=1.0) for i in range(8)}
         report["benchmark"][job.key] = HEAD | job.describe() | {"times": contestants}
-    report["answers"] = {key: {"passed": True, "words": "right"} for path in gpu_jobs.PATHS for key in gpu_jobs.answers(path)}
+    keys = [key for path in gpu_jobs.PATHS for key in gpu_jobs.answers(path)]
+    report["answers"] = dict.fromkeys(keys, {"passed": True, "words": "right"})
     report["checks"] = {f"check {i}": {"passed": True, "late": False, "seconds": 9.9, "output": ""} for i in range(12)}
     kernels = [{"kernel": "persistent_kernel<Forward<float>>", "count": 1, "us": 80.0}]
     kernels.append({"kernel": "persistent_pack_kernel<float>", "count": 1, "us": 5.0})
@@ -95,9 +97,11 @@ def test_predictions_stand_beside_what_was_measured():
     rows = json.loads(gpu_predictions.FILE.read_text())
     values = gpu_predictions.measured(whole_report())
     for row in rows:
-        assert row.keys() == {"key", "value", "range", "unit", "derivation"} and row["range"][0] <= row["value"] <= row["range"][1]
+        assert row.keys() == {"key", "value", "range", "unit", "derivation"}
+        assert row["range"][0] <= row["value"] <= row["range"][1]
     assert values["PDB module of the paper | bfloat16 | forward | naive eager | wall ms"] == 80.0
-    assert values["flag latency | ns"] == pytest.approx(700) and values["matrix rate | bfloat16 | Top/s"] == pytest.approx(800)
+    assert values["flag latency | ns"] == pytest.approx(700)
+    assert values["matrix rate | bfloat16 | Top/s"] == pytest.approx(800)
     assert gpu_predictions.find("kernels | bfloat16 | forward | persistent_kernel | us", values) == 80.0
     text = gpu_report.markdown(whole_report())
     assert "| flag latency, ns | 700 ns | 500 - 1000 | 700 ns | as predicted |" in text

@@ -1,4 +1,4 @@
-"""Builds pdb_ext for a machine with a GPU, on it or elsewhere: `python python/benchmarks/build_for_gpu.py [--architecture 9.0a]`.
+"""Builds pdb_ext for a GPU, there or elsewhere: `python python/benchmarks/build_for_gpu.py [--architecture 9.0a]`.
 
 Needs nvcc and, for another machine, the Python and torch of that machine, but no GPU. The library goes to build-gpu/, which
 git ignores and which can be carried: it leaves the library in the tree alone, which may be that of another Python.
@@ -7,6 +7,7 @@ sources, so that a library of other sources is never measured. `gpu_check.py` do
 """
 
 import argparse
+import json
 import os
 import runpy
 import shutil
@@ -16,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "build-gpu"
-COMMANDS = """Carry build-gpu/ ({size:.1f} MB) with the tree to a machine with that Python and torch, and run there
+COMMANDS = """Carry build-gpu/ ({size:.1f} MB) with the tree to a machine with this Python and torch, and run there
     python python/benchmarks/gpu_check.py --no-build --stage quick --out build-check
     python python/benchmarks/gpu_check.py --no-build --stage full --out build-check"""
 
@@ -24,8 +25,9 @@ COMMANDS = """Carry build-gpu/ ({size:.1f} MB) with the tree to a machine with t
 def build(architecture: str) -> int:
     """The exit status of the compilation."""
     shutil.rmtree(FOLDER, ignore_errors=True)
-    command = [sys.executable, "setup.py", "build_ext", "--build-lib", str(FOLDER), "--build-temp", str(ROOT / "build-objects")]
-    return subprocess.run(command, cwd=ROOT, env=os.environ | {"PDB_EXT_CUDA": "1", "TORCH_CUDA_ARCH_LIST": architecture}).returncode
+    command = [sys.executable, "setup.py", "build_ext", "--build-lib", str(FOLDER), "--build-temp", "build-objects"]
+    environment = os.environ | {"PDB_EXT_CUDA": "1", "TORCH_CUDA_ARCH_LIST": architecture}
+    return subprocess.run(command, cwd=ROOT, env=environment).returncode
 
 
 def describe() -> None:
@@ -34,6 +36,13 @@ def describe() -> None:
     folder = FOLDER / f"pdb_ext-{version}.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: pdb-ext\nVersion: {version}\n")
+
+
+def is_stale() -> bool:
+    """Whether there is a library, but of other sources than these."""
+    record = FOLDER / "pdb_ext/_build.json"
+    fingerprint = runpy.run_path(str(ROOT / "pdb_ext/_sources.py"))["fingerprint"]
+    return record.is_file() and json.loads(record.read_text())["sources"] != fingerprint(ROOT / "csrc")
 
 
 def main() -> int:

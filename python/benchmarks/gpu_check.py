@@ -26,6 +26,7 @@ import threading
 import time
 from pathlib import Path
 
+import build_for_gpu
 import gpu_headlines
 import gpu_jobs
 import gpu_parts as parts
@@ -189,6 +190,8 @@ def parse() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.exit(1, "gpu_check: this machine has no GPU that PyTorch can use\n")
+    if arguments.no_build and build_for_gpu.is_stale():
+        parser.exit(1, "gpu_check: build-gpu/ was built from other sources; run build_for_gpu.py again\n")
     return arguments
 
 

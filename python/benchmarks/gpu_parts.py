@@ -66,7 +66,7 @@ def build(seconds: float) -> dict:
 
 
 def pytest(files: tuple, expression: str, device: str, seconds: float, prefix: str = "", workers: int = 0) -> dict:
-    """Tests that may hang: the process of a test that does is ended, and with xdist followed by another."""
+    """Tests that may hang: the process of a test that does is ended, and, where there are workers, followed by another."""
     command = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider"]
     command += ["-o", f"faulthandler_timeout={TEST_SILENCE_S}"]
     if int(importlib.metadata.version("pytest").split(".")[0]) >= 9:
@@ -82,8 +82,9 @@ def pytest(files: tuple, expression: str, device: str, seconds: float, prefix: s
 def quick_tests(device: str, seconds: float) -> dict[str, dict]:
     """All groups at once, which spares them waiting for each other's imports."""
     groups = {"streams": QUICK_TESTS["streams"]} if device == "cpu" else QUICK_TESTS
+    workers = 1 if importlib.util.find_spec("xdist") else 0
     with concurrent.futures.ThreadPoolExecutor(len(groups)) as pool:
-        results = {name: pool.submit(pytest, files, expression, device, seconds, f"[{name}] ")
+        results = {name: pool.submit(pytest, files, expression, device, seconds, f"[{name}] ", workers)
                    for name, (files, expression) in groups.items()}  # fmt: skip
         return {f"tests: {name}": result.result() for name, result in results.items()}
 
