@@ -10,6 +10,7 @@ import ctypes
 import dataclasses
 import json
 import os
+import resource
 import signal
 import subprocess
 import threading
@@ -47,8 +48,12 @@ def stop_all() -> None:
 
 
 def prepare() -> None:
-    """In the new process: it hears interrupts, which a shell's background job ignores and hands that on; it dies with us."""
+    """In the new process: it hears interrupts, which a shell's background job ignores and hands that on; it dies with us.
+
+    A crash of a process that maps all memory of a GPU must not spend minutes on a file of it.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
