@@ -1,5 +1,6 @@
 """The GPU check without a GPU: every part of python/benchmarks/gpu_check.py runs on the CPU, and its promises hold."""
 
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -14,6 +15,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "python/benchmarks"
+CHECK = [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--device", "cpu"]
 
 
 @pytest.fixture(autouse=True)
@@ -26,24 +28,32 @@ def environment():
 
 
 def test_dry_run(tmp_path):
-    """Builds nothing and times a tiny module, but goes through every kind of measurement, check and table."""
-    command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--device", "cpu", "--out", str(tmp_path)]
+    """Both stages: builds nothing and times a tiny module, but goes through every kind of measurement, check and table."""
+    (tmp_path / "copy").mkdir()
+    command = [*CHECK, "--out", str(tmp_path), "--copy", str(tmp_path / "copy")]
     result = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=500)
     assert result.returncode == 0, result.stdout + result.stderr
     report = json.loads((tmp_path / "gpu_check.json").read_text())
-    assert report["machine"].keys() >= {"gpu", "driver", "cuda", "torch", "commit", "date"}
-    assert report["checks"]["tests"]["passed"]
-    groups = {"eager": 13, "torch.compile": 5, "jax": 5}
-    if importlib.util.find_spec("jax") is None:
-        del groups["jax"]
-    for group, contestants in groups.items():
-        results = [r for r in report["benchmark"] if r["group"] == group]
-        assert [r["pass"] for r in results] == ["forward", "forward and backward"]
-        assert all(len(r["median_ms"]) == contestants and min(r["median_ms"].values()) > 0 for r in results)
-    (memory,) = (r for r in report["benchmark"] if r["group"] == "memory")
-    assert "pdb_ext, recompute_gates" in memory["peak_bytes"]
+    assert report["machines"].keys() == report["seconds"].keys() == report["clocks"].keys() == {"quick", "full"}
+    assert report["machines"]["full"].keys() >= {"gpu", "driver", "cuda", "torch", "commit", "date"}
+    assert report["checks"]["tests"]["passed"] and report["checks"]["tests: streams"]["passed"]
+    assert report["checks"]["memcheck"]["passed"] is None and report["checks"]["ncu"]["passed"] is None
+    assert len(report["answers"]) == 10 and all(answer["passed"] for answer in report["answers"].values())
+    assert report["profile"]["bfloat16 | forward"]["kernels"]
+    contestants = {"eager": 13, "cudnn.benchmark": 10, "max-autotune": 3, "jax": 4, "memory": 7}
+    for result_of_job in report["benchmark"].values():
+        if result_of_job["group"] == "jax" and importlib.util.find_spec("jax") is None:
+            assert result_of_job["error"].startswith("not measured")
+            continue
+        found = result_of_job.get("times") or result_of_job["peak_bytes"]
+        assert len(found) == contestants[result_of_job["group"]] and "failed" not in result_of_job
+    assert {r["group"] for r in report["benchmark"].values()} == contestants.keys()
+    assert report["measured"]["tiny PDB module | tf32 | forward | naive eager | wall ms"] > 0
     text = (tmp_path / "gpu_check.md").read_text()
+    assert text == (tmp_path / "copy/gpu_check.md").read_text()
     assert "| tiny PDB module | tf32 | forward and backward |" in text and "numbers mean nothing" in text
+    last = result.stdout[result.stdout.rindex("=" * 100) :]
+    assert "nothing failed" in last and "naive eager in a CUDA graph" in last
 
 
 def test_without_a_gpu_it_says_so(tmp_path):
@@ -55,13 +65,16 @@ def test_without_a_gpu_it_says_so(tmp_path):
 
 
 def test_the_jobs_cover_the_issue_and_begin_with_the_paper():
-    import gpu_benchmark
+    import gpu_jobs
 
-    jobs = gpu_benchmark.jobs()
-    assert len(set(jobs)) == len(jobs)
-    first = [job.describe() for job in jobs[:4]]
-    assert {job["workload"] for job in first} == {"PDB module of the paper"}
-    eager = {(job.row, job.precision, job.training) for job in jobs if job.group == "eager"}
+    quick, full = gpu_jobs.jobs("quick", "cuda"), gpu_jobs.jobs("full", "cuda")
+    keys = [job.key for job in (*quick, *full)]
+    assert len(set(keys)) == len(keys), "full does not repeat what quick measured"
+    assert {job.row.name for job in quick} == {"PDB module of the paper"}
+    assert [job.group for job in quick] == 4 * ["eager"] + 4 * ["cudnn.benchmark"] + 2 * ["torch.compile"] + [
+        "max-autotune", "torch.compile", "torch.compile"
+    ]  # fmt: skip
+    eager = {(job.row, job.precision, job.training) for job in (*quick, *full) if job.group == "eager"}
     rows = {row for row, _, _ in eager}
     assert len(eager) == len(rows) * 4 * 2
     pyramid = {(row.T, row.N, row.side) for row in rows if row.pyramid}
@@ -69,69 +82,95 @@ def test_the_jobs_cover_the_issue_and_begin_with_the_paper():
     assert {(row.N, row.T, row.channels, row.side) for row in rows if not row.pyramid} == {(8, 10, 64, 64), (8, 10, 128, 64)}
 
 
+# Stands in for a worker: "a", "b" and "c" are its jobs, of two contestants each. ACT says what which contestant does to it.
 FAKE = """
-import argparse, json, os, time
+import argparse, json, os, sys, time
 parser = argparse.ArgumentParser()
-for name in ("device", "out", "start", "until"): parser.add_argument("--" + name)
+parser.add_argument("--out")
+parser.add_argument("--jobs", nargs="+")
+parser.add_argument("--without", nargs="*", default=[])
 arguments = parser.parse_args()
-for number, job in enumerate({jobs!r}):
-    if number < int(arguments.start): continue
-    if number == {crash}: os.kill(os.getpid(), 11)
-    if number == {stop} and number != int(arguments.start): break
-    if number == {hang}: time.sleep(600)
-    with open(arguments.out, "a") as file: file.write(json.dumps(job | {{"number": number}}) + "\\n")
+def tell(line):
+    with open(arguments.out, "a") as file: file.write(json.dumps(line) + "\\n")
+for key in arguments.jobs:
+    tell({"trying": None})
+    for name in {"one", "two", None} - set(arguments.without):
+        tell({"trying": name})
+        act = ACT.get((key, name))
+        if act == "crash": os.kill(os.getpid(), 11)
+        if act == "hang": time.sleep(600)
+        if act == "lose the GPU": sys.exit("two: an illegal memory access")
+    tell({"key": key})
+    arguments.without = []
+    if ACT.get(key) == "leave": break
 """
 
 
-def run_fake(monkeypatch, tmp_path, seconds, crash=-1, hang=-1, stop=-1):
-    """gpu_check.benchmark with a stand-in for gpu_benchmark.py that crashes or hangs at a job, or ends itself before it."""
-    import gpu_benchmark
-    import gpu_check
+def run_fake(tmp_path, act, seconds=100.0, silence=1.5):
+    import gpu_processes
 
-    jobs = [job.describe() for job in gpu_benchmark.dry_jobs()]
-    (tmp_path / "gpu_benchmark.py").write_text(FAKE.format(jobs=jobs, crash=crash, hang=hang, stop=stop))
-    monkeypatch.setattr(gpu_check, "__file__", str(tmp_path / "gpu_check.py"))
-    monkeypatch.setattr(gpu_check, "GRACE", 1)
-    return gpu_check.benchmark("cpu", time.time() + seconds, tmp_path / "results.jsonl")
-
-
-def test_a_crash_costs_one_measurement(monkeypatch, tmp_path):
-    results = run_fake(monkeypatch, tmp_path, seconds=200, crash=2)
-    assert [r.get("number") for r in results] == [0, 1, None, *range(3, len(results))]
-    assert results[2]["error"].startswith("the process ended")
+    (tmp_path / "fake.py").write_text(FAKE.replace("ACT", repr(act)))
+    results, command = [], [sys.executable, "-S", str(tmp_path / "fake.py")]
+    jobs = dict.fromkeys("abc", silence)
+    gpu_processes.run_jobs(command, jobs, tmp_path / "lines.jsonl", time.time() + seconds, results.append)
+    assert [result["key"] for result in results] == ["a", "b", "c"]
+    return results
 
 
-def test_a_process_that_lost_its_gpu_is_followed_by_another(monkeypatch, tmp_path):
-    results = run_fake(monkeypatch, tmp_path, seconds=200, stop=3)
-    assert [r.get("number") for r in results] == list(range(len(results)))
+@pytest.mark.parametrize("act, why", [("crash", "-11"), ("hang", "no news for 2 s"), ("lose the GPU", "illegal memory")])
+def test_a_contestant_that_ends_its_process_costs_itself_alone(tmp_path, act, why):
+    a, b, c = run_fake(tmp_path, {("b", "two"): act}, silence=1.6)
+    assert a == {"key": "a"} and c == {"key": "c"}
+    assert b["failed"].keys() == {"two"} and why in b["failed"]["two"] and "error" not in b
 
 
-def test_what_hangs_is_ended_in_time_and_nothing_is_lost(monkeypatch, tmp_path):
+@pytest.mark.parametrize("act", ["crash", "hang"])
+def test_a_job_that_ends_its_process_costs_itself_alone(tmp_path, act):
+    a, b, c = run_fake(tmp_path, {("b", None): act})
+    assert a == {"key": "a"} and c == {"key": "c"} and b["error"].startswith(("the process ended", "hung"))
+
+
+def test_a_process_that_lost_its_gpu_is_followed_by_another(tmp_path):
+    assert run_fake(tmp_path, {"a": "leave"}) == [{"key": "a"}, {"key": "b"}, {"key": "c"}]
+
+
+def test_what_hangs_is_ended_in_time_and_nothing_is_lost(tmp_path):
     begin = time.time()
-    results = run_fake(monkeypatch, tmp_path, seconds=10, hang=3)
-    assert time.time() - begin < 60
-    assert [r.get("number") for r in results[:3]] == [0, 1, 2]
-    assert all(r["error"] == "not measured: the time was up" for r in results[3:])
+    a, b, c = run_fake(tmp_path, {("b", "one"): "hang"}, seconds=1.5, silence=100)
+    assert time.time() - begin < 30
+    assert a == {"key": "a"} and b["error"] == c["error"] == "not measured: the time was up"
+
+
+def test_a_worker_that_cannot_begin_is_asked_once(tmp_path):
+    import gpu_processes
+
+    results = []
+    command = [sys.executable, "-c", "raise SystemExit('pdb_ext has no CUDA kernels here')"]
+    gpu_processes.run_jobs(command, {"a": 1, "b": 1}, tmp_path / "lines", time.time() + 60, results.append)
+    assert [result["key"] for result in results] == ["a", "b"] and all("no CUDA kernels" in r["error"] for r in results)
 
 
 @pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN], ids=["foreground", "background"])
 def test_who_is_ended_still_says_what_it_knows(before):
     """A shell's background job ignores interrupts."""
-    import gpu_check
+    import gpu_processes
 
     program = "import time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: print('one has failed so far')"
     usual = signal.signal(signal.SIGINT, before)
     try:
-        result = gpu_check.run([sys.executable, "-c", program], seconds=3)
+        result = gpu_processes.run([sys.executable, "-S", "-c", program], seconds=1.5)
     finally:
         signal.signal(signal.SIGINT, usual)
     assert result["late"] and result["passed"] is False
-    assert "one has failed so far" in result["output"] and "ended: its 3 s were up" in result["output"]
+    assert "one has failed so far" in result["output"] and "ended: its 2 s were up" in result["output"]
 
 
-def test_a_contestant_that_fails_or_is_wrong_costs_no_other(monkeypatch):
+def test_a_contestant_that_fails_or_is_wrong_costs_no_other(monkeypatch, tmp_path):
     import gpu_benchmark
+    import gpu_headlines
+    import gpu_jobs
     import gpu_report
+    import gpu_worker
     import gpu_workload
 
     everyone = gpu_workload.eager_contestants
@@ -140,84 +179,67 @@ def test_a_contestant_that_fails_or_is_wrong_costs_no_other(monkeypatch):
         def not_ready():
             raise RuntimeError("cannot be captured\nin detail")
 
+        def no_room():
+            raise RuntimeError("PDB_EXT_CUDA_PATH=persistent: this layer does not fit on the chip")
+
         right = everyone(workload, training, device)["pdb_ext"]()
-        return {
-            "wrong": lambda: lambda: [2 * t for t in right()],
-            **everyone(workload, training, device),
-            "pdb_ext in a CUDA graph": not_ready,
-        }
+        faults = {"pdb_ext in a CUDA graph": not_ready, "pdb_ext, path persistent, in a CUDA graph": no_room}
+        return {"wrong": lambda: lambda: [2 * t for t in right()], **everyone(workload, training, device), **faults}
 
     monkeypatch.setattr(gpu_workload, "eager_contestants", with_faults)
-    job = gpu_benchmark.dry_jobs()[0]
-    result = job.describe() | gpu_benchmark.measure(job, "cpu", seconds=0.01)
+    job, teller = gpu_jobs.dry_jobs("quick")[0], gpu_worker.Teller(tmp_path / "lines", ["hoisted"])
+    result = job.describe() | gpu_benchmark.measure(job, "cpu", teller, seconds=0.01)
     assert result["failed"].keys() == {"wrong", "pdb_ext in a CUDA graph"}
     assert result["failed"]["pdb_ext in a CUDA graph"] == "cannot be captured"
     assert "relative RMS error 1" in result["failed"]["wrong"]
-    assert {"naive eager", "pdb_ext", "hoisted in a CUDA graph"} <= result["median_ms"].keys()
+    assert result["left_out"].keys() == {"pdb_ext, path persistent, in a CUDA graph"}
+    assert {"naive eager", "pdb_ext", "hoisted in a CUDA graph"} <= result["times"].keys()
+    assert "hoisted" not in result["times"]
+    assert gpu_headlines.is_failure(result)
     (line,) = (line for line in gpu_report.failed_contestants([result]) if "cannot be captured" in line)
     assert line == "| tiny PDB module | tf32 | forward | pdb_ext in a CUDA graph | cannot be captured |"
-    del result["median_ms"]["pdb_ext"]
+    del result["times"]["pdb_ext"]
     (row,) = gpu_report.speed_rows([result], {})
     assert "pdb_ext or naive eager failed" in row["error"]
 
 
 def test_only_our_own_failures_are_failures():
-    import gpu_check
+    import gpu_headlines
 
-    assert gpu_check.is_failure({"error": "the process ended: Segmentation fault"})
-    assert gpu_check.is_failure({"failed": {"pdb_ext in a CUDA graph": "wrong"}, "median_ms": {}})
-    assert not gpu_check.is_failure({"failed": {"torch.compile, default": "no Triton"}, "median_ms": {}})
-    assert not gpu_check.is_failure({"error": "not measured: the time was up"})
+    assert gpu_headlines.is_failure({"error": "the process ended with -11"})
+    assert gpu_headlines.is_failure({"failed": {"pdb_ext in a CUDA graph": "wrong"}, "times": {}})
+    assert not gpu_headlines.is_failure({"failed": {"torch.compile, default": "no Triton"}, "times": {}})
+    assert not gpu_headlines.is_failure({"left_out": {"pdb_ext, path persistent": "does not fit"}, "times": {}})
+    assert not gpu_headlines.is_failure({"error": "not measured: the time was up"})
 
 
-def test_what_is_known_is_written_when_the_check_is_ended(tmp_path):
-    command = [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--device", "cpu", "--out", str(tmp_path)]
-    with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        lines = iter(process.stdout.readline, b"")
-        assert any(b"gpu_floor.py" in line for line in lines)  # the tests have run
+def test_a_library_built_for_a_gpu_is_found_like_an_installed_one(tmp_path, monkeypatch):
+    import build_for_gpu
+
+    monkeypatch.setattr(build_for_gpu, "FOLDER", tmp_path)
+    build_for_gpu.describe()
+    (found,) = importlib.metadata.distributions(name="pdb-ext", path=[str(tmp_path)])
+    assert Path(found.locate_file("pdb_ext")) == tmp_path / "pdb_ext"
+    assert not build_for_gpu.is_stale(), "there is none"
+    (tmp_path / "pdb_ext").mkdir()
+    (tmp_path / "pdb_ext/_build.json").write_text('{"sources": "others"}')
+    assert build_for_gpu.is_stale()
+
+
+def test_what_is_known_survives_and_full_goes_on_from_it(tmp_path):
+    """A quick run that is ended after its answers; a full run that finds a measurement does not take it again."""
+    with subprocess.Popen([*CHECK, "--out", str(tmp_path)], env=environment(), stdout=subprocess.PIPE, text=True) as process:
+        assert any("-m pytest" in line for line in process.stdout)  # the answers are known
         process.terminate()
         process.communicate()
     assert process.returncode == 143
-    assert json.loads((tmp_path / "gpu_check.json").read_text())["checks"]["tests"]["passed"]
+    assert len(json.loads((tmp_path / "gpu_check.json").read_text())["answers"]) == 10
+    import gpu_check
+    import gpu_jobs
 
-
-def test_the_table_takes_ratios_within_a_group():
-    import gpu_report
-
-    head = {"workload": "w", "precision": "bfloat16", "pass": "forward", "flops": 1e9, "depth": 10}
-    eager = {"naive eager": 40.0, "hoisted": 30.0, "pdb_ext": 12.0, "pdb_ext in a CUDA graph": 10.0}
-    eager |= {f"pdb_ext, path {path}, in a CUDA graph": 9.0 + i for i, path in enumerate(("step", "persistent", "aten"))}
-    # Measured while the GPU was twice as slow.
-    compiled = {"naive eager": 80.0, "torch.compile, default": 50.0, "pdb_ext": 20.0}
-    groups = [head | {"group": "eager", "median_ms": eager}, head | {"group": "torch.compile", "median_ms": compiled}]
-    groups.append(head | {"group": "jax", "error": "not measured: JAX is not installed"})
-    floors = {"matrix_rates": {"bfloat16": 1e14}, "flag_latency_s": 1e-6}
-    (row,) = gpu_report.speed_rows(groups, floors)
-    assert row["ours_ms"] == 10.0 and row["over_naive"] == 4.0
-    assert row["best_peer"] == "torch.compile, default" and row["over_best_peer"] == 2.5
-    assert row["floor_ms"] == pytest.approx(0.01) and row["paths_ms"] == {"step": 9.0, "persistent": 10.0, "aten": 11.0}
-    line = gpu_report.speed_table([row])[-1]
-    assert "| 10.000 | 9.000 / 10.000 / 11.000 | 40.000 | 4.0x | torch.compile, default, 50.000 ms | 2.50x |" in line
-    assert "1000.0x of 0.010 ms" in line
-    (failed,) = gpu_report.speed_rows([head | {"group": "eager", "error": "not measured: the time was up"}], {})
-    assert "not measured" in gpu_report.speed_table([failed])[-1]
-
-
-def test_floor_is_the_larger_of_arithmetic_and_latency():
-    import gpu_floor
-
-    assert gpu_floor.floor_ms(1e12, 10, 1e14, 1e-6) == pytest.approx(10.0)
-    assert gpu_floor.floor_ms(1e9, 100, 1e14, 1e-6) == pytest.approx(0.1)
-    assert gpu_floor.floor_ms(1e9, 100, 1e14, None) == pytest.approx(0.01)
-
-
-def test_jax_computes_the_same():
-    pytest.importorskip("jax")
-    import gpu_workload
-    import jax_peers
-    from measure import relative_error
-
-    workload, exact = gpu_workload.workloads(gpu_workload.TINY, "float32", "cpu")
-    run, convert = jax_peers.contestant(workload, True, "float32", unroll=False)
-    for ours, value in zip(convert(run()), exact, strict=True):
-        assert relative_error(ours, value) < 1e-5
+    check = gpu_check.Check("cpu", tmp_path, None, goes_on=True)
+    first, second = gpu_jobs.dry_jobs("quick")[:2]
+    assert len(check.report["answers"]) == 10 and check.is_open(first)
+    check.report["benchmark"] = {first.key: {"times": {}}, second.key: {"error": "hung: no news for 20 s"}}
+    assert not check.is_open(first) and not check.is_open(second), "what has failed once is not tried again"
+    assert gpu_check.Check("cpu", tmp_path, None, goes_on=False).report["answers"] == {}

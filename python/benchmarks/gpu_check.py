@@ -1,158 +1,47 @@
-"""Everything that needs a GPU, in one command: `python python/benchmarks/gpu_check.py [--out FOLDER] [--minutes M]`.
+"""Everything that needs a GPU, in one command: `python python/benchmarks/gpu_check.py [--stage quick|full] [--out FOLDER]`.
 
-Builds pdb_ext in place for the GPU of this machine, runs tests/test_cuda.py (parity of every path, gradients, graphs,
-streams, determinism, limits), measures the floors and the benchmark, and runs small cases under compute-sanitizer where that
-exists. Every part is a process of its own with its share of the time, and what a part does not use goes to the benchmark.
-gpu_check.json and gpu_check.md are written after every part, and when this program is ended, so that nothing that was
-measured is lost; exits with 1 if anything failed. No measured table is in the repository until this has run on a GPU.
+Two stages, each a command of its own where a machine is lent for minutes; without --stage both, one after the other:
+
+    quick   under 200 s, and under 240 s with the build: the answers of every path, the tests of pyramids, graphs, streams
+            and determinism, the kernels of a call, and the paper's module against its peers
+    full    under 540 s; goes on from what quick has left in FOLDER: all tests, ncu, memcheck, memory, all rows of the table
+
+Every part is a process of its own with a limit; what fails, hangs or takes the GPU with it costs itself alone.
+gpu_check.json and gpu_check.md are written after every measurement, and printed last is one screen of headlines; exits with
+1 if anything failed. --no-build takes the library that build_for_gpu.py has left in build-gpu/, here or elsewhere.
 `--device cpu` goes through all of it on a tiny workload, to test this program itself.
 """
 
 import argparse
+import concurrent.futures
 import datetime
 import importlib.metadata
+import itertools
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
+import build_for_gpu
+import gpu_headlines
+import gpu_jobs
+import gpu_parts as parts
+import gpu_report
 import torch
+from gpu_processes import ROOT, TIME_WAS_UP, clocks, log_to, run_jobs, say, stop_all
 
-ROOT = Path(__file__).resolve().parents[2]
-PATHS = {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "python"), *filter(None, [os.environ.get("PYTHONPATH")])])}
-# Seconds at most: with GRACE less than 9 minutes. The benchmark has what these leave of 8.5 minutes, 4 to 5 of them where
-# there are 16 processors to build with.
-SHARES = {"build": 250, "tests": 120, "floors": 30, "memcheck": 35, "racecheck": 35}
-GRACE = 15  # seconds after the benchmark's time in which its last job may end
-
-
-def run(command: list[str], seconds: float, passing: tuple[int, ...] = (0,), **environment: str) -> dict:
-    """Runs a command in the repository for so long at most; keeps the end of what it prints.
-
-    At the end of its time it is interrupted, so that pytest still says what has failed, and then killed. `late`: it was.
-    """
-    begin = time.time()
-    print("$", " ".join(command), flush=True)
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", start_new_session=True, preexec_fn=hear_interrupts,
-    )  # fmt: skip
-    late = False
-    try:
-        output = process.communicate(timeout=max(seconds, 1))[0]
-    except subprocess.TimeoutExpired:
-        late, output = True, end(process) + f"\nended: its {seconds:.0f} s were up"
-    except BaseException:  # this program itself is ended
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    output = output[-4000:]
-    print(output, flush=True)
-    passed = not late and process.returncode in passing
-    return {"passed": passed, "late": late, "seconds": round(time.time() - begin, 1), "output": output}
-
-
-def hear_interrupts() -> None:
-    """In the new process: a shell's background job, as this may be one, ignores interrupts, and hands that on."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def end(process: subprocess.Popen) -> str:
-    """What the process, and all that it has started, still print before they are gone."""
-    try:
-        os.killpg(process.pid, signal.SIGINT)
-        return process.communicate(timeout=5)[0]
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        return process.communicate()[0]
-
-
-def architecture() -> str:
-    major, minor = torch.cuda.get_device_capability()
-    return f"{major}.{minor}{'a' if major == 9 else ''}"
-
-
-def toolkit() -> Path:
-    """The CUDA toolkit: that of CUDA_HOME, of the nvcc on PATH, /usr/local/cuda, or a later one of torch's major version."""
-    if os.environ.get("CUDA_HOME"):
-        return Path(os.environ["CUDA_HOME"])
-    folders = [Path(nvcc).resolve().parents[1]] if (nvcc := shutil.which("nvcc")) else []
-    folders.append(Path("/usr/local/cuda"))
-    folders += sorted(Path("/usr/local").glob(f"cuda-{str(torch.version.cuda).split('.')[0]}*"), reverse=True)
-    return next((folder for folder in folders if (folder / "bin/nvcc").is_file()), folders[0])
-
-
-def find_tool(name: str) -> str | None:
-    return shutil.which(name) or shutil.which(name, path=str(toolkit() / "bin"))
-
-
-def build() -> dict:
-    command = [sys.executable, "setup.py", "build_ext", "--inplace"]
-    # On PATH it may be a script that calls another one, which setup.py finds.
-    home = {} if shutil.which("nvcc") else {"CUDA_HOME": str(toolkit())}
-    return run(command, SHARES["build"], PDB_EXT_CUDA="1", TORCH_CUDA_ARCH_LIST=architecture(), **home)
-
-
-def tests(device: str) -> dict:
-    command = [sys.executable, "-m", "pytest", "-q", "--maxfail=10", "-p", "no:cacheprovider", "tests/test_cuda.py"]
-    return run(command, SHARES["tests"], (0, 5) if device == "cpu" else (0,), **PATHS)  # 5: all were skipped
-
-
-def sanitizer(tool: str) -> dict:
-    program = find_tool("compute-sanitizer")
-    if program is None:
-        return {"passed": None, "seconds": 0, "output": "compute-sanitizer was not found"}
-    pytest = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/test_cuda.py"]
-    ours = ["--kernel-regex", "kns=3pdb4cuda"]  # a part of the mangled names of namespace pdb::cuda
-    command = [program, "--tool", tool, *ours, "--error-exitcode", "9", *pytest, "-k", "compute_sanitizer"]
-    result = run(command, SHARES[tool], PYTORCH_NO_CUDA_MEMORY_CACHING="1", **PATHS)
-    # Some virtual machines do not let it at the GPU.
-    return result | ({"passed": None} if "Device not supported" in result["output"] else {})
-
-
-def floors(device: str, out: Path) -> dict:
-    """What gpu_floor.py has written of its results."""
-    command = [sys.executable, str(Path(__file__).with_name("gpu_floor.py")), "--device", device, "--out", str(out)]
-    nvcc = find_tool("nvcc")
-    if nvcc and device == "cuda":
-        command += ["--nvcc", nvcc, "--architecture", f"sm_{architecture().replace('.', '')}"]
-    out.unlink(missing_ok=True)
-    result = run(command, SHARES["floors"], **PATHS)
-    return read_lines(out)[-1] if out.exists() else {"error": result["output"].strip()[-300:]}
-
-
-def read_lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def benchmark(device: str, until: float, out: Path) -> list[dict]:
-    """Runs gpu_benchmark.py to its end; begins it anew behind a job that ended it, or that took too long."""
-    import gpu_benchmark
-
-    jobs = gpu_benchmark.jobs() if device == "cuda" else gpu_benchmark.dry_jobs()
-    out.unlink(missing_ok=True)
-    results: list[dict] = []
-    while len(results) < len(jobs):
-        command = [sys.executable, str(Path(__file__).with_name("gpu_benchmark.py")), "--device", device]
-        command += ["--out", str(out), "--start", str(len(results)), "--until", str(until)]
-        process, before = run(command, max(until - time.time(), 0) + GRACE, **PATHS), len(results)
-        results = read_lines(out)
-        if len(results) == len(jobs):
-            break
-        if process["passed"] and len(results) > before:
-            continue  # it has written why it ended
-        late = process["late"]
-        reason = "not measured: the time was up" if late else f"the process ended: {process['output'].strip()[-200:]}"
-        ended = jobs[len(results) :] if late else jobs[len(results) : len(results) + 1]
-        with out.open("a") as file:
-            for job in ended:
-                file.write(json.dumps(job.describe() | {"error": reason}) + "\n")
-                results.append(job.describe() | {"error": reason})
-    return results
+HERE = Path(__file__).resolve().parent
+# Seconds: of a stage, less what its last part takes to end; of a part at most. The measurements have what these leave.
+STAGES = {"quick": 185, "full": 520}
+LIMITS = {"build": 150, "answers": 60, "quick tests": 60, "profile": 45, "floors": 25}
+LIMITS |= {"tests": 130, "ncu": 60, "memcheck": 60, "large": 45}
+BUILD_S = 40  # more for a quick run that builds
+VERDICTS = {True: "PASS", False: "FAIL", None: "NOT RUN"}
+ANSWER_S, PROFILE_S = 20, 25  # of silence of a path, of a profile
 
 
 def printed(*command: str) -> str:
@@ -170,7 +59,7 @@ def machine(device: str) -> dict:
     except importlib.metadata.PackageNotFoundError:
         jax = "not installed"
     return {
-        "gpu": torch.cuda.get_device_name() if device == "cuda" else "none: a dry run on the CPU, whose numbers mean nothing",
+        "gpu": torch.cuda.get_device_name() if device == "cuda" else "none: a dry run, whose numbers mean nothing",
         "driver": driver or "unknown",
         "cuda": torch.version.cuda,
         "torch": str(torch.__version__),
@@ -180,65 +69,153 @@ def machine(device: str) -> dict:
     }
 
 
-def is_failure(result: dict) -> bool:
-    """Whether a measurement went wrong, or one of our own contestants in it."""
-    wrong = "error" in result and not result["error"].startswith("not measured")
-    return wrong or any(name.startswith("pdb_ext") for name in result.get("failed", {}))
+class Check:
+    """The report, and the parts that fill it; goes_on: with the report that is there."""
+
+    def __init__(self, device: str, out: Path, copy: Path | None, goes_on: bool):
+        self.device, self.out, self.copy = device, out, copy
+        self.until, self.lock = 0.0, threading.Lock()
+        self.folder = Path(tempfile.mkdtemp(prefix="gpu_check_"))  # of what workers write
+        sections = ("machines", "seconds", "clocks", "checks", "answers", "profile", "floors", "ncu", "benchmark")
+        self.report: dict[str, dict] = {name: {} for name in sections}
+        if goes_on and (out / "gpu_check.json").exists():
+            self.report |= json.loads((out / "gpu_check.json").read_text())
+
+    def write(self) -> None:
+        with self.lock:
+            gpu_report.write(self.out, self.report, self.copy)
+
+    def left(self, name: str) -> float:
+        """Seconds for a part."""
+        return min(LIMITS[name], self.until - time.time())
+
+    def check(self, name: str, result: dict) -> bool:
+        self.report["checks"][name] = result
+        self.write()
+        return result["passed"] is not False
+
+    def part(self, name: str, function, label: str | None = None) -> None:
+        """function(device, seconds) -> its result; nothing where no time is left."""
+        seconds = self.left(name)
+        self.check(label or name, function(self.device, seconds) if seconds > 5 else parts.not_run(TIME_WAS_UP))
+
+    def run_jobs(self, program: str, jobs: dict[str, float], section: str, until: float, name: str = "jobs") -> None:
+        """Into a section of the report, each as soon as it is known."""
+
+        def done(result: dict) -> None:
+            key = result["key"]
+            job = gpu_jobs.every_job(self.device).get(key) if section == "benchmark" else None
+            with self.lock:
+                self.report[section][key] = (job.describe() if job else {}) | result
+            if section == "answers":
+                words = result.get("words") or result.get("error")
+                say(f"{VERDICTS[result.get('passed', False)]} {key.replace(' | ', ' ')}: {words}")
+            self.write()
+
+        command = [sys.executable, "-u", str(HERE / program), "--device", self.device]
+        run_jobs(command, jobs, self.folder / f"{name}.jsonl", until, done, **parts.environment(self.device))
+
+    def answers(self) -> None:
+        """All paths at once: they wait for their imports, and hardly for the GPU."""
+        until = time.time() + self.left("answers")
+        paths = list(gpu_jobs.PATHS) if self.device == "cuda" else ["step", "pyramid"]
+
+        def of_path(path: str) -> None:
+            jobs = dict.fromkeys(gpu_jobs.answers(path), ANSWER_S)
+            self.run_jobs("gpu_answers.py", jobs, "answers", until, path)
+
+        with concurrent.futures.ThreadPoolExecutor(len(paths)) as pool:
+            list(pool.map(of_path, paths))
+
+    def profile(self) -> None:
+        jobs = dict.fromkeys(gpu_jobs.PROFILED if self.device == "cuda" else gpu_jobs.PROFILED[:1], PROFILE_S)
+        self.run_jobs("gpu_profile.py", jobs, "profile", time.time() + self.left("profile"))
+
+    def benchmark(self, jobs: list[gpu_jobs.Job]) -> None:
+        """A process for all jobs of one group that follow each other; what was measured before is not measured again."""
+        todo = [job for job in jobs if self.is_open(job)]
+        for group, some in itertools.groupby(todo, key=lambda job: job.group):
+            silences = {job.key: gpu_jobs.SILENCE[group] for job in some}
+            self.run_jobs("gpu_benchmark.py", silences, "benchmark", self.until)
+
+    def is_open(self, job: gpu_jobs.Job) -> bool:
+        return self.report["benchmark"].get(job.key, {"error": TIME_WAS_UP}).get("error") == TIME_WAS_UP
+
+    def quick(self) -> None:
+        self.answers()
+        for name, result in parts.quick_tests(self.device, self.left("quick tests")).items():
+            self.check(name, result)
+        self.profile()
+        jobs = gpu_jobs.jobs("quick", self.device)
+        compiled = [job for job in jobs if job.group in ("torch.compile", "max-autotune")]
+        self.benchmark([job for job in jobs if job not in compiled])
+        self.report["floors"] = parts.floors(self.device, self.left("floors"), self.folder / "floors.jsonl")
+        self.benchmark(compiled)
+
+    def full(self) -> None:
+        self.part("tests", parts.all_tests)
+        self.part("ncu", lambda device, seconds: parts.ncu(device, seconds, self.out))
+        self.report["ncu"] = self.report["checks"]["ncu"].pop("metrics", self.report["ncu"])
+        self.part("memcheck", parts.memcheck)
+        self.part("large", parts.large_tests, "tests that need most of the memory")
+        jobs = gpu_jobs.jobs("full", self.device)
+        # What quick did not get to are compilations, a minute each.
+        first = next(number for number, job in enumerate(jobs) if job.group == "max-autotune")
+        self.benchmark([*jobs[:first], *gpu_jobs.jobs("quick", self.device), *jobs[first:]])
+
+    def stage(self, name: str, build: bool) -> None:
+        start = time.time()
+        self.until = start + STAGES[name]
+        self.report["machines"][name] = machine(self.device)
+        before = clocks()
+        if build:
+            self.until += BUILD_S
+            if not self.check("build", parts.build(self.left("build"))):
+                return
+        try:
+            getattr(self, name)()
+        finally:
+            self.report["seconds"][name] = round(time.time() - start, 1)
+            self.report["clocks"][name] = [before, clocks()]
+            self.write()
 
 
-def go_through(arguments: argparse.Namespace, report: dict, write: Callable[[], None]) -> None:
-    """All parts, one after the other, each written into the report as soon as it has ended."""
-    device, out = arguments.device, arguments.out
-    until = time.time() + 60 * arguments.minutes
-
-    def check(name: str, result: dict) -> None:
-        report["checks"][name] = result
-        write()
-
-    if device == "cuda" and not arguments.no_build:
-        check("build", build())
-        if not report["checks"]["build"]["passed"]:
-            return
-    check("tests", tests(device))
-    report["floors"] = floors(device, out / "gpu_floor.jsonl")
-    write()
-    sanitizers = SHARES["memcheck"] + SHARES["racecheck"] if device == "cuda" else 0
-    benchmark(device, until - sanitizers, out / "gpu_benchmark.jsonl")
-    write()
-    for tool in ("memcheck", "racecheck"):
-        check(tool, sanitizer(tool))
-
-
-def main() -> int:
+def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--stage", choices=tuple(STAGES), help="one of the two (default: both)")
     parser.add_argument("--out", type=Path, default=ROOT / "python/benchmarks/results", help="folder of the results")
-    parser.add_argument("--minutes", type=float, default=8.5, help="no new measurement starts after this time")
+    parser.add_argument("--copy", type=Path, help="folder that gets a copy of the results whenever they are written")
     parser.add_argument("--no-build", action="store_true", help="use the library that is there")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: a dry run of this program")
     arguments = parser.parse_args()
-    device = arguments.device
-    if device == "cuda" and not torch.cuda.is_available():
+    if arguments.device == "cuda" and not torch.cuda.is_available():
         parser.exit(1, "gpu_check: this machine has no GPU that PyTorch can use\n")
-    arguments.out = arguments.out.resolve()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    lines = arguments.out / "gpu_benchmark.jsonl"
-    lines.unlink(missing_ok=True)
-    report = {"machine": machine(device), "checks": {}, "floors": {}, "benchmark": []}
+    if arguments.no_build and build_for_gpu.is_stale():
+        parser.exit(1, "gpu_check: build-gpu/ was built from other sources; run build_for_gpu.py again\n")
+    return arguments
 
-    def write() -> None:
-        import gpu_report
 
-        report["benchmark"] = read_lines(lines)
-        gpu_report.write(arguments.out, report)
+def stop(*_) -> None:
+    stop_all()
+    sys.exit(143)
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+
+def main() -> int:
+    arguments = parse()
+    out = arguments.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    log_to(out / "gpu_check.log")
+    signal.signal(signal.SIGTERM, stop)
+    check = Check(arguments.device, out, arguments.copy, goes_on=arguments.stage == "full")
     try:
-        go_through(arguments, report, write)
+        for stage in [arguments.stage] if arguments.stage else list(STAGES):
+            check.stage(stage, build=stage == "quick" and arguments.device == "cuda" and not arguments.no_build)
     finally:
-        write()
-    print(f"written: {arguments.out / 'gpu_check.json'} and gpu_check.md")
-    failed = any(result["passed"] is False for result in report["checks"].values())
-    return int(failed or any(map(is_failure, report["benchmark"])))
+        stop_all()
+        check.write()
+        say(gpu_headlines.screen(check.report))
+        say(f"written: {out / 'gpu_check.json'}, gpu_check.md and gpu_check.log")
+    return int(bool(gpu_headlines.failures(check.report)))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ def matrix_rates(device: str, size: int = 8192) -> dict[str, float]:
     for precision, dtype in PRECISIONS.items():
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         with precision_settings(precision):
-            times = time_interleaved({"product": lambda a=a, b=b: a @ b}, device, seconds=0.3, samples=20)["product"]
-        rates[precision] = 2 * size**3 / (min(times) * 1e-3)
+            times = time_interleaved({"product": lambda a=a, b=b: a @ b}, device, seconds=0.3, kinds=("device",), most=20)
+        rates[precision] = 2 * size**3 / (times["product"]["device_ms"][0] * 1e-3)
     return rates
 
 
@@ -58,11 +58,6 @@ def main() -> None:
         write(flag_latency_s=flag_latency(arguments.nvcc, arguments.architecture))
     except (RuntimeError, subprocess.TimeoutExpired) as error:
         write(flag_latency=f"not measured ({error})")
-
-
-def floor_ms(flops: float, depth: int, rate: float, latency: float | None) -> float:
-    """The larger of arithmetic at the matrix rate and `depth` dependent steps of one flag each, in milliseconds."""
-    return 1e3 * max(flops / rate, depth * (latency or 0.0))
 
 
 if __name__ == "__main__":

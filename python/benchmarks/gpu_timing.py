@@ -1,13 +1,34 @@
-"""Timing and capturing on a GPU, and the same on the CPU for a dry run."""
+"""Timing and capturing on a GPU, and the same on the CPU for a dry run.
+
+All contestants of a measurement take turns, and every turn takes the same times of each, in milliseconds for one call:
+
+    device    CUDA events around a few calls that were queued while the GPU was kept busy by a kernel that only waits:
+              launching costs nothing, as inside a CUDA graph or behind other work. `hidden` is the share of the samples in
+              which all was queued in time; a call of more launches than the queue holds (1,024) cannot be hidden whole
+    wall      the clock around a few calls in a row and one wait for the last: what a user sees whose GPU does nothing else
+    flushed   as device, one call, after 128 MB have been written through the L2 cache; for the headlines only
+
+Otherwise the L2 cache is warm: the few megabytes of a call stay in it from one call to the next, as they do in use. So that
+they do so for everybody, a call that does not count goes before each sample. Clocks are as found.
+"""
 
 import contextlib
+import dataclasses
 import os
+import statistics
 import time
 from collections.abc import Callable, Iterator
 
 import torch
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "tf32": torch.float32, "float16": torch.float16, "float32": torch.float32}
+QUEUE_S = 900 * 3e-6  # to launch as much as the queue of 1,024 surely holds, at no less than 3 us a launch
+SAMPLE_S = 5e-3  # of one sample, at least one call
+MOST_CALLS = 20  # in a row
+LONGEST_SLEEP_S = 20e-3
+CYCLES_PER_S = 2e9  # more than any clock, so that the GPU sleeps for long enough
+WARM_UP_S = 0.2  # of turns that do not count, after which clocks have risen
+Wait = Callable[[object], None]
 
 
 @contextlib.contextmanager
@@ -61,36 +82,99 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def time_once(function: Callable, device: str, wall: bool) -> float:
-    """Milliseconds: by CUDA events, or by the wall clock with the GPU idle before and after."""
-    synchronize(device)
-    if device == "cpu" or wall:
+@dataclasses.dataclass
+class Timer:
+    """Takes the samples of one contestant."""
+
+    run: Callable
+    device: str
+    wait: Wait
+    times: dict[str, list[float]] = dataclasses.field(default_factory=dict)
+    hidden: list[bool] = dataclasses.field(default_factory=list)
+
+    def __post_init__(self):
+        """Warms up, and sees how long a call takes to be queued and to be done."""
+        queued, done = [], []
+        for _ in range(4 if self.device != "cpu" else 1):
+            synchronize(self.device)
+            begin = time.perf_counter()
+            result = self.run()
+            queued.append(time.perf_counter() - begin)
+            self.wait(result)
+            done.append(time.perf_counter() - begin)
+        self.queue_s = min(queued)
+        self.calls = max(1, min(MOST_CALLS, int(SAMPLE_S / min(done)))) if self.device != "cpu" else 1  # in a row
+        self.hidden_calls = max(1, min(self.calls, int(QUEUE_S / self.queue_s)))
+
+    def forget(self) -> None:
+        self.times, self.hidden = {}, []
+
+    def sample(self, kinds: tuple[str, ...], flush: torch.Tensor | None) -> None:
+        for kind in kinds:
+            if kind == "wall" or self.device == "cpu":
+                milliseconds = self.wall_ms()
+            else:
+                milliseconds = self.device_ms(None if kind == "device" else flush)
+            self.times.setdefault(kind, []).append(milliseconds)
+
+    def wall_ms(self) -> float:
+        self.wait(self.run())
         begin = time.perf_counter()
-        function()
-        synchronize(device)
-        return 1e3 * (time.perf_counter() - begin)
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    function()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end)
+        for _ in range(self.calls):
+            result = self.run()
+        self.wait(result)
+        return 1e3 * (time.perf_counter() - begin) / self.calls
+
+    def device_ms(self, flush: torch.Tensor | None) -> float:
+        calls = self.hidden_calls if flush is None else 1
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        if flush is None:
+            self.run()
+        synchronize(self.device)
+        torch.cuda._sleep(int(min(1.5 * calls * self.queue_s + 1e-4, LONGEST_SLEEP_S) * CYCLES_PER_S))
+        if flush is not None:
+            flush.zero_()
+        begin.record()
+        for _ in range(calls):
+            self.run()
+        end.record()
+        if flush is None:
+            self.hidden.append(not begin.query())  # the GPU still waited when all was queued
+        end.synchronize()
+        return begin.elapsed_time(end) / calls
+
+    def summary(self) -> dict:
+        """For each kind of time its quartiles: the first, the median, the third."""
+        result = {f"{kind}_ms": statistics.quantiles(values, n=4) for kind, values in self.times.items()}
+        if self.hidden:
+            result["hidden"] = sum(self.hidden) / len(self.hidden)
+        return result | {"calls": self.calls, "samples": len(next(iter(self.times.values())))}
 
 
 def time_interleaved(
-    functions: dict[str, Callable], device: str, seconds: float, samples: int = 50, wall: bool = False
-) -> dict[str, list[float]]:
-    """Milliseconds of up to `samples` rounds that run every function once, after two warm-ups each."""
-    for function in functions.values():
-        function()
-        function()
-    times, start = {name: [] for name in functions}, time.perf_counter()
-    for count in range(samples):
-        if count >= 5 and time.perf_counter() - start > seconds:
-            break
-        for name, function in functions.items():
-            times[name].append(time_once(function, device, wall))
-    return times
+    functions: dict[str, Callable],
+    device: str,
+    seconds: float,
+    kinds: tuple[str, ...] = ("device", "wall"),
+    wait: Wait | None = None,
+    most: int = 200,
+) -> dict[str, dict]:
+    """Summaries of the times of all functions, in rounds of one turn each; at least five rounds, at most so many.
+
+    wait(result of the last call) returns when that call is done.
+    """
+    timers = {name: Timer(function, device, wait or (lambda _: synchronize(device))) for name, function in functions.items()}
+    flush = torch.empty(2**27, dtype=torch.uint8, device=device) if "flushed" in kinds and device != "cpu" else None
+    start, rounds, warm = time.perf_counter(), 0, False
+    while timers and (not warm or rounds < 5 or (rounds < most and time.perf_counter() - start < seconds)):
+        for timer in timers.values():
+            timer.sample(kinds, flush)
+        rounds += 1
+        if not warm and time.perf_counter() - start >= min(WARM_UP_S, seconds / 5):
+            start, rounds, warm = time.perf_counter(), 0, True
+            for timer in timers.values():
+                timer.forget()
+    return {name: timer.summary() for name, timer in timers.items()}
 
 
 def peak_memory(function: Callable, device: str) -> int | None:

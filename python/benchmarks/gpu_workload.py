@@ -1,48 +1,21 @@
-"""What gpu_benchmark.py measures: the rows of its table, and who computes them in which way."""
+"""What gpu_benchmark.py measures: the rows of gpu_jobs.py, and who computes them in which way."""
 
-import dataclasses
+import functools
 from collections.abc import Callable
 
 import torch
 from cpu_workload import Workload
+from gpu_jobs import Row
 from gpu_timing import PRECISIONS, cuda_path, graphed
 from peers import eager_peers, naive, ours
 from torch import nn
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    name: str
-    T: int
-    N: int
-    channels: int
-    side: int
-    dilations: tuple[int, ...] = (1, 2)
-    pyramid: bool = True  # both directions and Eq. 5
-
-    @property
-    def depth(self) -> int:
-        """Steps of the forward pass that wait for each other; the branches of a pyramid do not."""
-        return self.T * (2 if self.pyramid else 1)
-
-
-# The most important first.
-ROWS = [
-    Row("PDB module of the paper", 5, 1, 32, 60),
-    Row("nowcasting", 10, 8, 64, 64, (1,), False),
-    Row("PDB module, T=20", 20, 1, 32, 60),
-    Row("nowcasting, C=128", 10, 8, 128, 64, (1,), False),
-    Row("PDB module, T=80", 80, 1, 32, 60),
-    *(Row(f"PDB module, N={N}, {side}x{side}", 5, N, 32, side)
-      for N in (1, 4, 16) for side in (60, 30, 120) if (N, side) != (1, 60)),
-]  # fmt: skip
-TINY = Row("tiny PDB module", 2, 1, 3, 6)  # for a dry run on the CPU
-
-
 class GpuWorkload(Workload):
     """A row on a device, its tensors as parameters, which a module can take over."""
 
-    def __init__(self, row: Row, dtype: torch.dtype, device: str):
+    def __init__(self, row: Row, dtype: torch.dtype, device: str | torch.device):
+        self.row = row
         super().__init__(row.name, row.T, row.N, row.channels, row.side, row.dilations, row.pyramid, dtype)
 
         def moved(tensor):
@@ -81,21 +54,34 @@ def on_path(path: str, function: Callable, device: str) -> Callable:
 
 
 def anchors(workload: GpuWorkload, training: bool, device: str) -> Contestants:
-    """What every group of contestants is measured with."""
+    """What every group of contestants is measured with: ratios are taken within a group, whose contestants took turns."""
     step = step_of(training)
-    functions = {"naive eager": lambda: step(workload, naive), "pdb_ext": lambda: step(workload, ours)}
-    contestants = {name: lambda f=function: f for name, function in functions.items()}
-    return contestants | {"pdb_ext in a CUDA graph": lambda: graphed(functions["pdb_ext"], device)}
+
+    def run():
+        return step(workload, ours)
+
+    return {"pdb_ext": lambda: run, "pdb_ext in a CUDA graph": lambda: graphed(run, device)}
 
 
-def compiled_contestants(workload: GpuWorkload, training: bool, device: str, backend: str = "inductor") -> Contestants:
-    """torch.compile over the whole forward pass, in its two modes; max-autotune replays CUDA graphs of its own."""
-    contestants = anchors(workload, training, device)
-    for mode in ("default", "max-autotune"):
-        options = {"mode": mode} if backend == "inductor" else {}
+def benchmarked_contestants(workload: GpuWorkload, training: bool, device: str) -> Contestants:
+    """The eager peers in a process in which cuDNN tries its algorithms and keeps the fastest."""
+    step, contestants = step_of(training), {}
+    for name, layer in eager_peers().items():
+        contestants[f"{name}, cudnn.benchmark"] = lambda layer=layer: lambda: step(workload, layer)
+        contestants[f"{name}, cudnn.benchmark, in a CUDA graph"] = lambda layer=layer: graphed(
+            lambda: step(workload, layer), device
+        )
+    return contestants
+
+
+def compiled_contestants(workload: GpuWorkload, training: bool, mode: str, backend: str = "inductor") -> Contestants:
+    """torch.compile over the whole forward pass; max-autotune replays CUDA graphs of its own."""
+    options = {"mode": mode} if backend == "inductor" else {}
+
+    def ready():
         forward = torch.compile(lambda: Workload.forward(workload, naive), dynamic=False, backend=backend, **options)
 
-        def run(forward=forward):
+        def run():
             torch.compiler.cudagraph_mark_step_begin()
             if not training:
                 with torch.no_grad():
@@ -103,8 +89,9 @@ def compiled_contestants(workload: GpuWorkload, training: bool, device: str, bac
             output = forward()
             return [output, *torch.autograd.grad(output, workload.leaves(), output.detach())]
 
-        contestants[f"torch.compile, {mode}"] = lambda run=run: run
-    return contestants
+        return run
+
+    return {f"torch.compile, {mode}": ready}
 
 
 def memory_contestants(workload: GpuWorkload) -> dict[str, Callable]:
@@ -124,7 +111,16 @@ def memory_contestants(workload: GpuWorkload) -> dict[str, Callable]:
     return functions
 
 
+def doubled(workload: GpuWorkload) -> GpuWorkload:
+    """The same numbers in float64, as they were rounded."""
+    exact = GpuWorkload(workload.row, torch.float64, workload.x.device)
+    for to, value in zip(exact.leaves(), workload.leaves()):
+        to.data.copy_(value.data)
+    return exact
+
+
+@functools.lru_cache(maxsize=1)
 def workloads(row: Row, precision: str, device: str) -> tuple[GpuWorkload, list[torch.Tensor]]:
     """The workload, and its outputs and gradients in float64."""
-    exact = GpuWorkload(row, torch.float64, device)
-    return GpuWorkload(row, PRECISIONS[precision], device), exact.training(naive)
+    workload = GpuWorkload(row, PRECISIONS[precision], device)
+    return workload, doubled(workload).training(naive)

