@@ -10,6 +10,11 @@
 
 #include "launch.h"
 
+#if defined(__CUDACC__) && defined(__GNUC__) && defined(NDEBUG)  // else <assert.h> declares it
+extern "C" __host__ __device__ void __assert_fail(const char*, const char*, unsigned, const char*) noexcept
+    __attribute__((__noreturn__));
+#endif
+
 namespace pdb::cuda {
 
 // The unit of the exchange and of shared memory: 16 bytes, whatever is in them.
@@ -49,7 +54,7 @@ static __device__ __noinline__ void give_up(Waiting waiting) {
       "pdb_ext: persistent launch, layer 2, step", "pdb_ext: persistent launch, layer 3, step",
       "pdb_ext: persistent launch, layer 4, step", "pdb_ext: persistent launch, layer 5, step",
       "pdb_ext: persistent launch, layer 6, step", "pdb_ext: persistent launch, layer 7, step"};
-#if defined(__GNUC__)  // as <assert.h> has it
+#if defined(__GNUC__)
   __assert_fail("a neighbouring tile's flag came within 2 seconds", names[waiting.layer % kNames], unsigned(waiting.step),
                 "persistent_kernel");
 #endif
