@@ -36,7 +36,7 @@ def fake(monkeypatch):
 def no_ffmpeg(monkeypatch):
     for function in (ffmpeg.find_ffmpeg, ffmpeg.can_encode):
         function.cache_clear()
-    monkeypatch.setattr(ffmpeg.shutil, "which", lambda _: None)
+    monkeypatch.setattr(ffmpeg, "find_program", lambda _: None)
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     yield
     for function in (ffmpeg.find_ffmpeg, ffmpeg.can_encode):

@@ -17,6 +17,7 @@ from .allocator import keep_freed_memory
 from .commands import bench, calibrate, data, evaluate, export, predict, reproduce, train
 from .commands.arguments import add_model_options, add_output, add_verbosity
 from .errors import SaliencyError
+from .isolation import isolate_multiprocessing
 from .options import DEMO_KINDS, THRESHOLD
 from .streams import Verbosity, prepare_streams, printable, say, tell, write, write_line
 
@@ -75,6 +76,7 @@ def _run(argv: list[str] | None) -> int:
         parser.print_help(sys.stderr)
         return 2
     keep_freed_memory()
+    isolate_multiprocessing()  # Also of what libraries start.
     began = time.monotonic()
     arguments.command(arguments)
     tell("info", f"done in {time.monotonic() - began:.1f} s")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections import deque
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -14,7 +13,7 @@ import numpy as np
 
 from .errors import SaliencyError
 from .frame import Frame
-from .processes import ctrl_c_held, kill_pool, leave_with_parent
+from .processes import ctrl_c_held, kill_pool, make_pool
 
 # Of the authors' script (the paper gives none); distances in pixels, colours in 0..255.
 ITERATIONS = 5
@@ -109,8 +108,7 @@ class RefiningWriter:
 
     def _submit(self, image: np.ndarray, saliency: np.ndarray) -> Future:
         if self._pool is None:
-            # A forked process would inherit the locks of running threads.
-            self._pool = ProcessPoolExecutor(self._workers, multiprocessing.get_context("spawn"), leave_with_parent)
+            self._pool = make_pool(self._workers)
         try:
             with ctrl_c_held():  # Processes start here, and never see it.
                 return self._pool.submit(refine, image, saliency)

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import InputError
+from .isolation import clean_environment, python_command
 
 PATIENCE = 60.0  # Seconds for one answer, on a machine that is not overloaded. 100 megapixels take about one.
 _COMMAND = "from pdb_saliency.decoding import serve; serve()"
@@ -37,8 +38,7 @@ class DecodingProcess:
         self._path = path
         self._timed_out = False
         self._waiting = False
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        environment |= {"OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
+        environment = clean_environment() | {"OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
         self._process = subprocess.Popen(
             [*command(), opencv_path],
             stdin=subprocess.PIPE,  # Never written to: its end tells the process that we have gone.
@@ -127,7 +127,7 @@ def _share_of_a_processor() -> float:
 
 def command() -> list[str]:
     """How to start the process; the path of the video follows."""
-    return [sys.executable, "-c", _COMMAND]
+    return python_command(_COMMAND)
 
 
 def serve() -> None:

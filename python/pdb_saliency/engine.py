@@ -22,6 +22,7 @@ from .errors import InputError, SaliencyError
 from .fold import fold_batch_norm
 from .frame import Frame
 from .fused import can_fuse, fuse
+from .isolation import isolate_compiler
 from .landing import Landing
 from .options import EngineOptions
 from .pipeline import Pipeline
@@ -233,6 +234,7 @@ def _compiled(function):
         nonlocal works
         if works:
             try:
+                isolate_compiler()
                 return compiled(frames)
             except Exception as error:  # A compiler that is missing or broken fails in many ways.
                 works = False

@@ -25,6 +25,7 @@ from pdb_ext import ConvLSTM, reference
 
 from .errors import OutputError, SaliencyError
 from .fold import fold_batch_norm
+from .isolation import isolate_compiler
 from .model import SaliencyModel
 
 # Largest relative RMS difference of an exported network's answer from the model's; float32 kernels differ by far less.
@@ -148,6 +149,7 @@ def _read_program(path: Path) -> Callable[[Tensor], Tensor]:
 
 
 def _write_package(portable: Portable, clip: Tensor, path: Path) -> None:
+    isolate_compiler()
     torch._inductor.aoti_compile_and_package(_program(portable, clip), package_path=str(path))
 
 

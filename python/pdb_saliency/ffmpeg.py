@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import os
 import re
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import OutputError, SaliencyError
+from .isolation import clean_environment, find_program
 
 _MISSING = "install ffmpeg, or pip install 'pdb-ext[ffmpeg]'"
 _PATIENCE = 600  # Seconds for copying a sound track.
@@ -40,7 +40,7 @@ CODECS = {
 @functools.cache
 def find_ffmpeg() -> str | None:
     """The path of ffmpeg: the one on the PATH, else that of the package imageio-ffmpeg; None without either."""
-    found = shutil.which("ffmpeg")
+    found = find_program("ffmpeg")
     if found is None:
         try:
             import imageio_ffmpeg
@@ -123,8 +123,9 @@ class FfmpegWriter:
         self._errors = tempfile.TemporaryFile()
         # A session of its own, so that Ctrl-C does not end it before us.
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors, start_new_session=True
-        )
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors, start_new_session=True,
+            env=clean_environment(),
+        )  # fmt: skip
 
     def _said(self) -> str:
         self._errors.seek(0)
@@ -181,7 +182,8 @@ def _plain(path: Path) -> str:
 def _run(command: list[str], seconds: float) -> subprocess.CompletedProcess:
     try:
         return subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=seconds, start_new_session=True
-        )
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=seconds,
+            start_new_session=True, env=clean_environment(),
+        )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired) as error:
         return subprocess.CompletedProcess(command, 1, "", str(error))

@@ -1,4 +1,4 @@
-"""What programs of several processes need: answers to signals, and an end for everybody."""
+"""What programs of several processes need: a start, answers to signals, and an end for everybody."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+
+from .isolation import isolate_multiprocessing
 
 
 @contextmanager
@@ -44,6 +46,23 @@ def sigterm_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def leave_with_parent() -> None:
+    """The initializer of a pool's processes, which would outlive a parent that is killed."""
+    threading.Thread(target=_wait_for_parent, daemon=True).start()
+
+
+def _wait_for_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def make_pool(workers: int, initializer: Callable[[], None] = leave_with_parent) -> ProcessPoolExecutor:
+    """Its processes start with the first tasks; none of them takes code from the current folder."""
+    isolate_multiprocessing()
+    context = multiprocessing.get_context("spawn")  # A forked process would inherit the locks of running threads.
+    return ProcessPoolExecutor(workers, context, initializer)
+
+
 def kill_pool(pool: ProcessPoolExecutor) -> None:
     """End the pool at once: its `shutdown` waits for what its processes are at, and for one more task of each."""
     thread, tasks, results = pool._executor_manager_thread, pool._call_queue, pool._result_queue
@@ -65,13 +84,3 @@ def kill_pool(pool: ProcessPoolExecutor) -> None:
     tasks._reader.close()
     if thread:
         thread.join()
-
-
-def leave_with_parent() -> None:
-    """The initializer of a pool's processes, which would outlive a parent that is killed."""
-    threading.Thread(target=_wait_for_parent, daemon=True).start()
-
-
-def _wait_for_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)

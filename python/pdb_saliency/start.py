@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from types import FrameType
+
+from .isolation import isolate
 
 _INTERRUPTED = 130
 
 
 def main() -> int:
-    """As cli.main, but Ctrl-C while the program is loaded or ends gives no traceback either."""
+    """As cli.main, but Ctrl-C while the program is loaded or ends gives no traceback either; see also `isolate`."""
+    isolate()
+    import signal
+
     heeds = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # A shell's background job ignores it.
     if heeds:
         signal.signal(signal.SIGINT, _leave)
@@ -28,7 +31,7 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _leave(number: int, frame: object) -> None:
     """Nothing has been written yet, so there is nothing to clear up."""
     os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, b"pdb-saliency: interrupted\n")
     os._exit(_INTERRUPTED)

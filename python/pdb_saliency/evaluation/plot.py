@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,7 +34,8 @@ def check_plot(path: Path) -> None:
     if path.suffix.lower() not in PLOT_SUFFIXES:
         raise OutputError(f"{path}: a plot must end in {' or '.join(PLOT_SUFFIXES)}")
     try:
-        import matplotlib  # noqa: F401
+        with _away_from_settings():
+            import matplotlib  # noqa: F401
     except ImportError as error:
         raise SaliencyError("plots need matplotlib: pip install 'pdb-ext[train]'") from error
 
@@ -42,7 +45,8 @@ def plot_curves(curves: Mapping[str, Sequence[Curve]], paths: Sequence[Path]) ->
 
     curves: data set -> methods. paths: .png or .pdf files. Raises OutputError.
     """
-    from matplotlib.figure import Figure  # Not pyplot, which looks for a screen.
+    with _away_from_settings():
+        from matplotlib.figure import Figure  # Not pyplot, which looks for a screen.
 
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
@@ -72,6 +76,20 @@ def plot_curves(curves: Mapping[str, Sequence[Curve]], paths: Sequence[Path]) ->
         buffer = io.BytesIO()
         figure.savefig(buffer, format=path.suffix.lower()[1:], dpi=150)
         write_file(path, buffer.getvalue())
+
+
+@contextmanager
+def _away_from_settings() -> Iterator[None]:
+    """As it is loaded, matplotlib prefers a file `matplotlibrc` of the current folder, which may be anybody's, to the user's."""
+    if not os.path.exists("matplotlibrc"):
+        yield
+        return
+    here = os.getcwd()
+    os.chdir(Path(__file__).parent)
+    try:
+        yield
+    finally:
+        os.chdir(here)
 
 
 def _short(name: str) -> str:

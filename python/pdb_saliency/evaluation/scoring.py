@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import multiprocessing
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +17,7 @@ from ..data.read import read_mask
 from ..errors import InputError, SaliencyError
 from ..options import THRESHOLD
 from ..pictures import read_levels
-from ..processes import ctrl_c_held, kill_pool, leave_with_parent
+from ..processes import ctrl_c_held, kill_pool, leave_with_parent, make_pool
 from ..streams import progress_bar
 from .davis import boundary_measure, statistics
 from .metrics import FrameScores, SaliencyScores, cut, score_frame
@@ -121,9 +119,7 @@ def read_map(path: Path) -> np.ndarray:
 
 
 def _in_processes(pairs: list[Pair], rules: Rules, workers: int) -> Iterator[PairScores]:
-    context = multiprocessing.get_context("spawn")  # A forked process would inherit the locks of running threads.
-    workers = min(workers, math.ceil(len(pairs) / _CHUNK))
-    pool = ProcessPoolExecutor(workers, context, initializer=_prepare_worker)
+    pool = make_pool(min(workers, math.ceil(len(pairs) / _CHUNK)), _prepare_worker)
     try:
         with ctrl_c_held():  # The processes start here, and never see it.
             results = pool.map(partial(score_pair, rules=rules), pairs, chunksize=_CHUNK)

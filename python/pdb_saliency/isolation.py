@@ -1,0 +1,132 @@
+"""No code from the current folder, which may have been downloaded together with the video.
+
+Python started with `-c`, as decoders, pools of processes and their resource tracker are, looks for every module in the
+current folder first: `subprocess.py` there would be run. From Python 3.11 on `-P` forbids it; 3.10 has only `-I`, which
+drops the user's own packages as well. So Python is started with `bootstrap.py` in place of `-c`, and told where modules are.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+_PACKAGE = os.path.dirname(os.path.abspath(__file__))
+_HOME = os.path.dirname(_PACKAGE)
+_BOOTSTRAP = os.path.join(_PACKAGE, "bootstrap.py")
+_LISTS = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")  # An empty or relative entry in them means the current folder.
+
+
+def isolate() -> None:
+    """For a program: from here on neither it nor what its libraries start looks for code in the current folder."""
+    installed = _HOME not in sys.path or _HOME in _kept()
+    sys.path[:] = search_path()
+    environment = clean_environment()
+    for name in set(os.environ) - set(environment):
+        del os.environ[name]
+    os.environ.update(environment)
+    _guard_libraries()
+    if installed:  # Else the package is in the current folder alone, where another `python -m pdb_saliency` must find it.
+        os.environ["PYTHONSAFEPATH"] = "1"
+
+
+def search_path() -> list[str]:
+    """`sys.path` without what stands for the current folder: "", relative entries, the first one of `python -m`.
+
+    A folder that is named absolutely, in PYTHONPATH, a .pth file or by the program, stays, whatever the current one is.
+    Where this package itself was found in the current folder, that comes last.
+    """
+    kept = _kept()
+    return kept if _HOME in kept or _HOME not in sys.path else [*kept, _HOME]
+
+
+def python_command(code: str, *arguments: str) -> list[str]:
+    """The command that runs `code` in a Python that finds the same modules as this one, and none in the current folder."""
+    import subprocess
+
+    return [sys.executable, *subprocess._args_from_interpreter_flags(), *_instead_of_c(), "-c", code, *arguments]
+
+
+def clean_environment() -> dict[str, str]:
+    """A copy of the environment, in which PATH and its like lack the entries that mean the current folder."""
+    environment = dict(os.environ)
+    for name in _LISTS:
+        entries = [entry for entry in environment.pop(name, "").split(os.pathsep) if os.path.isabs(entry)]
+        if entries:
+            environment[name] = os.pathsep.join(entries)
+        elif name == "PATH" and name in os.environ:  # An empty one means the current folder, too.
+            environment[name] = os.defpath
+    return environment
+
+
+def find_program(name: str) -> str | None:
+    """The absolute path of a program; never that of one in the current folder, unless PATH names that absolutely."""
+    import shutil
+
+    found = shutil.which(name, path=clean_environment().get("PATH"))
+    return found if found and os.path.isabs(found) else None  # Windows looks in the current folder first.
+
+
+def isolate_multiprocessing() -> None:
+    """Processes of `multiprocessing` start as those of `python_command` do, its resource tracker and fork server included.
+
+    It has no public place for arguments of the interpreter; all of its processes take them from here (Python 3.10 to 3.13).
+    What this process itself finds in the current folder (in a program that has not called `isolate`) they find last.
+    """
+    from multiprocessing import spawn, util
+
+    if hasattr(spawn.get_preparation_data, "isolated"):
+        return
+    _guard_libraries()
+    flags, preparation = util._args_from_interpreter_flags, spawn.get_preparation_data
+
+    def prepare(name: str) -> dict:
+        prepared, path = preparation(name), search_path()
+        others = [entry for entry in prepared["sys_path"] if entry not in path]
+        return prepared | {"sys_path": [*path, *others]}
+
+    prepare.isolated = True
+    spawn.get_preparation_data = prepare
+    util._args_from_interpreter_flags = lambda: [*flags(), *_instead_of_c()]
+
+
+def isolate_compiler() -> None:
+    """The same for PyTorch's compiler, which asks `python -c` whether a library loads."""
+    try:
+        from torch._inductor.cpu_vec_isa import VecISA
+
+        code = VecISA._avx_py_load
+    except (ImportError, AttributeError):  # Another version of PyTorch. From Python 3.11 on `isolate` is enough.
+        return
+    start = "import sys; sys.path[:] = filter(None, sys.path)\n"
+    VecISA._avx_py_load = start + code.removeprefix(start)
+
+
+def _instead_of_c() -> list[str]:
+    """Arguments that make Python take what follows, "-c" included, as `bootstrap` does."""
+    path = search_path()
+    return [_BOOTSTRAP, str(len(path)), *path]
+
+
+def _guard_libraries() -> None:
+    """Processes load no shared library of the current folder either.
+
+    OpenCV, when it is imported, puts a folder and a colon before LD_LIBRARY_PATH. With nothing behind, the colon means the
+    current folder. So something stands there: the folder of this package, which has no libraries.
+    """
+    os.environ["LD_LIBRARY_PATH"] = clean_environment().get("LD_LIBRARY_PATH", _PACKAGE)
+
+
+def _kept() -> list[str]:
+    """`search_path`, but for this package's own folder."""
+    try:
+        here = os.getcwd()
+    except OSError:  # It has been removed.
+        here = None
+    listed = "" if sys.flags.ignore_environment else os.environ.get("PYTHONPATH", "")
+    named = {os.path.abspath(entry) for entry in listed.split(os.pathsep) if os.path.isabs(entry)}
+    # At its start Python has made them absolute.
+    relative = {os.path.abspath(entry) for entry in listed.split(os.pathsep) if here and listed and not os.path.isabs(entry)}
+    as_module = getattr(sys.modules.get("__main__"), "__spec__", None) is not None
+    first = 1 if as_module and sys.path[:1] == [here] and here not in named else 0
+    entries = [entry for entry in sys.path[first:] if isinstance(entry, str) and os.path.isabs(entry)]
+    return [entry for entry in entries if entry in named or entry not in relative]
