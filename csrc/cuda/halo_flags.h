@@ -8,9 +8,11 @@
 // call that synchronises, as a failed assertion in a kernel is, not a GPU that hangs.
 #pragma once
 
+#include <cassert>
+
 #include "launch.h"
 
-#if defined(__CUDACC__) && defined(__GNUC__) && defined(NDEBUG)  // else <assert.h> declares it
+#if defined(__CUDACC__) && defined(__GNUC__) && defined(NDEBUG)  // else <cassert> declares it
 extern "C" __host__ __device__ void __assert_fail(const char*, const char*, unsigned, const char*) noexcept
     __attribute__((__noreturn__));
 #endif
