@@ -31,32 +31,36 @@ PDB_HD int64_t mma_steps(int64_t channels) {
   return (channels + kMmaWords * kPerWord<T> - 1) / (kMmaWords * kPerWord<T>);
 }
 
-// kPerWord<T> channels from `first` on of one pixel; zeros beyond the channels. source: the pixel in channel 0.
-template <class T, class S>
-__device__ __forceinline__ uint32_t load_word(const S* source, int64_t pixels, int64_t first, int64_t channels) {
-  uint32_t word = 0;
-#pragma unroll
-  for (int i = 0; i < kPerWord<T>; ++i)
-    if (first + i < channels) word |= operand_bits(source[(first + i) * pixels], T{}) << (16 * i);
-  return word;
-}
-
-// Reads the chunk of channels from `first` on into shared memory. A warp reads 4 words of 8 pixels at a time.
-template <class T, class S>
-__device__ __forceinline__ void load_mma_tile(const S* image, int64_t channels, int64_t first, const Window& window,
+// Reads the chunk of channels from `first` on into shared memory. A warp reads 4 words of 8 pixels at a time. All loads of a
+// lane are under way before the first is used.
+template <class T>
+__device__ __forceinline__ void load_mma_tile(const T* image, int64_t channels, int64_t first, const Window& window,
                                               int side, uint32_t* tile) {
-  const int columns = (side + 7) / 8;
-  for (int unit = warp(); unit < side * columns; unit += blockDim.x / 32) {
-    const int row = unit / columns, column = unit % columns * 8 + lane() / 4;
-    const int64_t y = window.y - window.radius() + row, x = window.x - window.radius() + column;
+  constexpr int kPer = kPerWord<T>, kWords = kChunkWords / 4;
+  const unsigned columns = (side + 7) / 8, warps = blockDim.x / 32;
+  const int64_t pixels = window.pixels();
+  const int left_over = int(channels - first < kChunkWords * kPer ? channels - first : kChunkWords * kPer);
+  for (unsigned unit = warp(); unit < side * columns; unit += warps) {
+    const int row = unit / columns, column = (unit - row * columns) * 8 + lane() / 4;
     if (column >= side) continue;
+    const int64_t y = window.y - window.radius() + row, x = window.x - window.radius() + column;
     const bool inside = window.contains(y, x);
-    const S* source = image + (inside ? y * window.width + x : 0);
-    uint32_t* target = tile + (row * side + column) * kPixelPitch;
+    const T* source = image + (first + lane() % 4 * kPer) * pixels + y * window.width + x;
+    const int count = inside ? left_over - lane() % 4 * kPer : 0;  // of the lane's channels that there are, from its first on
+    T value[kWords][kPer] = {};
 #pragma unroll
-    for (int i = 0; i < kChunkWords / 4; ++i) {
-      const int word = lane() % 4 + 4 * i;
-      target[word] = inside ? load_word<T>(source, window.pixels(), first + word * kPerWord<T>, channels) : 0;
+    for (int word = 0; word < kWords; ++word, source += (4 * kPer - kPer) * pixels) {
+#pragma unroll
+      for (int i = 0; i < kPer; ++i, source += pixels)
+        if (4 * word * kPer + i < count) value[word][i] = *source;
+    }
+    uint32_t* target = tile + (row * side + column) * kPixelPitch + lane() % 4;
+#pragma unroll
+    for (int word = 0; word < kWords; ++word) {
+      uint32_t bits = 0;
+#pragma unroll
+      for (int i = 0; i < kPer; ++i) bits |= operand_bits(value[word][i], T{}) << (16 * i);
+      target[4 * word] = bits;
     }
   }
 }
@@ -64,8 +68,8 @@ __device__ __forceinline__ void load_mma_tile(const S* image, int64_t channels, 
 // sum += the convolution of one image (channels, H, W) with this warp's kM row blocks, at the tile's rows
 // [tile_row, tile_row + kN). weight: fragments (row block, step, tap, lane), at the warp's first row block. All threads
 // of the block call this together; it ends without a barrier.
-template <class T, int kM, int kN, class S>
-__device__ void mma_convolve(float (&sum)[kM][kN][4], MmaStorage& storage, const S* image, int64_t channels,
+template <class T, int kM, int kN>
+__device__ void mma_convolve(float (&sum)[kM][kN][4], MmaStorage& storage, const T* image, int64_t channels,
                              const Fragment* weight, const Window& window, int tile_row) {
   const int kernel = static_cast<int>(window.kernel), dilation = static_cast<int>(window.dilation);
   const int side = kMmaTile + 2 * static_cast<int>(window.radius());

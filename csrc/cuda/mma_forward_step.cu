@@ -16,7 +16,7 @@ constexpr int kBlockChannels = 8 * kChannelWarps;
 static_assert(kM * kChannelWarps == kMmaGatesBlocks, "a block's row blocks must lie within the packed weight");
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) mma_forward_step_kernel(Layer layer, BlockPlan plan, ForwardStep<T> step) {
+__global__ void __launch_bounds__(kThreads, 2) mma_forward_step_kernel(Layer layer, BlockPlan plan, ForwardStep<T> step) {
   auto& storage = shared_storage<MmaStorage>();
   const Window window = plan.window();
   const int64_t image = plan.image(), group = plan.group();

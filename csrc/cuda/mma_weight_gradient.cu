@@ -27,7 +27,7 @@ __device__ __forceinline__ const uint32_t* words(const typename Operands<T>::Ele
 }
 
 template <class T>
-__global__ void __launch_bounds__(kWeightThreads) mma_weight_gradient_kernel(const __grid_constant__ WeightJobs<T> jobs) {
+__global__ void __launch_bounds__(kWeightThreads, 3) mma_weight_gradient_kernel(const __grid_constant__ WeightJobs<T> jobs) {
   using Element = typename Operands<T>::Element;
   auto& storage = shared_storage<typename Operands<T>::Storage>();
   const WeightProduct<T, kMmaBlockColumns> product(jobs);
@@ -53,16 +53,14 @@ __global__ void __launch_bounds__(kWeightThreads) mma_weight_gradient_kernel(con
       }
     }
   });
+  // Element i of a row: the i % 2 -th of block i / 2 of columns.
+  const auto column = [](int i) { return i / 2 * kMmaColumns + lane() % 4 * 2 + i % 2; };
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
 #pragma unroll
-    for (int n = 0; n < kN; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const int column = n * kMmaColumns + lane() % 4 * 2 + i % 2;
-        if (float* target = product.target(row + m * kMmaRows + i / 2 * 8, column)) *target = sum[m][n][i];
-      }
-    }
+    for (int half = 0; half < 2; ++half)
+      product.template store_row<2 * kN>(row + m * kMmaRows + half * 8, column,
+                                         [&](int i) { return sum[m][i / 2][half * 2 + i % 2]; });
   }
 }
 

@@ -35,12 +35,9 @@ __global__ void __launch_bounds__(kWeightThreads) weight_gradient_kernel(const _
     add(sum, part);
   });
 #pragma unroll
-  for (int r = 0; r < kThreadRows; ++r) {
-#pragma unroll
-    for (int c = 0; c < kThreadColumns; ++c)
-      if (A* target = product.target(thread_row + r * kRowThreads, thread_column + c * kColumnThreads))
-        *target = sum[r][c];
-  }
+  for (int r = 0; r < kThreadRows; ++r)
+    product.template store_row<kThreadColumns>(
+        thread_row + r * kRowThreads, [&](int c) { return thread_column + c * kColumnThreads; }, [&](int c) { return sum[r][c]; });
 }
 
 template <class T>

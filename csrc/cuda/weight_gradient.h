@@ -100,6 +100,7 @@ struct WeightProduct {
   using Group = Vector<T>;
   const WeightJob<T>& job;
   int64_t first_row, first_column, split, begin, end;  // pixels [begin, end)
+  int rows, columns;                                   // of the block's that are in the weight
 
   static __device__ __forceinline__ const WeightJob<T>& find(const WeightJobs<T>& all) {
     int found = 0;
@@ -113,6 +114,8 @@ struct WeightProduct {
     split = quotient(column_block, job.column_blocks);
     first_row = (block - column_block * job.row_blocks) * kBlockRows;
     first_column = (column_block - split * job.column_blocks) * kColumns;
+    rows = int(job.rows - first_row < kBlockRows ? job.rows - first_row : kBlockRows);
+    columns = int(job.columns - first_column < kColumns ? job.columns - first_column : kColumns);
     const int64_t pixels = (job.one.images + job.two.images) * job.pixels();
     begin = split * job.split_pixels;
     end = begin + job.split_pixels < pixels ? begin + job.split_pixels : pixels;
@@ -129,50 +132,60 @@ struct WeightProduct {
     return shift > side ? side : shift < -side ? -side : shift;
   }
 
-  // Where pixel `at` of the job is: the images that it belongs to, its image among these, and its place in that.
+  // A pixel of the job: the image that it is in, and where in that.
   struct At {
-    const ImagePairs<T>& pairs;
     int64_t image, pixel;
+    unsigned y, x;
   };
   __device__ __forceinline__ At locate(int64_t at) const {
-    const int64_t image = quotient(at, job.pixels()), pixel = at - image * job.pixels();
-    if (image < job.one.images) return {job.one, image, pixel};
-    return {job.two, image - job.one.images, pixel};
+    const int64_t image = quotient(at, job.pixels()), pixel = at - image * job.pixels(), y = quotient(pixel, job.width);
+    return {image, pixel, unsigned(y), unsigned(pixel - y * job.width)};
+  }
+  // The same a chunk later, without a division.
+  __device__ __forceinline__ void advance(At& at) const {
+    at.pixel += kChunk, at.x += kChunk;
+    while (at.x >= unsigned(job.width)) at.x -= unsigned(job.width), ++at.y;
+    while (at.pixel >= job.pixels()) at.pixel -= job.pixels(), at.y -= unsigned(job.height), ++at.image;
+  }
+  __device__ __forceinline__ const T* gradients(const At& at) const {
+    const bool first = at.image < job.one.images;
+    return (first ? job.one.grad_gates : job.two.grad_gates) + at.pixel +
+           ((first ? at.image : at.image - job.one.images) * job.rows + first_row) * job.pixels();
+  }
+  __device__ __forceinline__ const T* input(const At& at) const {
+    const bool first = at.image < job.one.images;
+    return (first ? job.one.input : job.two.input) + at.pixel +
+           (first ? at.image : at.image - job.one.images) * job.channels * job.pixels();
   }
 
-  // Reads the gate gradients of pixels [first, first + kChunk), cut off at end; rows beyond the weight are zeros. Sixteen
-  // bytes a load where that many pixels never lie in two images. All loads are from valid addresses, and many are issued
-  // before the first is used, here and below, so that L2 is waited for a few times a chunk.
-  template <class Storage, class Convert>
-  __device__ __forceinline__ void load_gradients(int64_t first, Storage& storage, const Convert& convert) const {
-    if (job.pixels() % Group::kSize == 0)
-      load_gradient_groups(first, storage, convert);
-    else
-      load_single_gradients(first, storage, convert);
+  // Whether sixteen bytes of pixels never lie in two images: then they are read with one load.
+  __device__ __forceinline__ bool in_groups() const { return job.pixels() % Group::kSize == 0; }
+  // The first pixel of the chunk that this thread reads the gradients of.
+  __device__ __forceinline__ int own_gradient() const {
+    return in_groups() ? threadIdx.x % (kChunk / Group::kSize) * Group::kSize : lane();
   }
 
+  // Reads the gate gradients of a chunk, of which `valid` says that this thread's pixels are before the end; rows beyond the
+  // weight are zeros. All loads are from valid addresses, and many are issued before the first is used, here and below, so
+  // that L2 is waited for a few times a chunk.
   template <class E, int kPitch, class Convert>
-  __device__ __forceinline__ void load_gradient_groups(int64_t first, WeightStorage<E, kColumns, kPitch>& storage,
+  __device__ __forceinline__ void load_gradient_groups(const T* grad, bool valid,
+                                                       WeightStorage<E, kColumns, kPitch>& storage,
                                                        const Convert& convert) const {
     constexpr int kGroups = kChunk / Group::kSize, kStride = kWeightThreads / kGroups, kLoads = kBlockRows / kStride;
     constexpr int kBatch = kLoads < 8 ? kLoads : 8;
     const int within = threadIdx.x % kGroups * Group::kSize, row = threadIdx.x / kGroups;
-    const bool valid = first + within < end;
-    const At at = locate(valid ? first + within : 0);
-    const int last_row = int(job.rows - first_row) - 1;
-    const T* const grad = at.pairs.grad_gates + (at.image * job.rows + first_row) * job.pixels() + at.pixel;
+    int64_t offset = row * job.pixels();
 #pragma unroll
     for (int load = 0; load < kLoads; load += kBatch) {
       Group group[kBatch];
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        const int r = row + (load + i) * kStride;
-        group[i] = *reinterpret_cast<const Group*>(grad + (r < last_row ? r : last_row) * job.pixels());
-      }
+      for (int i = 0; i < kBatch; ++i, offset += kStride * job.pixels())
+        group[i] = *reinterpret_cast<const Group*>(grad + (row + (load + i) * kStride < rows ? offset : 0));
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
         const int r = row + (load + i) * kStride;
-        store_group<E, kPitch>(storage.grad + r * kPitch + within, group[i], valid && r <= last_row, convert);
+        store_group<E, kPitch>(storage.grad + r * kPitch + within, group[i], valid && r < rows, convert);
       }
     }
   }
@@ -195,40 +208,32 @@ struct WeightProduct {
   }
 
   template <class E, int kPitch, class Convert>
-  __device__ __forceinline__ void load_single_gradients(int64_t first, WeightStorage<E, kColumns, kPitch>& storage,
+  __device__ __forceinline__ void load_single_gradients(const T* grad, bool valid,
+                                                        WeightStorage<E, kColumns, kPitch>& storage,
                                                         const Convert& convert) const {
     constexpr int kStride = kWeightThreads / 32, kBatch = 16;
-    const bool valid = first + lane() < end;
-    const At at = locate(valid ? first + lane() : 0);
-    const int last_row = int(job.rows - first_row) - 1;
-    const T* const grad = at.pairs.grad_gates + (at.image * job.rows + first_row) * job.pixels() + at.pixel;
+    int64_t offset = warp() * job.pixels();
+#pragma unroll
     for (int load = 0; load < kBlockRows / kStride; load += kBatch) {
       T value[kBatch];
 #pragma unroll
-      for (int i = 0; i < kBatch; ++i) {
-        const int r = warp() + (load + i) * kStride;
-        value[i] = grad[(r < last_row ? r : last_row) * job.pixels()];
-      }
+      for (int i = 0; i < kBatch; ++i, offset += kStride * job.pixels())
+        value[i] = grad[warp() + (load + i) * kStride < rows ? offset : 0];
 #pragma unroll
       for (int i = 0; i < kBatch; ++i) {
         const int r = warp() + (load + i) * kStride;
-        storage.grad[r * kPitch + lane()] = valid && r <= last_row ? convert(value[i]) : E(0);
+        storage.grad[r * kPitch + lane()] = valid && r < rows ? convert(value[i]) : E(0);
       }
     }
   }
 
-  // Reads the block's columns of the input at the same pixels; lane = pixel.
+  // Reads the block's columns of the input at the same pixels; lane = pixel, which is at (y, x).
   template <class E, int kPitch, class Convert>
-  __device__ __forceinline__ void load_inputs(int64_t first, WeightStorage<E, kColumns, kPitch>& storage,
-                                              const Convert& convert) const {
+  __device__ __forceinline__ void load_inputs(const T* input, unsigned y, unsigned x, bool valid,
+                                              WeightStorage<E, kColumns, kPitch>& storage, const Convert& convert) const {
     constexpr int kStride = kWeightThreads / 32, kLoads = kColumns / kStride, kBatch = kLoads < 12 ? kLoads : 12;
     static_assert(kLoads % kBatch == 0, "whole batches");
-    const bool valid = first + lane() < end;
-    const At at = locate(valid ? first + lane() : 0);
-    const unsigned y = unsigned(quotient(at.pixel, job.width)), x = unsigned(at.pixel - y * job.width);
     const unsigned height = unsigned(job.height), width = unsigned(job.width);
-    const T* const input = at.pairs.input + at.image * job.channels * job.pixels() + at.pixel;
-    const int columns = int(job.columns - first_column < kColumns ? job.columns - first_column : kColumns);
 #pragma unroll
     for (int load = 0; load < kLoads; load += kBatch) {
       T value[kBatch];
@@ -252,19 +257,32 @@ struct WeightProduct {
   template <class Storage, class Convert, class Multiply>
   __device__ __forceinline__ void for_each_chunk(Storage& storage, const Convert& convert, const Multiply& multiply) const {
     if (threadIdx.x < kColumns) storage.column[threadIdx.x] = make_column(first_column + threadIdx.x);
-    for (int64_t first = begin; first < end; first += kChunk) {
+    At at = locate(begin + lane());
+    for (int64_t first = begin; first < end; first += kChunk, advance(at)) {
       __syncthreads();  // the columns are known, the previous chunk has been used
-      load_gradients(first, storage, convert);
-      load_inputs(first, storage, convert);
+      const int64_t own = first + own_gradient();
+      const T* const grad = gradients(locate(own < end ? own : first));
+      if (in_groups())
+        load_gradient_groups(grad, own < end, storage, convert);
+      else
+        load_single_gradients(grad, own < end, storage, convert);
+      const bool valid = first + lane() < end;
+      const T* const anywhere = job.one.images > 0 ? job.one.input : job.two.input;
+      load_inputs(valid ? input(at) : anywhere, at.y, at.x, valid, storage, convert);
       __syncthreads();
       multiply();
     }
   }
 
-  // Where the block's element (row, column) of the partial product goes; null beyond the weight.
-  __device__ __forceinline__ A* target(int row, int column) const {
-    const int64_t r = first_row + row, c = first_column + column;
-    return r < job.rows && c < job.columns ? job.partial + (split * job.rows + r) * job.columns + c : nullptr;
+  // Stores the block's elements of a row of the partial product; those beyond the weight are passed over. column(i), value(i):
+  // of element i of `count`.
+  template <int kCount, class ColumnOf, class Value>
+  __device__ __forceinline__ void store_row(int row, const ColumnOf& column, const Value& value) const {
+    if (row >= rows) return;
+    A* const target = job.partial + (split * job.rows + first_row + row) * job.columns + first_column;
+#pragma unroll
+    for (int i = 0; i < kCount; ++i)
+      if (column(i) < columns) target[column(i)] = value(i);
   }
 };
 
