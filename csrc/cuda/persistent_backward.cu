@@ -28,7 +28,38 @@ struct Backward : OwnCells<C> {
     Connection<T> connection;
   };
 
+  // The rows of the weight, and the channels of the gate gradients as they are stored, of a chunk of depth: all of one gate.
+  struct Depth {
+    int channels;
+    Divisor of_gate, of_group;  // chunks
+
+    __device__ explicit Depth(const PersistentShape& shape)
+        : channels(shape.channels), of_gate(shape.gradient_stride / Core::kPerChunk), of_group(4 * of_gate.divisor) {}
+
+    __device__ __forceinline__ ChunkRows rows(int chunk) const {
+      const unsigned group = of_group.quotient(chunk), within = chunk - group * of_group.divisor;
+      const unsigned gate = of_gate.quotient(within);
+      const int channel = group * Core::kGroupChannels + (within - gate * of_gate.divisor) * Core::kPerChunk;
+      const int left = channels - channel;
+      return {int(gate) * channels + channel, left < Core::kPerChunk ? left : Core::kPerChunk};
+    }
+  };
+  struct Source {
+    Depth depth;
+    int taps;
+
+    __device__ explicit Source(const PersistentShape& shape) : depth(shape), taps(shape.taps()) {}
+    __device__ __forceinline__ bool find(int columns, const WeightPlace& at, int& row, int& column, int& tap) const {
+      column = at.output / Core::kOutputs * Core::kGroupChannels + at.output % Core::kOutputs;
+      const ChunkRows rows = depth.rows(at.depth / Core::kPerChunk);
+      const int within = at.depth % Core::kPerChunk;
+      row = rows.first + within, tap = taps - 1 - at.tap;
+      return within < rows.count && column < columns;
+    }
+  };
+
   const Tensors& tensors;
+  Depth depth;
   bool flip;
   A dc[kCells], c[kCells], c_previous[kCells];
   Gates<A> gates[kCells];  // then their gradients
@@ -44,25 +75,8 @@ struct Backward : OwnCells<C> {
     const int own = int(group_depth(shape)) / Core::kPerChunk;
     return {group * own, (group + 1) * own};
   }
-  // The rows of the weight, and the channels of the gate gradients as they are stored, of a chunk of depth: all of one gate.
-  static __device__ __forceinline__ ChunkRows depth_rows(const PersistentShape& shape, int chunk) {
-    const int stride = shape.gradient_stride, depth = chunk * Core::kPerChunk, within = depth % (4 * stride);
-    const int gate = within / stride;
-    const int channel = depth / (4 * stride) * Core::kGroupChannels + within - gate * stride;
-    const int left = shape.channels - channel;
-    return {gate * shape.channels + channel, left < Core::kPerChunk ? left : Core::kPerChunk};
-  }
-  static __device__ bool source(const PersistentShape& shape, int columns, const WeightPlace& at, int& row, int& column,
-                                int& tap) {
-    column = at.output / Core::kOutputs * Core::kGroupChannels + at.output % Core::kOutputs;
-    const ChunkRows rows = depth_rows(shape, at.depth / Core::kPerChunk);
-    const int within = at.depth % Core::kPerChunk;
-    row = rows.first + within, tap = shape.taps() - 1 - at.tap;
-    return within < rows.count && column < columns;
-  }
-
   __device__ Backward(const PersistentShape& shape, const Tensors& tensors, const Place& place, bool flip, Constants&)
-      : OwnCells<C>{shape, place}, tensors(tensors), flip(flip) {
+      : OwnCells<C>{shape, place}, tensors(tensors), depth(shape), flip(flip) {
     const int t = flip ? shape.steps - 1 : 0;
 #pragma unroll
     for (int j = 0; j < kCells; ++j) {
@@ -75,12 +89,12 @@ struct Backward : OwnCells<C> {
   }
 
   __device__ const T* side() const { return tensors.side; }
-  __device__ __forceinline__ ChunkRows side_rows(int chunk, int) const { return depth_rows(shape, chunk); }
+  __device__ __forceinline__ ChunkRows side_rows(int chunk, int) const { return depth.rows(chunk); }
   __device__ __forceinline__ const T* initial() const {
     const T* const after = tensors.connection.grad_gates_after;
     return after ? after + place.image * 4 * shape.channels * shape.pixels() : nullptr;
   }
-  __device__ __forceinline__ ChunkRows initial_rows(int chunk) const { return depth_rows(shape, chunk); }
+  __device__ __forceinline__ ChunkRows initial_rows(int chunk) const { return depth.rows(chunk); }
 
   // Reads what the cell needs before the neighbours are waited for. Cells outside the image read and compute what they
   // like: without branches between the cells all loads are under way at once, and all cells interleave.
@@ -123,11 +137,11 @@ struct Backward : OwnCells<C> {
     for (int j = 0; j < kCells; ++j) {
       if (!valid(j)) continue;
       Chunk* const pixel = tile + (Core::y(j) * side + Core::x(j)) * pitch;
-      const int depth = place.group * 4 * stride + Core::channel(j);
-      Core::write(pixel, depth, Core::rounded(gates[j].i));
-      Core::write(pixel, depth + stride, Core::rounded(gates[j].f));
-      Core::write(pixel, depth + 2 * stride, Core::rounded(gates[j].o));
-      Core::write(pixel, depth + 3 * stride, Core::rounded(gates[j].g));
+      const int first = place.group * 4 * stride + Core::channel(j);
+      Core::write(pixel, first, Core::rounded(gates[j].i));
+      Core::write(pixel, first + stride, Core::rounded(gates[j].f));
+      Core::write(pixel, first + 2 * stride, Core::rounded(gates[j].o));
+      Core::write(pixel, first + 3 * stride, Core::rounded(gates[j].g));
     }
   }
 

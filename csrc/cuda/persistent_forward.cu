@@ -43,14 +43,18 @@ struct Forward : OwnCells<C> {
     return {group * kOwn, end < shape.recurrent_chunks ? end : shape.recurrent_chunks};
   }
   // The element of the weight that is packed at this place. False: none, a zero.
-  static __device__ bool source(const PersistentShape& shape, int columns, const WeightPlace& at, int& row, int& column,
-                                int& tap) {
-    int channel, gate;
-    Core::gate_row(at.output % Core::kOutputs, channel, gate);
-    channel += at.output / Core::kOutputs * Core::kGroupChannels;
-    row = gate * shape.channels + channel, column = at.depth, tap = at.tap;
-    return channel < shape.channels && column < columns;
-  }
+  struct Source {
+    int channels;
+
+    __device__ explicit Source(const PersistentShape& shape) : channels(shape.channels) {}
+    __device__ __forceinline__ bool find(int columns, const WeightPlace& at, int& row, int& column, int& tap) const {
+      int channel, gate;
+      Core::gate_row(at.output % Core::kOutputs, channel, gate);
+      channel += at.output / Core::kOutputs * Core::kGroupChannels;
+      row = gate * channels + channel, column = at.depth, tap = at.tap;
+      return channel < channels && column < columns;
+    }
+  };
 
   __device__ Forward(const PersistentShape& shape, const Tensors& tensors, const Place& place, bool, Constants& constants)
       : OwnCells<C>{shape, place}, tensors(tensors), constants(constants) {

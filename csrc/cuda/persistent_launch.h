@@ -31,13 +31,14 @@ __global__ void __launch_bounds__(256)
     persistent_pack_kernel(const __grid_constant__ PackJobs<T> work, PersistentShape shape) {
   using Core = typename Policy::Core;
   const unsigned thread = blockIdx.x * blockDim.x + threadIdx.x, stride = gridDim.x * blockDim.x;
+  const typename Policy::Source source(shape);
   for (unsigned i = thread; i < work.flag_count; i += stride) work.flags[i] = 0;
   for (int j = 0; j < work.count; ++j) {
     const PackJob<T>& job = work.jobs[j];
     for (unsigned e = thread; e < job.elements; e += stride) {
       const WeightPlace place = Core::locate(e, shape.taps(), job.chunks);
       int row, column, tap;
-      const bool inside = Policy::source(shape, job.columns, place, row, column, tap);
+      const bool inside = source.find(job.columns, place, row, column, tap);
       const T value = inside ? job.weight[(row * job.columns + column) * shape.taps() + tap] : T{};
       reinterpret_cast<typename Core::Alias*>(job.packed)[e] = Core::element(value);
     }

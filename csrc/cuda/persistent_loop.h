@@ -94,12 +94,15 @@ struct LayerRun {
   const Link& link;
   const Place& place;
   const PersistentStorage<Policy>& storage;
-  int radius, side, weight_chunks;  // side: of the window; weight_chunks: of one chunk of depth
+  WindowSize window;
+  int weight_chunks;  // of one chunk of depth
 
   __device__ LayerRun(const PersistentArguments<Policy>& arguments, const Link& link, const Place& place,
                       const PersistentStorage<Policy>& storage)
       : arguments(arguments), shape(arguments.shape), link(link), place(place), storage(storage),
-        radius(shape.kernel / 2 * link.dilation), side(kTile + 2 * radius), weight_chunks(shape.taps() * Core::kOutputs) {}
+        window(shape.kernel / 2 * link.dilation, shape.recurrent_chunks), weight_chunks(shape.taps() * Core::kOutputs) {}
+
+  __device__ __forceinline__ int side() const { return int(window.side.divisor); }
 
   __device__ __forceinline__ int frame(int r) const { return link.flip ? shape.steps - 1 - r : r; }
   __device__ __forceinline__ bool weights_take_turns() const { return link.side_weight && shape.side_chunks == 0; }
@@ -121,10 +124,10 @@ struct LayerRun {
     for (int done = 0; done < count; done += Core::kSideChunks) {
       const int some = count - done < Core::kSideChunks ? count - done : Core::kSideChunks;
       if (done > 0) __syncthreads();  // the previous chunks have been used
-      load_channels<Core>(storage.side_window, pitch, image, first + done, some, shape, place, radius,
+      load_channels<Core>(storage.side_window, pitch, image, first + done, some, shape, place, window,
                           [&](int chunk) { return policy.side_rows(chunk, link.side_channels); });
       __syncthreads();
-      Core::multiply(sum, weight, done, some, count, storage.side_window, pitch, side, shape.kernel, link.dilation);
+      Core::multiply(sum, weight, done, some, count, storage.side_window, pitch, side(), shape.kernel, link.dilation);
     }
   }
 
@@ -173,7 +176,7 @@ __device__ __forceinline__ void run_layer(const PersistentArguments<Policy>& arg
   using Core = typename Policy::Core;
   const PersistentShape& shape = arguments.shape;
   const LayerRun<Policy> run(arguments, link, place, storage);
-  const int radius = run.radius, side = run.side, chunks = shape.recurrent_chunks, pitch = chunk_pitch(chunks);
+  const int radius = run.window.radius, side = run.side(), chunks = shape.recurrent_chunks, pitch = chunk_pitch(chunks);
   const OwnChunks own = Policy::own_chunks(shape, place.group);
   Chunk* const exchange =
       arguments.exchange + int64_t(place.chain * shape.batch + place.image) * shape.pixels() * chunks;
@@ -199,9 +202,9 @@ __device__ __forceinline__ void run_layer(const PersistentArguments<Policy>& arg
       run.side_convolution(sum, policy, storage.side_weight, 0, link.side_chunks, t);
     if (r > 0) {
       await_neighbours(shape, place, arguments.flags, radius, ticks, {link.number, r});
-      load_ring(storage.window, exchange + (ticks - 1) % 2 * arguments.slot, shape, place, radius, own);
+      load_ring(storage.window, exchange + (ticks - 1) % 2 * arguments.slot, shape, place, run.window, own);
     } else if (policy.initial()) {
-      load_channels<Core>(storage.window, pitch, policy.initial(), 0, chunks, shape, place, radius,
+      load_channels<Core>(storage.window, pitch, policy.initial(), 0, chunks, shape, place, run.window,
                           [&](int chunk) { return policy.initial_rows(chunk); });
     }
     if (r > 0 || policy.initial()) {
@@ -213,7 +216,7 @@ __device__ __forceinline__ void run_layer(const PersistentArguments<Policy>& arg
     policy.finish(sum, storage.window + (radius * side + radius) * pitch, side, pitch);
     if (r + 1 < shape.steps) {
       __syncthreads();
-      store_own(storage.window, exchange + ticks % 2 * arguments.slot, shape, place, radius, own);
+      store_own(storage.window, exchange + ticks % 2 * arguments.slot, shape, place, run.window, own);
       __syncthreads();
       if (threadIdx.x == 0) PDB_PUBLISH(arguments.flags + blockIdx.x, ticks + 1);
     }

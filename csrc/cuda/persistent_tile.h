@@ -14,6 +14,16 @@ constexpr int kPersistentThreads = 256;
 
 PDB_HD int chunk_pitch(int chunks) { return chunks | 1; }
 
+// Divides numbers below 2^16 by one that does not change, with a multiplication: n / d = n * ceil(2^32 / d) / 2^32 then.
+struct Divisor {
+  unsigned divisor, factor;
+
+  PDB_HD explicit Divisor(unsigned divisor) : divisor(divisor), factor(0xFFFFFFFFu / divisor + 1) {}
+  PDB_HD unsigned quotient(unsigned n) const {
+    return divisor == 1 ? n : static_cast<unsigned>(static_cast<uint64_t>(n) * factor >> 32);
+  }
+};
+
 // Sizes that all layers of a launch share.
 struct PersistentShape {
   int channels, height, width, steps, batch, kernel, depth, groups, tiles_y, tiles_x;
@@ -27,6 +37,15 @@ struct PersistentShape {
   PDB_HD int pixels() const { return height * width; }
   PDB_HD int64_t state() const { return int64_t(batch) * channels * pixels(); }
   PDB_HD int taps() const { return kernel * kernel; }
+};
+
+// The window of a layer: a tile with its halo. What is in shared memory has fewer than 2^16 chunks.
+struct WindowSize {
+  int radius;
+  Divisor side, area, chunks;  // chunks: of the recurrent depth
+
+  __device__ WindowSize(int radius, int recurrent_chunks)
+      : radius(radius), side(kTile + 2 * radius), area(side.divisor * side.divisor), chunks(recurrent_chunks) {}
 };
 
 // A block's place. Block index = ((chain * N + image) * groups + group) * tiles + tile.
@@ -88,19 +107,20 @@ struct ChunkRows {
 // chunk is made of. Sixteen loads are under way at a time, all from valid addresses, so that nothing branches between them.
 template <class Core, class S, class Rows>
 __device__ __forceinline__ void load_channels(Chunk* tile, int pitch, const S* image, int first, int chunks,
-                                              const PersistentShape& shape, const Place& place, int radius,
-                                              const Rows& rows) {
+                                              const PersistentShape& shape, const Place& place,
+                                              const WindowSize& window, const Rows& rows) {
   constexpr int kPer = Core::kPerChunk, kUnits = 16 / kPer;
-  const unsigned side = kTile + 2 * radius, area = side * side, units = chunks * area;
+  const unsigned units = chunks * window.area.divisor;
   const int pixels = shape.pixels();
   for (unsigned begin = threadIdx.x; begin < units; begin += kUnits * kPersistentThreads) {
     S value[kUnits][kPer];
     int target[kUnits], count[kUnits];
 #pragma unroll
     for (int u = 0; u < kUnits; ++u) {
-      const unsigned unit = begin + u * kPersistentThreads, chunk = unit / area, pixel = unit - chunk * area;
-      const int row = pixel / side, column = pixel - row * side;
-      const int y = place.y() - radius + row, x = place.x() - radius + column;
+      const unsigned unit = begin + u * kPersistentThreads, chunk = window.area.quotient(unit);
+      const unsigned pixel = unit - chunk * window.area.divisor, row = window.side.quotient(pixel);
+      const int y = place.y() - window.radius + int(row);
+      const int x = place.x() - window.radius + int(pixel - row * window.side.divisor);
       const bool wanted = unit < units && unsigned(y) < unsigned(shape.height) && unsigned(x) < unsigned(shape.width);
       const ChunkRows channels = rows(first + int(chunk));
       target[u] = unit < units ? int(pixel * pitch + chunk) : -1;
@@ -127,23 +147,25 @@ struct OwnChunks {
 // Reads what other blocks have written of the recurrent window from an exchange buffer (H, W, chunks); what lies outside
 // the image is zero already, what this block owns is there. Loads come in batches, to wait for L2 once.
 __device__ __forceinline__ void load_ring(Chunk* tile, const Chunk* exchange, const PersistentShape& shape,
-                                          const Place& place, int radius, OwnChunks own) {
+                                          const Place& place, const WindowSize& window, OwnChunks own) {
   constexpr int kBatch = 4;
-  const unsigned side = kTile + 2 * radius, chunks = shape.recurrent_chunks, units = side * side * chunks;
-  const int pitch = chunk_pitch(chunks);
+  const unsigned units = window.area.divisor * window.chunks.divisor;
+  const int chunks = int(window.chunks.divisor), pitch = chunk_pitch(chunks), radius = window.radius;
   for (unsigned begin = threadIdx.x; begin < units; begin += kBatch * kPersistentThreads) {
     Chunk value[kBatch];
     int target[kBatch];
 #pragma unroll
     for (int b = 0; b < kBatch; ++b) {
-      const unsigned unit = begin + b * kPersistentThreads, pixel = unit / chunks;
-      const int chunk = unit - pixel * chunks, row = int(pixel / side) - radius, column = int(pixel % side) - radius;
+      const unsigned unit = begin + b * kPersistentThreads, pixel = window.chunks.quotient(unit);
+      const unsigned line = window.side.quotient(pixel);
+      const int chunk = int(unit - pixel * window.chunks.divisor);
+      const int row = int(line) - radius, column = int(pixel - line * window.side.divisor) - radius;
       const int y = place.y() + row, x = place.x() + column;
       const bool mine = unsigned(row) < kTile && unsigned(column) < kTile && chunk >= own.begin && chunk < own.end;
       const bool wanted =
           unit < units && !mine && unsigned(y) < unsigned(shape.height) && unsigned(x) < unsigned(shape.width);
       target[b] = wanted ? int(pixel) * pitch + chunk : -1;
-      if (wanted) value[b] = load_global(exchange + (y * shape.width + x) * int(chunks) + chunk);
+      if (wanted) value[b] = load_global(exchange + (y * shape.width + x) * chunks + chunk);
     }
 #pragma unroll
     for (int b = 0; b < kBatch; ++b)
@@ -153,12 +175,12 @@ __device__ __forceinline__ void load_ring(Chunk* tile, const Chunk* exchange, co
 
 // The reverse: this block's own part of the window, for its neighbours.
 __device__ __forceinline__ void store_own(const Chunk* tile, Chunk* exchange, const PersistentShape& shape,
-                                          const Place& place, int radius, OwnChunks own) {
-  const int side = kTile + 2 * radius, chunks = shape.recurrent_chunks;
-  const unsigned count = own.end - own.begin;
-  for (unsigned unit = threadIdx.x; unit < kTile * kTile * count; unit += kPersistentThreads) {
-    const unsigned pixel = unit / count;
-    const int row = pixel / kTile, column = pixel % kTile, chunk = own.begin + int(unit - pixel * count);
+                                          const Place& place, const WindowSize& window, OwnChunks own) {
+  const int side = int(window.side.divisor), chunks = int(window.chunks.divisor), radius = window.radius;
+  const Divisor count(own.end - own.begin);
+  for (unsigned unit = threadIdx.x; unit < kTile * kTile * count.divisor; unit += kPersistentThreads) {
+    const unsigned pixel = count.quotient(unit);
+    const int row = pixel / kTile, column = pixel % kTile, chunk = own.begin + int(unit - pixel * count.divisor);
     const int y = place.y() + row, x = place.x() + column;
     if (y >= shape.height || x >= shape.width) continue;
     store_global(exchange + (y * shape.width + x) * chunks + chunk,
