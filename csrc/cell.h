@@ -12,15 +12,16 @@
 
 namespace pdb {
 
+// 1 / x. On a GPU within 2 ulp: an exact division has a branch for rare divisors, which keeps cells from interleaving.
 #if defined(__CUDA_ARCH__)
-// The divisor is 1 or more and no rounding mode is promised (2 ulp): without the branch for rare divisors that an exact
-// division has, the cells of a thread interleave.
-PDB_HD float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
-#else
-PDB_HD float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+PDB_HD float reciprocal(float x) { return __fdividef(1.0f, x); }
+#elif !defined(PDB_DEVICE_FUNCTIONS)  // tests/cuda_host/device_functions.h has them as inexact as a GPU's
+PDB_HD float reciprocal(float x) { return 1.0f / x; }
 #endif
+
+PDB_HD float sigmoid(float x) { return reciprocal(1.0f + expf(-x)); }
 PDB_HD double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
-PDB_HD float tanh(float x) { return ::tanhf(x); }
+PDB_HD float tanh(float x) { return tanhf(x); }
 PDB_HD double tanh(double x) { return ::tanh(x); }
 
 // 1 in the type of the argument.

@@ -52,6 +52,7 @@ def host_library() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     library = folder / "libcuda_on_host.so"
     include = [f"-I{ROOT / 'csrc/cuda'}", f"-I{ROOT / 'tests/cuda_host'}"]
+    include += ["-include", str(ROOT / "tests/cuda_host/device_functions.h")]
     objects = compile_all([compiler(), *FLAGS, *include], sources, folder)
     subprocess.run([compiler(), "-shared", *map(str, objects), "-o", str(library)], check=True)
     return library

@@ -19,6 +19,10 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
+#if defined(PDB_DEVICE_FUNCTIONS)
+bool pdb::device_errors = false;
+#endif
+
 namespace pdb::cuda::host {
 
 Index thread_index, block_index, block_dim, grid_dim;

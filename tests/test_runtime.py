@@ -1,0 +1,64 @@
+"""What pdb_ext tells of the calls of its ops."""
+
+import threading
+
+import pytest
+import torch
+
+import pdb_ext
+
+if not pdb_ext.build_info()["native"]:
+    pytest.skip("needs the compiled library", allow_module_level=True)
+
+
+def make_layer(channels=2):
+    return pdb_ext.ConvLSTM(channels, channels), torch.randn(3, 1, channels, 5, 6)
+
+
+def test_forward_and_backward_are_recorded_in_their_order():
+    layer, x = make_layer()
+    with pdb_ext.record_calls() as calls:
+        assert len(calls) == 0
+        output, _ = layer(x)
+        assert [call["op"] for call in calls] == ["convlstm"]
+        output.sum().backward()
+    layer(x)  # no longer
+    assert [call["op"] for call in calls] == ["convlstm", "convlstm_backward"]
+    capability = pdb_ext.build_info()["cpu_capability"]
+    expected = {"device": "cpu", "path": capability, "kernel": "direct", "layers": 1, "tensor_cores": False}
+    assert all(expected.items() <= call.items() for call in calls) and calls[-1] == calls[1] and len(calls[:1]) == 1
+
+
+def test_the_kernel_on_the_cpu_is_named():
+    layer, x = make_layer(16)
+    with pdb_ext.record_calls() as calls:
+        layer(torch.randn(1, 1, 16, 12, 12))
+    assert calls[0]["kernel"] == "winograd"
+
+
+def test_blocks_nest_and_each_sees_its_own_calls():
+    layer, x = make_layer()
+    with pdb_ext.record_calls() as outer:
+        layer(x)
+        with pdb_ext.record_calls() as inner:
+            layer(x)
+        layer(x)
+    assert (len(outer), len(inner)) == (3, 1)
+
+
+def test_calls_of_other_threads_are_seen_and_an_error_ends_the_block():
+    layer, x = make_layer()
+    with pytest.raises(KeyError), pdb_ext.record_calls() as calls:
+        thread = threading.Thread(target=layer, args=(x,))
+        thread.start()
+        thread.join()
+        raise KeyError
+    assert len(calls) == 1
+    layer(x)
+    assert len(calls) == 1
+
+
+def test_the_last_call_is_known_without_a_block():
+    layer, x = make_layer()
+    layer(x)[0].sum().backward()
+    assert pdb_ext.build_info()["last_call"]["op"] == "convlstm_backward"
