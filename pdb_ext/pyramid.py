@@ -51,8 +51,9 @@ def pdb_convlstm(x: Tensor, layers: list, states: list[State | None]) -> list[tu
     save = ops.saves(layers[0].recompute_gates, x, layers[0].weight_h)
     dilations, current = [layer.dilation for layer in layers[::2]], layers[0].output_peephole == "current"
     output, c_n, _ = torch.ops.pdb_ext.pdb_convlstm(x, parameters, dilations, current, save if training else SAVE_NOTHING)
-    last = [h[0] if layer.reverse else h[-1] for layer, h in zip(layers, output.unbind())]
-    return list(zip(output.unbind(), ((h.clone(), c) for h, c in zip(last, c_n.unbind()))))
+    # The last states, copied: views would keep all of output alive. One copy for all layers of a direction.
+    last = zip(output[::2, -1].clone().unbind(), output[1::2, 0].clone().unbind())
+    return list(zip(output.unbind(), zip((h for pair in last for h in pair), c_n.unbind())))
 
 
 def _fake_pdb_convlstm(x, parameters, dilations, peephole_current, save):

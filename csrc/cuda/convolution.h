@@ -27,17 +27,41 @@ struct alignas(16) ConvolutionStorage {
   A tile[kTileElements];
 };
 
-// Reads `channels` channels of the tile and its halo into shared memory, a warp per image row; zeros outside the image.
+constexpr int kLoadBatch = 4;  // loads of a thread that are under way together
+
+// Reads `channels` channels of the tile and its halo into shared memory; zeros outside the image.
 template <class T, class A>
 __device__ __forceinline__ void load_tile(const T* input, int channels, const Window& window, int tile_height,
                                           int tile_width, A* tile) {
-  for (int row = warp(); row < channels * tile_height; row += kWarps) {
-    const int64_t y = window.y - window.radius() + row % tile_height;
-    const T* source = input + row / tile_height * window.pixels() + y * window.width;
-    for (int column = lane(); column < tile_width; column += 32) {
-      const int64_t x = window.x - window.radius() + column;
-      tile[row * tile_width + column] = window.contains(y, x) ? A(widen(source[x])) : A(0);
+  const Divisor width(tile_width), height(tile_height);
+  const unsigned elements = channels * tile_height * tile_width;
+  for (unsigned first = threadIdx.x; first < elements; first += kThreads * kLoadBatch) {
+    T value[kLoadBatch] = {};
+#pragma unroll
+    for (int b = 0; b < kLoadBatch; ++b) {
+      const unsigned e = first + b * kThreads, row = width.quotient(e), channel = height.quotient(row);
+      const int64_t y = window.y - window.radius() + (row - channel * tile_height);
+      const int64_t x = window.x - window.radius() + (e - row * tile_width);
+      if (e < elements && window.contains(y, x)) value[b] = input[channel * window.pixels() + y * window.width + x];
     }
+#pragma unroll
+    for (int b = 0; b < kLoadBatch; ++b)
+      if (first + b * kThreads < elements) tile[first + b * kThreads] = A(widen(value[b]));
+  }
+}
+
+// Rows [0, count) of the packed weight, `pitch` apart, each the block's kOutputs, into shared memory.
+template <int kOutputs, class A>
+__device__ __forceinline__ void load_weight(const A* source, int count, int64_t pitch, A* weight) {
+  const int elements = count * kOutputs;
+  for (int first = threadIdx.x; first < elements; first += kThreads * kLoadBatch) {
+    A value[kLoadBatch] = {};
+#pragma unroll
+    for (int b = 0; b < kLoadBatch; ++b)
+      if (const int e = first + b * kThreads; e < elements) value[b] = source[e / kOutputs * pitch + e % kOutputs];
+#pragma unroll
+    for (int b = 0; b < kLoadBatch; ++b)
+      if (const int e = first + b * kThreads; e < elements) weight[e] = value[b];
   }
 }
 
@@ -101,9 +125,7 @@ __device__ void convolve(A (&sum)[kPixels][kRows], ConvolutionStorage<A, kRows>&
       __syncthreads();  // the previous chunk has been used
       if (tiled && tap == 0)
         load_tile(input, count, window, static_cast<int>(tile_height), static_cast<int>(tile_width), storage.tile);
-      const A* source = weight + (first * taps + tap) * pitch;
-      for (int e = threadIdx.x; e < count * (end - tap) * Storage::kOutputs; e += kThreads)
-        storage.weight[e] = source[e / Storage::kOutputs * pitch + e % Storage::kOutputs];
+      load_weight<Storage::kOutputs>(weight + (first * taps + tap) * pitch, count * (end - tap), pitch, storage.weight);
       __syncthreads();
       A part[kPixels][kRows] = {};
       if (tiled)

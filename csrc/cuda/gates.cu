@@ -59,9 +59,9 @@ struct TilePlan {
   int64_t blocks(int64_t images) const { return images * channel_tiles * pixel_tiles; }
 
   __device__ Tile tile() const {
-    const int64_t block = blockIdx.x;
-    return {block / pixel_tiles / channel_tiles, block / pixel_tiles % channel_tiles * kTile,
-            block % pixel_tiles * kTile, channels, pixels, layout};
+    const int64_t rest = quotient(blockIdx.x, pixel_tiles), image = quotient(rest, channel_tiles);
+    return {image, (rest - image * channel_tiles) * kTile, (blockIdx.x - rest * pixel_tiles) * kTile, channels, pixels,
+            layout};
   }
 };
 
@@ -90,9 +90,8 @@ __global__ void __launch_bounds__(kThreads)
   tile.for_each(true, [&](int c, int p) {
     const int at = c * kPitch + p;
     const A sum[4] = {storage.gates[0][at], storage.gates[1][at], storage.gates[2][at], storage.gates[3][at]};
-    const int64_t pixel = tile.pixel + p;
-    storage.h[at] = widen(
-        update_cell(step, layer, tile.image, tile.channel + c, pixel / layer.width, pixel % layer.width, sum));
+    const int64_t pixel = tile.pixel + p, y = quotient(pixel, layer.width);
+    storage.h[at] = widen(update_cell(step, layer, tile.image, tile.channel + c, y, pixel - y * layer.width, sum));
   });
   if (!operand) return;
   __syncthreads();
@@ -110,7 +109,8 @@ __device__ __forceinline__ Gates<A> activations(const Layer& layer, const Tile& 
   const A sum[4] = {storage.gates[0][at], storage.gates[1][at], storage.gates[2][at], storage.gates[3][at]};
   Gates<A> gates = add_bias(sum, gradients.bias, C, channel);
   A cell, h;
-  cell_forward(gates, read_peephole<A>(step.peephole, channel, pixel / layer.width, pixel % layer.width),
+  const int64_t y = quotient(pixel, layer.width);
+  cell_forward(gates, read_peephole<A>(step.peephole, channel, y, pixel - y * layer.width),
                previous_cell(step, (tile.image * C + channel) * layer.pixels() + pixel), layer.peephole_current, cell, h);
   return gates;
 }
@@ -139,11 +139,10 @@ __global__ void __launch_bounds__(kThreads, 1)  // without the 1 ptxas saves reg
   __syncthreads();
   tile.for_each(true, [&](int c, int p) {
     const int at = c * kPitch + p;
-    const int64_t pixel = tile.pixel + p;
+    const int64_t pixel = tile.pixel + p, y = quotient(pixel, layer.width);
     const Gates<A> gates = activations(layer, tile, gradients, step, storage, c, p);
-    const Gates<A> dgates =
-        gate_gradients(step, layer, tile.image, tile.channel + c, pixel / layer.width, pixel % layer.width, gates,
-                       gradients.grad_h ? storage.h[at] : A(0), !gradients.grad_h);
+    const Gates<A> dgates = gate_gradients(step, layer, tile.image, tile.channel + c, y, pixel - y * layer.width, gates,
+                                           gradients.grad_h ? storage.h[at] : A(0), !gradients.grad_h);
     if (gradients.grad_peephole) add_peephole_gradient(layer, step, tile, dgates, gradients.grad_peephole, c, p);
     storage.gates[0][at] = dgates.i;
     storage.gates[1][at] = dgates.f;

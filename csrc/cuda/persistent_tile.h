@@ -14,16 +14,6 @@ constexpr int kPersistentThreads = 256;
 
 PDB_HD int chunk_pitch(int chunks) { return chunks | 1; }
 
-// Divides numbers below 2^16 by one that does not change, with a multiplication: n / d = n * ceil(2^32 / d) / 2^32 then.
-struct Divisor {
-  unsigned divisor, factor;
-
-  PDB_HD explicit Divisor(unsigned divisor) : divisor(divisor), factor(0xFFFFFFFFu / divisor + 1) {}
-  PDB_HD unsigned quotient(unsigned n) const {
-    return divisor == 1 ? n : static_cast<unsigned>(static_cast<uint64_t>(n) * factor >> 32);
-  }
-};
-
 // Sizes that all layers of a launch share.
 struct PersistentShape {
   int channels, height, width, steps, batch, kernel, depth, groups, tiles_y, tiles_x;

@@ -5,6 +5,16 @@
 
 namespace pdb::cuda {
 
+// Divides numbers below 2^16 by one that does not change, with a multiplication: n / d = n * ceil(2^32 / d) / 2^32 then.
+struct Divisor {
+  unsigned divisor, factor;
+
+  PDB_HD explicit Divisor(unsigned divisor) : divisor(divisor), factor(0xFFFFFFFFu / divisor + 1) {}
+  PDB_HD unsigned quotient(unsigned n) const {
+    return divisor == 1 ? n : static_cast<unsigned>(static_cast<uint64_t>(n) * factor >> 32);
+  }
+};
+
 // Where a block works: the tile's first pixel, and the image and kernel it belongs to.
 struct Window {
   int64_t height, width, kernel, dilation;
@@ -30,11 +40,11 @@ struct BlockPlan {
 
   int64_t blocks(int64_t images) const { return images * groups * tiles; }
 
-  __device__ int64_t image() const { return blockIdx.x / tiles / groups; }
-  __device__ int64_t group() const { return blockIdx.x / tiles % groups; }
+  __device__ int64_t image() const { return quotient(quotient(blockIdx.x, tiles), groups); }
+  __device__ int64_t group() const { return quotient(blockIdx.x, tiles) - image() * groups; }
   __device__ Window window() const {
-    const int64_t tile = blockIdx.x % tiles;
-    return {height, width, kernel, dilation, tile / tiles_x * tile_height, tile % tiles_x * tile_width};
+    const int64_t tile = blockIdx.x - quotient(blockIdx.x, tiles) * tiles, row = quotient(tile, tiles_x);
+    return {height, width, kernel, dilation, row * tile_height, (tile - row * tiles_x) * tile_width};
   }
 };
 
