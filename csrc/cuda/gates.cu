@@ -80,7 +80,7 @@ __device__ __forceinline__ void load_sums(const Tile& tile, const GateSums<T>& s
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     gates_forward_kernel(Layer layer, TilePlan plan, GateSums<T> sums, ForwardStep<T> step, T* operand) {
   using A = accumulation_t<T>;
   auto& storage = shared_storage<GateStorage<A>>();

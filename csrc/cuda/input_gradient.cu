@@ -11,7 +11,7 @@ constexpr int kBlockChannels = kWarps * kRows;
 static_assert(kPackedColumns % kBlockChannels == 0, "a block's columns must lie within the packed weight");
 
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 2)
     input_gradient_kernel(BlockPlan plan, int64_t rows, int64_t channels,
                           const __grid_constant__ DataGradients<T> gradients, T* grad_input) {
   using A = accumulation_t<T>;

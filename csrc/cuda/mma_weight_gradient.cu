@@ -26,8 +26,16 @@ __device__ __forceinline__ const uint32_t* words(const typename Operands<T>::Ele
   return reinterpret_cast<const uint32_t*>(elements) + row * Operands<T>::kPitchWords + step * kMmaWords + lane() % 4;
 }
 
+// Blocks for whose registers a multiprocessor has room: where fewer would do, ptxas takes more registers than it needs, and
+// for sm_120 it needs more.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
+constexpr int kResidentBlocks = 2;
+#else
+constexpr int kResidentBlocks = 3;
+#endif
+
 template <class T>
-__global__ void __launch_bounds__(kWeightThreads, 3) mma_weight_gradient_kernel(const __grid_constant__ WeightJobs<T> jobs) {
+__global__ void __launch_bounds__(kWeightThreads, kResidentBlocks) mma_weight_gradient_kernel(const __grid_constant__ WeightJobs<T> jobs) {
   using Element = typename Operands<T>::Element;
   auto& storage = shared_storage<typename Operands<T>::Storage>();
   const WeightProduct<T, kMmaBlockColumns> product(jobs);

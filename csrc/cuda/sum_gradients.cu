@@ -49,17 +49,19 @@ __global__ void __launch_bounds__(kThreads) bias_gradient_kernel(const __grid_co
   auto& storage = shared_storage<Storage<A>>();
   const int index = all.find();
   const BiasGradient<T>& job = all.jobs[index];
-  const int64_t row = blockIdx.x - all.first_block[index], count = job.images * job.pixels;
+  const int64_t row = blockIdx.x - all.first_block[index];
+  int64_t image = quotient(threadIdx.x, job.pixels), pixel = threadIdx.x - image * job.pixels;
   A sum = 0;
-  for (int64_t first = threadIdx.x; first < count; first += kBatch * kThreads) {
-    T value[kBatch];
+  while (image < job.images) {
+    T value[kBatch] = {};
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
-      const int64_t e = first + i * kThreads, at = e < count ? e : first, image = quotient(at, job.pixels);
-      value[i] = job.grad_gates[(image * job.rows + row) * job.pixels + at - image * job.pixels];
+      if (image < job.images) value[i] = job.grad_gates[(image * job.rows + row) * job.pixels + pixel];
+      pixel += kThreads;
+      while (pixel >= job.pixels) pixel -= job.pixels, ++image;
     }
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) sum += first + i * kThreads < count ? A(widen(value[i])) : A(0);
+    for (int i = 0; i < kBatch; ++i) sum += A(widen(value[i]));
   }
   storage.sum[threadIdx.x] = sum;
   for (unsigned half = kThreads / 2; half > 0; half /= 2) {

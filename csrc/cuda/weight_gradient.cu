@@ -12,7 +12,7 @@ constexpr int kPitch = kChunk + 1;  // so that the same pixel of several rows fa
 static_assert(kRowThreads * kColumnThreads == kWeightThreads, "every thread has its part");
 
 template <class T>
-__global__ void __launch_bounds__(kWeightThreads) weight_gradient_kernel(const __grid_constant__ WeightJobs<T> jobs) {
+__global__ void __launch_bounds__(kWeightThreads, 2) weight_gradient_kernel(const __grid_constant__ WeightJobs<T> jobs) {
   using A = accumulation_t<T>;
   auto& storage = shared_storage<WeightStorage<A, kFmaBlockColumns, kPitch>>();
   const WeightProduct<T, kFmaBlockColumns> product(jobs);
