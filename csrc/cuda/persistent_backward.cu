@@ -62,7 +62,8 @@ struct Backward : OwnCells<C> {
   Depth depth;
   bool flip;
   A dc[kCells], c[kCells], c_previous[kCells];
-  Gates<A> gates[kCells];  // then their gradients
+  T saved[kCells][4], grad_output[kCells];  // as they are read: whoever converts them waits for them
+  Gates<A> grad_gates[kCells];
 
   static PDB_HD int64_t group_depth(const PersistentShape& shape) { return 4 * shape.gradient_stride; }
   static int64_t recurrent_chunks(const PersistentShape& shape) {
@@ -101,15 +102,16 @@ struct Backward : OwnCells<C> {
   __device__ __forceinline__ void start(Sum& sum, int t, int r) {
     const int before = flip ? t - 1 : t + 1;  // the step that ran before t in forward
     const int gate = shape.channels * shape.pixels();
-    const T* const saved = tensors.gates + t * 4 * shape.state();
+    const T* const gates = tensors.gates + t * 4 * shape.state();
     const T* const output = tensors.grad_output ? tensors.grad_output + t * shape.state() : nullptr;
 #pragma unroll
     for (int j = 0; j < kCells; ++j) {
       const int own = valid(j) ? at(j) : 0, own_gates = valid(j) ? at(j, 4 * shape.channels) : 0;
       c[j] = c_previous[j];
-      gates[j] = {widen(saved[own_gates]), widen(saved[own_gates + gate]), widen(saved[own_gates + 2 * gate]),
-                  widen(saved[own_gates + 3 * gate])};
-      Core::value(sum, j, 0) = output ? A(widen(output[own])) : A(0);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) saved[j][i] = gates[own_gates + i * gate];
+      grad_output[j] = output ? output[own] : T{};
+      Core::value(sum, j, 0) = 0;
     }
     read_previous_cells(before, r + 1 == shape.steps);
   }
@@ -138,10 +140,10 @@ struct Backward : OwnCells<C> {
       if (!valid(j)) continue;
       Chunk* const pixel = tile + (Core::y(j) * side + Core::x(j)) * pitch;
       const int first = place.group * 4 * stride + Core::channel(j);
-      Core::write(pixel, first, Core::rounded(gates[j].i));
-      Core::write(pixel, first + stride, Core::rounded(gates[j].f));
-      Core::write(pixel, first + 2 * stride, Core::rounded(gates[j].o));
-      Core::write(pixel, first + 3 * stride, Core::rounded(gates[j].g));
+      Core::write(pixel, first, Core::rounded(grad_gates[j].i));
+      Core::write(pixel, first + stride, Core::rounded(grad_gates[j].f));
+      Core::write(pixel, first + 2 * stride, Core::rounded(grad_gates[j].o));
+      Core::write(pixel, first + 3 * stride, Core::rounded(grad_gates[j].g));
     }
   }
 
@@ -152,10 +154,9 @@ struct Backward : OwnCells<C> {
       Peephole<A> peephole{A(0), A(0), A(0)};
       if (kPeephole && valid(j))
         peephole = read_peephole<A>(tensors.peephole, channel(j), place.y() + Core::y(j), place.x() + Core::x(j));
-      Gates<A> dgates;
-      cell_backward(gates[j], peephole, c_previous[j], c[j], kPeephole && shape.peephole_current,
-                    A(Core::value(sum, j, 0)), dc[j], dgates);
-      gates[j] = dgates;
+      const Gates<A> gates{widen(saved[j][0]), widen(saved[j][1]), widen(saved[j][2]), widen(saved[j][3])};
+      const A dh = Core::value(sum, j, 0) + A(widen(grad_output[j]));
+      cell_backward(gates, peephole, c_previous[j], c[j], kPeephole && shape.peephole_current, dh, dc[j], grad_gates[j]);
     }
   }
 
@@ -165,10 +166,10 @@ struct Backward : OwnCells<C> {
       if (!valid(j)) continue;
       T* const result = tensors.grad_gates + t * 4 * shape.state() + at(j, 4 * shape.channels);
       const int gate = shape.channels * shape.pixels();
-      store_global(result, narrowed<T>(gates[j].i));
-      store_global(result + gate, narrowed<T>(gates[j].f));
-      store_global(result + 2 * gate, narrowed<T>(gates[j].o));
-      store_global(result + 3 * gate, narrowed<T>(gates[j].g));
+      store_global(result, narrowed<T>(grad_gates[j].i));
+      store_global(result + gate, narrowed<T>(grad_gates[j].f));
+      store_global(result + 2 * gate, narrowed<T>(grad_gates[j].o));
+      store_global(result + 3 * gate, narrowed<T>(grad_gates[j].g));
       if (r + 1 < shape.steps) continue;
       if (tensors.connection.grad_c_before)
         tensors.connection.grad_c_before[at(j)] = dc[j];
