@@ -27,10 +27,11 @@ struct Plan {
         path(choose_path({&layer, 1, 1}, static_cast<int64_t>(c10::elementSize(dtype)), device, pass)) {
     layer.persistent = path == CudaPath::persistent;
     check_forced(dtype);
-    if (!device.has_kernels())
+    if (!device.has_kernels()) {
       TORCH_WARN_ONCE("pdb_ext was not built for this GPU (compute capability ", device.architecture / 10, ".",
                       device.architecture % 10, "); it uses PyTorch's convolutions and operators, which is slower. ",
                       "Build it again with TORCH_CUDA_ARCH_LIST set to that number.");
+    }
   }
 
   // Whoever forces a path wants to know that it was taken.

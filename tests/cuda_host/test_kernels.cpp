@@ -268,6 +268,8 @@ int main(int argc, char** argv) {
   host::resident_blocks = 4;
   host::cooperative_launches = 0;
   passed &= check({2, 1, 3, 5, 9, 10, 3, 2, true, true, false, true}, true);
+  // Weights that take turns in shared memory, over more steps than are done at once.
+  passed &= check({9, 1, 56, 4, 3, 4, 3, 1, false, false, false, true}, false);
   if (host::cooperative_launches == 0) passed = false, std::printf("FAIL: no persistent launch\n");
   return passed ? 0 : 1;
 }
