@@ -1,11 +1,15 @@
-"""The rule that chooses a layer's path (csrc/cuda/choose_path.h), with an emulated GPU's numbers."""
+"""The path of a layer: the rule that chooses it (csrc/cuda/choose_path.h), with an emulated GPU's numbers, paths that are
+forced, and what a call says of its own."""
 
 import ctypes
+import re
 
 import pytest
+import torch
 
-from cuda_on_host import Arguments
-from test_cuda_ops_on_host import emulation  # noqa: F401  # a fixture
+from cuda_on_host import RESIDENT_BLOCKS, ROOT, Arguments
+from cuda_ops_on_host import last_call
+from test_cuda_ops_on_host import arguments, emulation, expected, ops, path  # noqa: F401  # the fixtures among them
 
 PATHS = ("step", "persistent", "aten")
 SIZES_OF_PATHS = {  # T, N, Cin, C, H, W, dilation, bytes of an element
@@ -50,3 +54,47 @@ def test_the_rule_takes_the_persistent_path_where_the_layer_fits(emulation, monk
         assert chosen(emulation, sizes, *rest) == path and chosen(emulation, large, *other) == "step"
         monkeypatch.delenv("PDB_EXT_CUDA_PATH")
         assert chosen(emulation, large, *other) == "aten"
+
+
+def test_a_forced_path_that_cannot_be_taken_is_an_error(ops, emulation, monkeypatch):
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", "persistent")
+    tensors = arguments()
+    output, c_n, cotangents, _ = expected(tensors)
+    too_large = r"PDB_EXT_CUDA_PATH=persistent: this layer \(N=2, Cin=3, C=4, 5x6, k=3, dilation=2, Double\) does not fit"
+    with pytest.raises(RuntimeError, match=too_large):
+        ops.convlstm(*tensors, 2, False, False, 0)
+    emulation.pdb_set_resident_blocks(RESIDENT_BLOCKS)
+    actual = ops.convlstm(*tensors, 2, False, False, 1)
+    torch.testing.assert_close(actual[0], output)
+    emulation.pdb_set_resident_blocks(0)
+    with pytest.raises(RuntimeError, match=too_large):
+        ops.convlstm_backward(*cotangents, *tensors, actual[0], actual[2], 2, False, False, [True] * 7)
+
+
+@pytest.mark.parametrize("forced", ["step", "persistent"])
+def test_a_gpu_without_kernels_refuses_forced_paths(ops, emulation, monkeypatch, forced):
+    emulation.pdb_set_architecture(0)
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", forced)
+    with pytest.raises(RuntimeError, match=f"PDB_EXT_CUDA_PATH={forced}: pdb_ext was not built for this GPU"):
+        ops.convlstm(*arguments(), 2, False, False, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16], ids=str)
+def test_a_call_says_how_it_was_computed(ops, path, dtype):
+    tensors = arguments(dtype=dtype)
+    cotangents = [t.to(dtype) for t in expected([t.double() for t in tensors])[2]]
+    tensor_cores = dtype == torch.float16
+    kernels = {"persistent": ("persistent_kernel",) * 2, "aten": ("gates_forward_kernel", "gates_backward_kernel")}
+    step = ("forward_step_kernel", "backward_step_kernel")
+    kernels["step"] = tuple(f"mma_{name}" for name in step) if tensor_cores else step
+    output, _, reserve = ops.convlstm(*tensors, 2, False, False, 1)
+    assert last_call() == ("convlstm", path, kernels[path][0], 1, tensor_cores)
+    ops.convlstm_backward(*cotangents, *tensors, output, reserve, 2, False, False, [True] * 7)
+    assert last_call() == ("convlstm_backward", path, kernels[path][1], 1, tensor_cores)
+
+
+def test_the_names_of_the_kernels_are_theirs():
+    """What a call says of its kernel is the name of one in the sources."""
+    text = "".join(path.read_text() for path in ROOT.glob("csrc/cuda/**/*.cu")) + (ROOT / "csrc/cuda/persistent_loop.h").read_text()
+    for name in re.findall(r'"(\w+_kernel)"', (ROOT / "csrc/cuda/choose_path.cpp").read_text()):
+        assert re.search(rf"\b{name}\(", text), name
