@@ -113,7 +113,7 @@ class Check:
             self.write()
 
         command = [sys.executable, "-u", str(HERE / program), "--device", self.device]
-        run_jobs(command, jobs, self.folder / f"{name}.jsonl", until, done, **parts.environment(self.device))
+        run_jobs(command, jobs, self.folder / f"{name}.jsonl", until, done, **parts.environment())
 
     def answers(self) -> None:
         """All paths at once: they wait for their imports, and hardly for the GPU."""

@@ -31,9 +31,9 @@ METRICS = ("Duration", "SM Frequency", "Registers Per Thread", "Dynamic Shared M
            "Compute (SM) Throughput", "Memory Throughput", "L1/TEX Hit Rate", "L2 Hit Rate", "No Eligible")  # fmt: skip
 
 
-def environment(device: str) -> dict[str, str]:
-    """The tree is imported as it is, with the library of build-gpu/ if there is one."""
-    folders = [ROOT, ROOT / "python", *([BUILT] if device == "cuda" and BUILT.is_dir() else [])]
+def environment() -> dict[str, str]:
+    """The tree is imported as it is; where no library in it fits, with that of build-gpu/ if there is one."""
+    folders = [ROOT, ROOT / "python", *([BUILT] if BUILT.is_dir() else [])]
     return {"PYTHONPATH": os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])}
 
 
@@ -76,7 +76,7 @@ def pytest(files: tuple, expression: str, device: str, seconds: float, prefix: s
     command += ["-n", str(workers), "--max-worker-restart=8"] if workers else []
     command += [*files, "-k", expression]
     passing = (0, 5) if device == "cpu" else (0,)  # 5: all were skipped
-    return run(command, seconds, passing, prefix, **environment(device))
+    return run(command, seconds, passing, prefix, **environment())
 
 
 def quick_tests(device: str, seconds: float) -> dict[str, dict]:
@@ -120,7 +120,7 @@ def memcheck(device: str, seconds: float) -> dict:
     tests = [sys.executable, "-m", "pytest", "-v", "-x", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=50"]
     chosen = [TEST_FILES[0], "-k", "small_enough_for_compute_sanitizer and persistent and float16 and plain"]
     command = [program, "--tool", "memcheck", *OURS, "--error-exitcode", "9", *tests, *chosen]
-    result = run(command, seconds, PYTORCH_NO_CUDA_MEMORY_CACHING="1", **environment(device))
+    result = run(command, seconds, PYTORCH_NO_CUDA_MEMORY_CACHING="1", **environment())
     # Some virtual machines do not let it at the GPU.
     return result | ({"passed": None} if "Device not supported" in result["output"] else {})
 
@@ -133,7 +133,7 @@ def ncu(device: str, seconds: float, out: Path) -> dict:
     choice = ["--set", "full", "-k", "regex:persistent_kernel", "-c", "2"]
     choice += ["--clock-control", "none", "--cache-control", "none"]  # as found, and warm as in use
     step = [sys.executable, str(HERE / "gpu_profile.py"), "--once"]
-    result = run([program, *choice, "-f", "-o", str(report.with_suffix("")), *step], seconds, **environment(device))
+    result = run([program, *choice, "-f", "-o", str(report.with_suffix("")), *step], seconds, **environment())
     if not report.exists():
         why = {"passed": None} if "ERR_NVGPUCTRPERM" in result["output"] or "LibraryNotLoaded" in result["output"] else {}
         return result | why
@@ -163,5 +163,5 @@ def floors(device: str, seconds: float, out: Path) -> dict:
     if nvcc and device == "cuda":
         command += ["--nvcc", nvcc, "--architecture", f"sm_{architecture().replace('.', '')}"]
     out.unlink(missing_ok=True)
-    result = run(command, seconds, **environment(device))
+    result = run(command, seconds, **environment())
     return read_lines(out)[-1] if read_lines(out) else {"error": result["output"].strip()[-300:]}
