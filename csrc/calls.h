@@ -7,7 +7,7 @@
 
 namespace pdb {
 
-// One call of an op. Names are literals.
+// One call of an op that has computed something. Names are literals.
 struct Call {
   const char* op;      // "convlstm_backward"
   const char* device;  // "cpu" or "cuda"

@@ -17,7 +17,7 @@ Layer make_layer(const Sizes& s, bool reverse, bool peephole_current) {
 }
 
 void note(const char* op, const Layer& layer) {
-  record_call({op, "cpu", kernels<float>().name, use_winograd(layer) ? "winograd" : "direct", 1, false});
+  if (layer.batch > 0) record_call({op, "cpu", kernels<float>().name, use_winograd(layer) ? "winograd" : "direct", 1, false});
 }
 
 template <class T>
@@ -43,8 +43,8 @@ ForwardResult convlstm(const at::Tensor& x, const at::Tensor& weight_x, const at
         read_frames<T>(x), read<T>(weight_x_), read<T>(weight_h_), read<T>(bias_), read_peephole<T>(peephole),
         read<T>(h_0_), read<T>(c_0_), write<T>(output), write<T>(c_n), gates, cells};
     const Layer layer = make_layer(s, reverse, peephole_current);
-    note("convlstm", layer);
     forward(layer, tensors, torch_threads());
+    note("convlstm", layer);
   });
   return {output, c_n, reserve};
 }
@@ -78,8 +78,8 @@ BackwardResult convlstm_backward(const OptionalTensor& grad_output, const Option
         write<T>(grad_x), write<T>(grad_weight_x), write<T>(grad_weight_h), write<T>(grad_bias),
         write<T>(grad_peephole), write<T>(grad_h_0), write<T>(grad_c_0)};
     const Layer layer = make_layer(s, reverse, peephole_current);
-    note("convlstm_backward", layer);
     backward(layer, tensors, torch_threads());
+    note("convlstm_backward", layer);
   });
   return {grad_x, grad_weight_x, grad_weight_h, grad_bias, grad_peephole, grad_h_0, grad_c_0};
 }

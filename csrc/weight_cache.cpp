@@ -4,23 +4,35 @@
 #include <c10/util/intrusive_ptr.h>
 
 #include <algorithm>
-#include <mutex>
 
 namespace pdb {
 namespace {
 
 constexpr size_t kMostEntries = 256;
 
-// One of the tensors. The weak reference keeps its address from being used for another tensor.
+// One of the tensors. The weak references keep the addresses of it and its storage from being used for others: to assign
+// `.data` changes the storage but not the version, and a freed one's memory is soon used again.
 struct Source {
   c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl> tensor;
+  c10::weak_intrusive_ptr<c10::StorageImpl> storage;
   const void* data;
   uint32_t version;
+  std::vector<int64_t> sizes, strides;
 
-  explicit Source(const at::Tensor& t) : tensor(t.getIntrusivePtr()), data(t.const_data_ptr()), version(t._version()) {}
+  explicit Source(const at::Tensor& t)
+      : tensor(t.getIntrusivePtr()), storage(storage_of(t)), data(t.const_data_ptr()), version(t._version()),
+        sizes(t.sizes().vec()), strides(t.strides().vec()) {}
 
   bool is(const at::Tensor& t) const { return tensor._unsafe_get_target() == t.unsafeGetTensorImpl(); }
-  bool is_unchanged(const at::Tensor& t) const { return is(t) && data == t.const_data_ptr() && version == t._version(); }
+  bool is_unchanged(const at::Tensor& t) const {
+    return is(t) && storage._unsafe_get_target() == t.storage().unsafeGetStorageImpl() && data == t.const_data_ptr() &&
+           version == t._version() && t.sizes() == sizes && t.strides() == strides;
+  }
+
+  static c10::weak_intrusive_ptr<c10::StorageImpl> storage_of(const at::Tensor& t) {
+    return c10::weak_intrusive_ptr<c10::StorageImpl>(
+        c10::intrusive_ptr<c10::StorageImpl>::unsafe_reclaim_from_nonowning(t.storage().unsafeGetStorageImpl()));
+  }
 };
 
 struct Entry {
@@ -35,14 +47,13 @@ struct Entry {
 };
 
 struct Cache {
-  std::mutex mutex;
   std::vector<Entry> entries;  // the oldest first
   int users = 0;
 };
 
 Cache& cache() {
-  static Cache* const instance = new Cache;  // never destroyed: CUDA may be gone before static objects are
-  return *instance;
+  thread_local Cache instance;
+  return instance;
 }
 
 // Tensors made in inference mode have no version.
@@ -52,25 +63,16 @@ bool have_versions(const std::vector<at::Tensor>& weights) {
 
 }  // namespace
 
-void start_caching_weights() {
-  const std::lock_guard<std::mutex> lock(cache().mutex);
-  ++cache().users;
-}
+void start_caching_weights() { ++cache().users; }
 
 void stop_caching_weights() {
-  std::vector<Entry> dropped;  // freed without the lock
-  const std::lock_guard<std::mutex> lock(cache().mutex);
-  if (cache().users > 0 && --cache().users == 0) dropped.swap(cache().entries);
+  if (cache().users > 0 && --cache().users == 0) cache().entries.clear();
 }
 
-bool caches_weights() {
-  const std::lock_guard<std::mutex> lock(cache().mutex);
-  return cache().users > 0;
-}
+bool caches_weights() { return cache().users > 0; }
 
 at::Tensor find_packed(const std::vector<at::Tensor>& weights, const PackedForm& form) {
   if (!have_versions(weights)) return {};
-  const std::lock_guard<std::mutex> lock(cache().mutex);
   for (const Entry& entry : cache().entries)
     if (entry.matches(weights, form, [](const Source& s, const at::Tensor& t) { return s.is_unchanged(t); }))
       return entry.packed;
@@ -78,13 +80,12 @@ at::Tensor find_packed(const std::vector<at::Tensor>& weights, const PackedForm&
 }
 
 void keep_packed(const std::vector<at::Tensor>& weights, const PackedForm& form, const at::Tensor& packed) {
-  if (!have_versions(weights)) return;
-  const std::lock_guard<std::mutex> lock(cache().mutex);
   std::vector<Entry>& entries = cache().entries;
-  if (cache().users == 0) return;
+  if (!caches_weights() || !have_versions(weights)) return;
   const auto is_outdated = [&](const Entry& entry) {
-    const bool gone = std::any_of(entry.sources.begin(), entry.sources.end(), [](const Source& s) { return s.tensor.expired(); });
-    return gone || entry.matches(weights, form, [](const Source& s, const at::Tensor& t) { return s.is(t); });
+    const auto is_gone = [](const Source& source) { return source.tensor.expired(); };
+    return std::any_of(entry.sources.begin(), entry.sources.end(), is_gone) ||
+           entry.matches(weights, form, [](const Source& s, const at::Tensor& t) { return s.is(t); });
   };
   entries.erase(std::remove_if(entries.begin(), entries.end(), is_outdated), entries.end());
   if (entries.size() == kMostEntries) entries.erase(entries.begin());

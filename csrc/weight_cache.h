@@ -2,8 +2,9 @@
 // does not pack them in every call.
 //
 // A kept weight is used again only for the very same tensors with the same version, PyTorch's count of in-place changes, on
-// the same stream. PyTorch does not count what is written through `.data`, by FSDP or by other libraries; that is why nothing
-// is kept unless the user says that it may be.
+// the same stream. PyTorch does not count what is written through `.data`, by collectives (DDP, FSDP), by the replay of a CUDA
+// graph or by other libraries; that is why nothing is kept unless the user says that it may be, and only for calls of the
+// user's own thread.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,7 +14,7 @@
 
 namespace pdb {
 
-// Begins, and ends, to keep weights; calls nest. At the end of the last all are dropped.
+// Begins, and ends, to keep weights in calls of this thread; calls nest. At the end of the last all are dropped.
 void start_caching_weights();
 void stop_caching_weights();
 bool caches_weights();

@@ -52,9 +52,9 @@ def check_steps(checkpoint_every: int) -> None:
         _fail("checkpoint_every", "be None or an integer of at least 1", repr(checkpoint_every))
 
 
-def check_flag(name: str, value: bool) -> None:
-    if not isinstance(value, bool):
-        _fail(name, "be True or False", repr(value))
+def check_choice_of_flag(name: str, value: bool | None) -> None:
+    if value is not None and not isinstance(value, bool):
+        _fail(name, "be None, True or False", repr(value))
 
 
 def is_autocast_enabled(device: str) -> bool:

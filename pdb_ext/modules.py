@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .checks import check_flag, check_steps
+from .checks import check_choice_of_flag, check_steps
 from .merge import tanh_merge
 from .ops import convlstm
 from .pyramid import pdb_convlstm, runs_in_one_op
@@ -60,8 +60,7 @@ class ConvLSTM(nn.Module):
         _check_peephole(peephole, hidden_channels)
         if checkpoint_every is not None:
             check_steps(checkpoint_every)
-        if recompute_gates is not None:
-            check_flag("recompute_gates", recompute_gates)
+        check_choice_of_flag("recompute_gates", recompute_gates)
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.kernel_size = kernel_size

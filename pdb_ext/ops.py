@@ -10,7 +10,7 @@ from torch.autograd.forward_ad import unpack_dual
 from . import reference
 from ._library import NATIVE_DEVICES, native, record, why_not_native
 from .checkpointing import SAVE_CELLS, SAVE_GATES_AND_CELLS, SAVE_NOTHING, CheckpointedConvLSTM
-from .checks import check_flag, check_inputs, check_steps, is_autocast_enabled
+from .checks import check_choice_of_flag, check_inputs, check_steps, is_autocast_enabled
 
 
 def convlstm(
@@ -74,8 +74,7 @@ def convlstm(
     check_inputs(x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole)
     if checkpoint_every is not None:
         check_steps(checkpoint_every)
-    if recompute_gates is not None:
-        check_flag("recompute_gates", recompute_gates)
+    check_choice_of_flag("recompute_gates", recompute_gates)
     h_0, c_0 = state if state is not None else (None, None)
     tensors = _autocast(x, weight_x, weight_h, bias, peephole, h_0, c_0)
     is_native = x.device.type in NATIVE_DEVICES
@@ -140,10 +139,12 @@ def _call(
         peephole = peephole.expand(3, weight_h.shape[1], *x.shape[3:])
     tensors = (x, weight_x, weight_h, bias, peephole, h_0, c_0)
     training = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    save = saves(recompute_gates, x, weight_h)
+    # Sizes are looked at for training alone: an exported program for inference shall not depend on them.
     if training and checkpoint_every is not None and checkpoint_every < x.shape[0]:
+        save = saves(recompute_gates, x[:checkpoint_every], weight_h)
         return CheckpointedConvLSTM.apply(*tensors, checkpoint_every, options, save)
-    output, c_n, _ = torch.ops.pdb_ext.convlstm(*tensors, *options, save if training else SAVE_NOTHING)
+    save = saves(recompute_gates, x, weight_h) if training else SAVE_NOTHING
+    output, c_n, _ = torch.ops.pdb_ext.convlstm(*tensors, *options, save)
     return output, c_n
 
 

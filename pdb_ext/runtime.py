@@ -10,16 +10,21 @@ class Calls(Sequence):
     """The calls of native ops that a `record_calls` block has seen so far, oldest first: dicts, as it describes them."""
 
     def __init__(self):
-        self._ended: list[dict] | None = [] if native is None else None
-        self._first = 0 if native is None else native.start_recording()
+        self._calls: list[dict] = []
+        self._recording = native is not None
+        self._first = native.start_recording() if self._recording else 0
 
     def _end(self) -> None:
-        if self._ended is None:
-            self._ended = native.recorded_calls(self._first)
+        self._all()
+        if self._recording:
+            self._recording = False
             native.stop_recording()
 
     def _all(self) -> list[dict]:
-        return native.recorded_calls(self._first) if self._ended is None else self._ended
+        """With those that have come since it was looked at last."""
+        if self._recording:
+            self._calls += native.recorded_calls(self._first + len(self._calls))
+        return self._calls
 
     def __len__(self) -> int:
         return len(self._all())
@@ -29,6 +34,10 @@ class Calls(Sequence):
 
     def __repr__(self) -> str:
         return f"Calls({self._all()!r})"
+
+    def __reduce__(self):
+        """A copy is a plain list of the calls so far."""
+        return list, (self._all()[:],)
 
 
 @contextlib.contextmanager
@@ -61,7 +70,7 @@ def record_calls() -> Iterator[Calls]:
 
 @contextlib.contextmanager
 def cache_weights() -> Iterator[None]:
-    """Inside the block, inference on CUDA keeps the weights in the order in which its kernels read them::
+    """Inside the block, inference of this thread on CUDA keeps the weights in the order in which its kernels read them::
 
         with torch.no_grad(), pdb_ext.cache_weights():
             for x in frames:
@@ -70,9 +79,11 @@ def cache_weights() -> Iterator[None]:
     Without it every call rearranges them first: a launch of its own, which counts where single steps run in a loop.
 
     A weight that has changed is rearranged anew: PyTorch counts in-place operations, optimizer steps and `load_state_dict`.
-    It does not count what is written through `weight.data`, by FSDP's all-gather, or by another library into the same
-    memory; do not use the block around these. Calls that need gradients, and CUDA graphs while they are captured, keep
-    nothing. The memory, as large as the weights, is freed at the end of the block. Has no effect on other devices.
+    It does not count what is written through `weight.data`, by collectives (`torch.distributed.broadcast`, DDP, FSDP), by
+    the replay of a CUDA graph, or by another library into the same memory; do not use the block around these. Calls that
+    store something for a gradient, and CUDA graphs while they are captured, keep nothing; under autocast the weights are
+    new tensors in every call, so that nothing is found again. The memory, as large as the weights, is freed at the end of
+    the block. Has no effect on other devices.
     """
     if native is not None:
         native.start_caching_weights()

@@ -156,7 +156,7 @@ def test_a_wrong_value_is_named(every):
 @pytest.mark.parametrize("value", [1, 0, "yes"])
 def test_a_wrong_recompute_gates_is_named(value):
     x = torch.zeros(3, 1, 2, 4, 4)
-    with pytest.raises(ValueError, match=r"recompute_gates must be True or False, got"):
+    with pytest.raises(ValueError, match=r"recompute_gates must be None, True or False, got"):
         convlstm(x, torch.zeros(8, 2, 3, 3), torch.zeros(8, 2, 3, 3), recompute_gates=value)
     with pytest.raises(ValueError, match="recompute_gates must"):
         pdb_ext.ConvLSTM(2, 2, recompute_gates=value)

@@ -8,7 +8,7 @@ import torch
 from cuda_on_host import DTYPES, RESIDENT_BLOCKS, ROOT, Arguments, HostKernels
 from test_cuda_on_host import Problem, check_errors
 
-# T, N, Cin, C, H, W. Chunks have three steps; fewer than ten steps are not worth it.
+# T, N, Cin, C, H, W. Chunks have four steps; two chunks and fewer are not worth it.
 CASES = {
     "a short one at the beginning": ((13, 1, 3, 4, 5, 6), {"dilation": 2}),
     "backward in time": ((11, 2, 2, 3, 4, 9), {"reverse": True, "peephole_current": True}),
@@ -30,11 +30,13 @@ def test_double_equals_the_reference(kernels, name):
         torch.testing.assert_close(actual[key], value, msg=lambda text, key=key: f"{key}: {text}")
 
 
-@pytest.mark.parametrize("tensor_cores, dtype", [(False, torch.float32), (True, torch.float16)], ids=str)
-def test_error_is_at_most_twice_that_of_pytorch(tensor_cores, dtype):
+@pytest.mark.parametrize("persistent", [False, True], ids=["step", "persistent"])
+@pytest.mark.parametrize("tensor_cores, dtype", [(False, torch.float32), (True, torch.float16), (True, torch.bfloat16)], ids=str)
+def test_error_is_at_most_twice_that_of_pytorch(tensor_cores, dtype, persistent):
     """Sums over the chunks are in float32, too, until the last one."""
     sizes, options = CASES["backward in time"]
-    check_errors(Problem(sizes, **options), HostKernels(tensor_cores=tensor_cores), dtype, recompute=True)
+    kernels = HostKernels(tensor_cores=tensor_cores, persistent=persistent)
+    check_errors(Problem(sizes, **options), kernels, dtype, recompute=True)
 
 
 def test_persistent_layers_save_memory_in_the_same_way():

@@ -107,6 +107,7 @@ def test_the_papers_module_is_resident_on_an_h100_at_once(compiled, direction, d
     assert not kernels.pyramid_fits(*module, 127)  # 64 tiles of two branches
 
 
-def test_the_flag_latency_of_the_benchmark_compiles(tmp_path):
-    command = [find_tool("nvcc"), "-cubin", "-arch=sm_90", "-Werror", "all-warnings", "-o", str(tmp_path / "flag.cubin")]
-    subprocess.run([*command, str(ROOT / "python/benchmarks/flag_latency.cu")], check=True)
+@pytest.mark.parametrize("program", ["python/benchmarks/flag_latency.cu", "tests/cuda_device/starved_wait.cu"])
+def test_the_programs_beside_the_kernels_compile(tmp_path, program):
+    command = [find_tool("nvcc"), "-std=c++17", "-cubin", "-arch=sm_90", "-Werror", "all-warnings"]
+    subprocess.run([*command, "-I", str(ROOT / "csrc/cuda"), "-o", str(tmp_path / "program.cubin"), str(ROOT / program)], check=True)

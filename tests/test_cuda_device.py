@@ -1,5 +1,10 @@
 """Streams, devices, limits and the choice of a path on a real GPU; skipped where there is none (see test_cuda.py)."""
 
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -11,6 +16,7 @@ from problems import Problem
 
 skip_without_gpu()
 
+ROOT = Path(__file__).resolve().parents[1]
 LARGE = Problem(T=2, N=8, in_channels=64, C=64, H=64, W=64)
 
 
@@ -102,3 +108,17 @@ def test_forcing_a_path_that_does_not_fit_says_so(monkeypatch):
     monkeypatch.setenv("PDB_EXT_CUDA_PATH", "persistent")
     with pytest.raises(RuntimeError, match="PDB_EXT_CUDA_PATH=persistent: this layer .*does not fit"):
         recorded(LARGE, torch.float16)
+
+
+def test_a_wait_without_end_ends_the_launch(tmp_path):
+    """Of a flag that nobody sets, in a process of its own, which loses its GPU by that: after about two seconds."""
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin") or pytest.skip("no nvcc")
+    major, minor = torch.cuda.get_device_capability()
+    program = tmp_path / "starved_wait"
+    compile_it = [nvcc, "-std=c++17", f"-arch=sm_{major}{minor}", "-I", str(ROOT / "csrc/cuda"), "-o", str(program)]
+    subprocess.run([*compile_it, str(ROOT / "tests/cuda_device/starved_wait.cu")], check=True)
+    begin = time.monotonic()
+    result = subprocess.run([str(program)], capture_output=True, text=True, timeout=15)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "pdb_ext: persistent launch, layer 3, step:7: persistent_kernel, backward" in result.stdout + result.stderr
+    assert time.monotonic() - begin > 1

@@ -5,10 +5,10 @@ import itertools
 
 import pytest
 import torch
-from torch.nn.functional import conv2d
 
 from cuda_on_host import DTYPES, MISSING, NO_FAULT, ROOT, HostKernels
 from pdb_ext import reference
+from tf32 import tf32_reference
 
 NAMES = ["x", "weight_x", "weight_h", "bias", "peephole", "h_0", "c_0"]
 
@@ -158,41 +158,13 @@ def test_tensor_core_error_is_at_most_twice_that_of_pytorch(tensor_cores, name, 
     check_errors(Problem(sizes, **options), tensor_cores, dtype)
 
 
-def round_to_tf32(tensor):
-    return ((tensor.view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
-
-
-class Tf32Convolution(torch.autograd.Function):
-    """What PyTorch's convolution does with TF32 allowed: operands rounded to TF32, sums in float32."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, padding, dilation):
-        ctx.options = {"padding": padding, "dilation": dilation}
-        x, weight = round_to_tf32(x), round_to_tf32(weight)
-        ctx.save_for_backward(x, weight)
-        return conv2d(x, weight, bias, **ctx.options)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight = ctx.saved_tensors
-        rounded = round_to_tf32(grad.contiguous())
-        grad_x = torch.nn.grad.conv2d_input(x.shape, weight, rounded, **ctx.options)
-        grad_weight = torch.nn.grad.conv2d_weight(x, weight.shape, rounded, **ctx.options)
-        return grad_x, grad_weight, grad.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None, None, None
-
-
 @pytest.mark.parametrize("name", TENSOR_CORE_CASES)
-def test_tf32_error_is_at_most_twice_that_of_pytorch(tensor_cores, name, monkeypatch):
+def test_tf32_error_is_at_most_twice_that_of_pytorch(tensor_cores, name):
     sizes, options = TENSOR_CORE_CASES[name]
     problem = Problem(sizes, **options)
 
-    def convolution(x, weight, bias=None, *, padding, dilation):
-        if x.dtype != torch.float32:
-            return conv2d(x, weight, bias, padding=padding, dilation=dilation)
-        return Tf32Convolution.apply(x, weight, bias, padding, dilation)
-
-    monkeypatch.setattr(reference, "conv2d", convolution)
-    check_errors(problem, tensor_cores, torch.float32)
+    with tf32_reference():
+        check_errors(problem, tensor_cores, torch.float32)
 
 
 def test_tf32_is_used_only_where_it_is_allowed(kernels, tensor_cores):

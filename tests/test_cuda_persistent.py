@@ -7,6 +7,7 @@ import torch
 
 from cuda_on_host import MISSING, NO_FAULT, RELAXED, RESIDENT_BLOCKS, ROOT, HostKernels
 from test_cuda_on_host import CASES, TENSOR_CORE_CASES, Problem, check_errors
+from tf32 import tf32_reference
 
 
 @pytest.fixture(scope="session")
@@ -62,12 +63,19 @@ def test_tensor_core_error_is_at_most_twice_that_of_pytorch(tensor_cores, name):
     assert tensor_cores.library.pdb_cooperative_launches() == 2
 
 
-@pytest.mark.parametrize("which, dtype", [("kernels", torch.float64), ("kernels", torch.float32), ("tensor_cores", torch.float16)], ids=str)
+@pytest.mark.parametrize(
+    "which, dtype",
+    [("kernels", torch.float64), ("kernels", torch.float32), ("tensor_cores", torch.float16), ("tensor_cores", torch.float32)],
+    ids=str,
+)
 def test_weights_that_take_turns(which, dtype, request):
     kernels, ((T, N, Cin, *sizes), options) = request.getfixturevalue(which), TURNS_CASE
     problem = Problem((T, N, 2 * Cin if dtype == torch.float16 else Cin, *sizes), **options)
     kernels.library.pdb_cooperative_launches()
-    if dtype == torch.float64:
+    if which == "tensor_cores" and dtype == torch.float32:
+        with tf32_reference():
+            check_errors(problem, kernels, dtype)
+    elif dtype == torch.float64:
         actual = problem.run(kernels, dtype)
         for key, value in problem.reference(dtype).items():
             torch.testing.assert_close(actual[key], value, msg=lambda text, key=key: f"{key}: {text}")
@@ -142,7 +150,7 @@ def test_a_wait_without_end_ends_the_launch(kernels, capfd, seed):
     kernels.library.pdb_set_seed(seed)
     with pytest.raises(AssertionError, match=f"{CUDA_ERROR_ASSERT} == pdb_forward"):
         run_faulty(kernels, problem, MISSING, name, line)
-    message = r"pdb_ext: persistent launch, layer 0, step:1: persistent_kernel: block: \[\d+,0,0\], thread: \[\d+,0,0\] Assertion"
+    message = r"pdb_ext: persistent launch, layer 0, step:1: persistent_kernel, forward: block: \[\d+,0,0\], thread: \[\d+,0,0\] Assertion"
     assert re.search(message, capfd.readouterr().err)
     assert all(torch.equal(value, expected[key]) for key, value in problem.run(kernels, torch.float32).items())
 

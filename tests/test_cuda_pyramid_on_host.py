@@ -1,5 +1,6 @@
 """`pdb_convlstm` on CUDA (csrc/cuda/pdb_convlstm_cuda.cpp) on the host: a pyramid in one persistent launch each way."""
 
+import contextlib
 import ctypes
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from cuda_on_host import MISSING, NO_FAULT, RELAXED, RESIDENT_BLOCKS, ROOT, host_library
 from cuda_ops_on_host import host_ops, last_call
 from pdb_ext import reference
+from tf32 import tf32_reference
 
 
 @pytest.fixture(scope="session")
@@ -85,6 +87,35 @@ def check_pyramid(ops, optional, save=1, **options):
     for ours, theirs in zip(actual[2], grads):
         if theirs is not None:
             torch.testing.assert_close(ours, theirs)
+
+
+def check_pyramid_error(ops, dtype, arithmetic, save, **options):
+    """The rule of the tolerances: at most twice PyTorch's own error against float64, and a rounding of the result."""
+    x, parameters = pyramid(True, dtype=dtype, **options)
+    wide = [None if t is None else t.double() for t in (x, *parameters)]
+    exact, _, exact_grads = pyramid_reference(wide[0], wide[1:])
+    with arithmetic:
+        theirs, cotangents, their_grads = pyramid_reference(x, parameters)
+    output, c_n, grads = run_pyramid(ops, x, parameters, cotangents, save)
+    for value, other, ours in zip([*exact, *exact_grads], [*theirs, *their_grads], [output, c_n, *grads]):
+        allowed = 2 * (other.double() - value).abs().max() + torch.finfo(dtype).eps * value.abs().max()
+        assert (ours.double() - value).abs().max() <= allowed
+
+
+# Tensor cores in chains: forward and backward, side weights beside the recurrent ones or, in TF32 with so many channels, in
+# turn with them, all steps at once and in chunks.
+@pytest.mark.parametrize("save, sizes, launches", [(1, (3, 1, 5, 6, 9, 10), 2), (2, (9, 1, 3, 4, 5, 6), 1 + 2 * 3),
+                                                   (1, (3, 1, 17, 32, 8, 8), 2)], ids=["whole", "chunks", "32 channels"])  # fmt: skip
+@pytest.mark.parametrize("precision", ["float16", "bfloat16", "tf32"])
+def test_a_pyramid_on_tensor_cores(ops, persistent, precision, save, sizes, launches, monkeypatch):
+    arithmetic = contextlib.nullcontext()
+    if precision == "tf32":
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+        arithmetic = tf32_reference()
+    dtype = torch.float32 if precision == "tf32" else getattr(torch, precision)
+    check_pyramid_error(ops, dtype, arithmetic, save, sizes=sizes)
+    assert persistent.pdb_cooperative_launches() == launches
+    assert last_call() == ("pdb_convlstm_backward", "persistent", "persistent_kernel", 4, True)
 
 
 @pytest.mark.parametrize("save", [1, 2])

@@ -243,3 +243,9 @@ def test_what_is_known_survives_and_full_goes_on_from_it(tmp_path):
     check.report["benchmark"] = {first.key: {"times": {}}, second.key: {"error": "hung: no news for 20 s"}}
     assert not check.is_open(first) and not check.is_open(second), "what has failed once is not tried again"
     assert gpu_check.Check("cpu", tmp_path, None, goes_on=False).report["answers"] == {}
+    # Not what was measured of other code.
+    report = json.loads((tmp_path / "gpu_check.json").read_text())
+    for stage in report["machines"].values():
+        stage["commit"] = "another"
+    (tmp_path / "gpu_check.json").write_text(json.dumps(report))
+    assert gpu_check.Check("cpu", tmp_path, None, goes_on=True).report["answers"] == {}

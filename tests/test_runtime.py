@@ -1,5 +1,7 @@
 """What pdb_ext tells of the calls of its ops."""
 
+import copy
+import pickle
 import threading
 
 import pytest
@@ -34,6 +36,23 @@ def test_the_kernel_on_the_cpu_is_named():
     with pdb_ext.record_calls() as calls:
         layer(torch.randn(1, 1, 16, 12, 12))
     assert calls[0]["kernel"] == "winograd"
+
+
+def test_looking_at_many_calls_does_not_read_them_all_again():
+    layer, x = make_layer()
+    with torch.no_grad(), pdb_ext.record_calls() as calls:
+        for count in range(1, 200):
+            layer(x)
+            assert len(calls) == count and calls[-1] is calls[count - 1]
+
+
+def test_copies_hold_the_calls_so_far():
+    layer, x = make_layer()
+    with pdb_ext.record_calls() as calls:
+        layer(x)
+        copies = [copy.copy(calls), copy.deepcopy(calls), pickle.loads(pickle.dumps(calls))]
+        layer(x)
+    assert [len(c) for c in copies] == [1, 1, 1] and all(c[0] == calls[0] for c in copies) and len(calls) == 2
 
 
 def test_blocks_nest_and_each_sees_its_own_calls():

@@ -1,5 +1,6 @@
 """pdb_ext.cache_weights(): inference keeps packed weights, and never those of other numbers (on the emulated GPU)."""
 
+import concurrent.futures
 import ctypes
 
 import pytest
@@ -58,6 +59,8 @@ CHANGES = {
     "copied into": lambda w: w.copy_(torch.randn_like(w)),
     "a slice": lambda w: w[0].zero_(),
     "a view": lambda w: w.view(-1).add_(1),
+    "another storage": lambda w: [setattr(w, "data", w.data * 1.5) for _ in range(2)],  # the second at the address of the first
+    "another order": lambda w: setattr(w, "data", w.data.transpose(2, 3)),
     "by an optimizer": lambda w: torch.optim.SGD([w], lr=0.5).step() if setattr(w, "grad", torch.ones_like(w)) is None else 0,
 }
 
@@ -72,6 +75,24 @@ def test_a_weight_that_was_changed_is_packed_again(infer, change, which):
         after = infer(weights)
         assert not torch.equal(before, after) and torch.equal(after, infer([w.clone() for w in weights]))
         assert torch.equal(infer(weights), after) and is_kept(infer, weights)
+
+
+def test_another_dtype_is_packed_again(infer):
+    """module.half() changes the tensor object in place, without a new version."""
+    weights = [torch.nn.Parameter(w) for w in make_weights(torch.bfloat16)]
+    with torch.no_grad(), cached_weights():
+        infer(weights)
+        for w in weights:
+            w.data = w.data.half()
+        assert torch.equal(infer(weights), infer([w.detach().clone() for w in weights]))
+
+
+def test_other_threads_keep_nothing(infer):
+    weights = make_weights()
+    with cached_weights():
+        infer(weights)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            assert not pool.submit(is_kept, infer, weights).result()
 
 
 def test_another_tensor_at_the_same_address_is_another_weight(infer):

@@ -68,8 +68,9 @@ ForwardResult convlstm(const at::Tensor& x, const at::Tensor& weight_x, const at
   const Plan plan(s, x.scalar_type(), reverse, peephole_current, Pass::forward);
   const Layer& layer = plan.layer;
   if (plan.path == CudaPath::aten && s.batch > 0) {
+    ForwardResult result = aten_forward(layer, inputs, save, plan.aten_options());
     plan.note("convlstm", Pass::forward, false);
-    return aten_forward(layer, inputs, save, plan.aten_options());
+    return result;
   }
   const auto options = x.options();
   const auto accumulation = options.dtype(accumulation_dtype(x.scalar_type()));
@@ -81,8 +82,8 @@ ForwardResult convlstm(const at::Tensor& x, const at::Tensor& weight_x, const at
     using A = accumulation_t<T>;
     if (s.batch == 0) return;
     const bool on_tensor_cores = Path<T>(layer).on_tensor_cores();
-    plan.note("convlstm", Pass::forward, on_tensor_cores);
-    const int64_t kind = packed_kind(layer.persistent, layer.persistent ? layer.tensor_cores : on_tensor_cores);
+    const int64_t kind =
+        packed_kind(x.scalar_type(), layer.persistent, layer.persistent ? layer.tensor_cores : on_tensor_cores);
     const WeightRoom packed({weight_x, weight_h}, kind, forward_packed<T>(layer), accumulation, save == Save::nothing);
     const at::Tensor workspace = at::empty({forward_workspace<T>(layer, save != Save::nothing)}, accumulation);
     const at::Tensor x_ = x.contiguous(), weight_x_ = weight_x.contiguous(), weight_h_ = weight_h.contiguous();
@@ -95,6 +96,7 @@ ForwardResult convlstm(const at::Tensor& x, const at::Tensor& weight_x, const at
     const auto stream = c10::cuda::getCurrentCUDAStream();
     check_launch(forward(layer, tensors, stream.stream()));
     packed.keep();
+    plan.note("convlstm", Pass::forward, on_tensor_cores);
   });
   return {output, c_n, reserve};
 }
@@ -111,8 +113,10 @@ BackwardResult convlstm_backward(const OptionalTensor& grad_output, const Option
   const Plan plan(s, x.scalar_type(), reverse, peephole_current, Pass::backward);
   const Layer& layer = plan.layer;
   if (plan.path == CudaPath::aten && s.batch > 0) {
+    BackwardResult result =
+        aten_backward(layer, inputs, {grad_output, grad_c_n}, output, reserve, needs, plan.aten_options());
     plan.note("convlstm_backward", Pass::backward, false);
-    return aten_backward(layer, inputs, {grad_output, grad_c_n}, output, reserve, needs, plan.aten_options());
+    return result;
   }
   const auto accumulation = x.options().dtype(accumulation_dtype(x.scalar_type()));
   const auto grad = [&](Gradient which, at::IntArrayRef shape) {
@@ -128,7 +132,6 @@ BackwardResult convlstm_backward(const OptionalTensor& grad_output, const Option
     using T = decltype(type);
     using A = accumulation_t<T>;
     if (s.batch == 0) return;
-    plan.note("convlstm_backward", Pass::backward, Path<T>(layer).on_tensor_cores());
     const at::Tensor workspace = at::empty({backward_workspace<T>(layer, save == Save::gates_and_cells)}, accumulation);
     const at::Tensor x_ = x.contiguous(), weight_x_ = weight_x.contiguous(), weight_h_ = weight_h.contiguous(),
                      output_ = output.contiguous(), reserve_ = reserve.contiguous();
@@ -142,6 +145,7 @@ BackwardResult convlstm_backward(const OptionalTensor& grad_output, const Option
         write<T>(grad_h_0), write<T>(grad_c_0), write<A>(workspace)};
     const auto stream = c10::cuda::getCurrentCUDAStream();
     check_launch(backward(layer, tensors, stream.stream()));
+    plan.note("convlstm_backward", Pass::backward, Path<T>(layer).on_tensor_cores());
   });
   return {grad_x, grad_weight_x, grad_weight_h, grad_bias, grad_peephole, grad_h_0, grad_c_0};
 }

@@ -27,9 +27,12 @@ struct __attribute__((may_alias, aligned(16))) Chunk {
 // What a block waits for, in the caller's numbers of layers and steps.
 struct Waiting {
   int layer, step;
+  bool backward;
 };
 
+// Clock cycles, and looks at the flag: the clock alone may have gone on while the whole GPU was stopped, by a debugger say.
 constexpr int64_t kPatience = int64_t(4) << 30;
+constexpr int kLooks = 1 << 16;
 
 #if defined(__CUDACC__)
 
@@ -58,7 +61,7 @@ static __device__ __noinline__ void give_up(Waiting waiting) {
       "pdb_ext: persistent launch, layer 6, step", "pdb_ext: persistent launch, layer 7, step"};
 #if defined(__GNUC__)
   __assert_fail("a neighbouring tile's flag came within 2 seconds", names[waiting.layer % kNames], unsigned(waiting.step),
-                "persistent_kernel");
+                waiting.backward ? "persistent_kernel, backward" : "persistent_kernel, forward");
 #endif
   __trap();
 }
@@ -66,8 +69,8 @@ static __device__ __noinline__ void give_up(Waiting waiting) {
 __device__ __forceinline__ void await_flag(const uint32_t* flag, uint32_t value, Waiting waiting) {
   if (read_flag(flag) >= value) return;
   const long long begin = clock64();
-  while (read_flag(flag) < value)
-    if (clock64() - begin > kPatience) give_up(waiting);
+  for (int looks = 0; read_flag(flag) < value; ++looks)
+    if (looks > kLooks && clock64() - begin > kPatience) give_up(waiting);
 }
 
 #else  // resident_blocks() keeps the kernels from being launched there
@@ -115,7 +118,7 @@ __device__ __forceinline__ void store_global(T* target, const T& value) {
 
 #define PDB_PUBLISH(flag, value) pdb::cuda::host::publish_flag(flag, value, __FILE__, __LINE__)
 #define PDB_AWAIT(flag, value, waiting) \
-  pdb::cuda::host::await_flag(flag, value, {(waiting).layer, (waiting).step}, __FILE__, __LINE__)
+  pdb::cuda::host::await_flag(flag, value, {(waiting).layer, (waiting).step, (waiting).backward}, __FILE__, __LINE__)
 
 template <class T>
 T load_global(const T* source) {

@@ -11,9 +11,11 @@
 
 namespace pdb::cuda {
 
-// How weights are packed, besides by their shapes and dtype: for a persistent launch or for single steps, for tensor cores
-// or not.
-inline int64_t packed_kind(bool persistent, bool tensor_cores) { return 2 * persistent + tensor_cores; }
+// How weights are packed, besides by their shapes: of which dtype, for a persistent launch or for single steps, for tensor
+// cores or not. The dtype is no property of a tensor object: module.half() changes it in place.
+inline int64_t packed_kind(at::ScalarType dtype, bool persistent, bool tensor_cores) {
+  return 4 * static_cast<int64_t>(dtype) + 2 * persistent + tensor_cores;
+}
 
 class WeightRoom {
  public:

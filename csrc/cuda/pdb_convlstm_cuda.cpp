@@ -69,7 +69,7 @@ PdbResult forward_in_one_launch(const Module& module, Save save) {
   const int64_t saved = reserve_size(save, s.sequence(), module.x.scalar_type());
   const at::Tensor reserve = at::empty({module.count, saved}, accumulation);
   const at::Tensor workspace = at::empty({persistent_forward_workspace<T>(module.chains())}, accumulation);
-  const WeightRoom packed(module.weights(), packed_kind(true, module.layers[0].tensor_cores),
+  const WeightRoom packed(module.weights(), packed_kind(module.x.scalar_type(), true, module.layers[0].tensor_cores),
                           persistent_forward_packed<T>(module.chains()), accumulation, save == Save::nothing);
   std::vector<ForwardTensors<T>> tensors;
   for (int64_t i = 0; i < module.count; ++i) {
@@ -95,9 +95,9 @@ PdbResult pdb_convlstm(const at::Tensor& x, Parameters parameters, at::IntArrayR
   Module module("pdb_convlstm", x, parameters, dilations, peephole_current);
   if (!module.in_one_launch(Pass::forward))
     return pdb_convlstm_by_layers(x, parameters, dilations, peephole_current, save_);
-  module.note("pdb_convlstm", Pass::forward);
   PdbResult result;
   dispatch(x.scalar_type(), [&](auto type) { result = forward_in_one_launch<decltype(type)>(module, save); });
+  module.note("pdb_convlstm", Pass::forward);
   return result;
 }
 
@@ -188,9 +188,9 @@ std::vector<at::Tensor> pdb_convlstm_backward(const OptionalTensor& grad_output,
     return pdb_convlstm_backward_by_layers(grad_output, grad_c_n, x, parameters, output, reserve, dilations,
                                            peephole_current, wanted);
   }
-  module.note("pdb_convlstm_backward", Pass::backward);
   const std::vector<at::Tensor> grads = make_gradients(module, needs);
   dispatch(x.scalar_type(), [&](auto type) { backward_in_one_launch<decltype(type)>(module, results, grads); });
+  module.note("pdb_convlstm_backward", Pass::backward);
   return grads;
 }
 

@@ -34,11 +34,12 @@ template <class T>
 int persistent_forward(const Chains& chains, const ForwardTensors<T>* tensors, const PackedWeights<T>& packed,
                        accumulation_t<T>* workspace, Stream stream);
 
-// Its workspace holds the packed weights, too.
 template <class T>
 int64_t persistent_backward_workspace(const Chains& chains);
+template <class T>
+int64_t persistent_backward_packed(const Chains& chains);
 
-// What connects some of a layer's steps with the others, where a launch does not run all. All null: it does.
+// What connects some of a layer's steps with the others, where a launch does not run all. Null where there are no others.
 template <class T>
 struct Connection {
   using A = accumulation_t<T>;
@@ -46,6 +47,7 @@ struct Connection {
   const A* grad_c;            // (N, C, H, W): gradient of c behind these steps
   A* grad_c_before;           // (N, C, H, W): the same before them, where none of them is the layer's first; may be grad_c
   const A* c_before;          // (N, C, H, W): c before them, then
+  int number, first_step;     // for messages: of the layer, as the caller counts, and of these steps
 };
 
 // Backward through time of all layers: fills grad_gates[layer] (T, N, 4C, H, W), the gradients of the pre-activations,
@@ -53,7 +55,8 @@ struct Connection {
 // reaches their output from elsewhere than the layer behind. connections: of each layer, or null.
 template <class T>
 int persistent_backward(const Chains& chains, const BackwardTensors<T>* tensors, T* const* grad_gates,
-                        const Connection<T>* connections, accumulation_t<T>* workspace, Stream stream);
+                        const Connection<T>* connections, const PackedWeights<T>& packed, accumulation_t<T>* workspace,
+                        Stream stream);
 
 // backward() of several layers (sequence_backward.cpp), with one launch for all their steps, or one for some steps of the
 // layers that run side by side (backward_in_chunks). Elements of the workspace, or 0 where they do not fit; and all

@@ -184,38 +184,50 @@ int opposite(const Chains& chains, int i) { return i / chains.depth * chains.dep
 
 template <class Policy, class T>
 int run(const PersistentPlan<Policy>& plan, const Chains& chains, const BackwardTensors<T>* tensors,
-        T* const* grad_gates, const Connection<T>* connections, accumulation_t<T>* workspace, Stream stream) {
+        T* const* grad_gates, const Connection<T>* connections, const PackedWeights<T>& packed,
+        accumulation_t<T>* workspace, Stream stream) {
   LayerWeights<T> weights[kMaxPersistentLayers];
   typename Policy::Tensors given[kMaxPersistentLayers];
   for (int i = 0; i < chains.chains * chains.depth; ++i) {
     const int own = opposite(chains, i), behind = i % chains.depth > 0 ? own + 1 : -1;
     const int64_t C = chains.layers[own].channels;
     const BackwardTensors<T>& a = tensors[own];
-    weights[i] = {a.weight_h, behind < 0 ? nullptr : tensors[behind].weight_x, C, C, 4 * C, own, !chains.layers[own].reverse};
+    const Layer& layer = chains.layers[own];
+    const int number = connections ? connections[own].number : own, begin = connections ? connections[own].first_step : 0;
+    weights[i] = {a.weight_h, behind < 0 ? nullptr : tensors[behind].weight_x, C, C, 4 * C, number,
+                  begin + int(layer.steps) - 1, -1, !layer.reverse};
     given[i] = {a.grad_output, a.grad_c_n, a.peephole, a.c_0, a.gates, a.cells, grad_gates[own], a.grad_c_0,
                 behind < 0 ? nullptr : grad_gates[behind], connections ? connections[own] : Connection<T>{}};
   }
-  return launch_persistent(plan, chains, weights, given, {workspace + plan.workspace(), false}, workspace, stream);
+  return launch_persistent(plan, chains, weights, given, packed, workspace, stream);
 }
 
 }  // namespace
 
 template <class T>
 int64_t persistent_backward_workspace(const Chains& chains) {
-  return with_plan<Backward, T, false>(chains, [](const auto& plan) { return plan.workspace() + plan.packed(); });
+  return with_plan<Backward, T, false>(chains, [](const auto& plan) { return plan.workspace(); });
+}
+
+template <class T>
+int64_t persistent_backward_packed(const Chains& chains) {
+  return with_plan<Backward, T, false>(chains, [](const auto& plan) { return plan.packed(); });
 }
 
 template <class T>
 int persistent_backward(const Chains& chains, const BackwardTensors<T>* tensors, T* const* grad_gates,
-                        const Connection<T>* connections, accumulation_t<T>* workspace, Stream stream) {
-  return with_plan<Backward, T, false>(
-      chains, [&](const auto& plan) { return run(plan, chains, tensors, grad_gates, connections, workspace, stream); });
+                        const Connection<T>* connections, const PackedWeights<T>& packed, accumulation_t<T>* workspace,
+                        Stream stream) {
+  return with_plan<Backward, T, false>(chains, [&](const auto& plan) {
+    return run(plan, chains, tensors, grad_gates, connections, packed, workspace, stream);
+  });
 }
 
 #define INSTANTIATE(T)                                                                            \
   template int64_t persistent_backward_workspace<T>(const Chains&);                              \
+  template int64_t persistent_backward_packed<T>(const Chains&);                                 \
   template int persistent_backward(const Chains&, const BackwardTensors<T>*, T* const*, const Connection<T>*, \
-                                   accumulation_t<T>*, Stream);
+                                   const PackedWeights<T>&, accumulation_t<T>*, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)
 
 }  // namespace pdb::cuda

@@ -39,7 +39,7 @@ struct FmaCore {
   struct __attribute__((may_alias, aligned(16))) Values {
     A v[kPerChunk];
   };
-  struct Sum {
+  struct alignas(16) Sum {
     A v[kPixels][kRows];
   };
   typedef Element __attribute__((may_alias)) Alias;
@@ -117,7 +117,7 @@ struct MmaCore {
   static constexpr int kSideChunks = side_chunks_at_once(kGates, kPerChunk);
   static_assert(kTile == kMmaColumns, "a row of the tile is a column block of the product");
 
-  struct Sum {
+  struct alignas(16) Sum {
     float v[kM][kN][4];
   };
   typedef Element __attribute__((may_alias)) Alias;

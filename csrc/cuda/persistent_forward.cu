@@ -136,7 +136,7 @@ int run(const PersistentPlan<Policy>& plan, const Chains& chains, const ForwardT
   for (int i = 0; i < chains.chains * chains.depth; ++i) {
     const Layer& layer = chains.layers[i];
     const ForwardTensors<T>& a = tensors[i];
-    weights[i] = {a.weight_h, a.weight_x, layer.channels, layer.in_channels, layer.in_channels, i, layer.reverse};
+    weights[i] = {a.weight_h, a.weight_x, layer.channels, layer.in_channels, layer.in_channels, i, 0, 1, layer.reverse};
     given[i] = {a.x, a.bias, a.peephole, a.h_0, a.c_0, a.output, a.c_n, a.gates, a.cells};
   }
   return launch_persistent(plan, chains, weights, given, packed, workspace, stream);

@@ -69,7 +69,7 @@ struct PersistentPlan {
     blocks = chains.chains * first.batch * groups * tiles_y * tiles_x;
     shape = {int(first.channels), int(first.height), int(first.width), int(first.steps), int(first.batch),
              int(first.kernel), chains.depth, int(groups), int(tiles_y), int(tiles_x), 0, 0, 0,
-             int(groups > 1 ? Core::kGroupChannels : round_up(first.channels, Core::kPerChunk)), first.peephole_current};
+             int(std::min<int64_t>(kStepsAtOnce, first.steps)), int(groups > 1 ? Core::kGroupChannels : round_up(first.channels, Core::kPerChunk)), first.peephole_current};
     shape.recurrent_chunks = int(Policy::recurrent_chunks(shape));
     int64_t side_chunks = 0;
     for (int i = 0; i < chains.chains * chains.depth; ++i) {
@@ -82,7 +82,7 @@ struct PersistentPlan {
     // The side weight is read every step: from shared memory if there is room, else it takes turns.
     ok = fits(chains, int(std::min<int64_t>(side_chunks, 1 << 20))) || fits(chains, 0);
     if (side_chunks > 0 && shape.side_chunks == 0)
-      side_sum_chunks = blocks * kStepsAtOnce * LayerRun<Policy>::kSumChunks * kPersistentThreads;
+      side_sum_chunks = blocks * shape.steps_at_once * LayerRun<Policy>::kSumChunks * kPersistentThreads;
   }
 
   int64_t row_chunks() const { return int64_t(shape.taps()) * Core::kOutputs; }
@@ -157,7 +157,7 @@ template <class T>
 struct LayerWeights {
   const T *recurrent, *side;  // side: null where there is none
   int64_t recurrent_columns, side_columns, side_channels;
-  int number;
+  int number, first_step, step_change;  // as Link's
   bool flip;
 };
 
@@ -186,6 +186,7 @@ int launch_persistent(const PersistentPlan<Policy>& plan, const Chains& chains, 
     const Layer& layer = chains.layers[i];
     link.dilation = int(std::min(layer.dilation, std::max(layer.height, layer.width)));
     link.flip = weights[i].flip, link.number = weights[i].number;
+    link.first_step = weights[i].first_step, link.step_change = weights[i].step_change;
     link.recurrent_weight = pack(weights[i].recurrent, weights[i].recurrent_columns, plan.shape.recurrent_chunks);
     if (weights[i].side) {
       link.side_chunks = int(plan.side_chunks_of(chains, i));

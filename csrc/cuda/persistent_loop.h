@@ -23,11 +23,14 @@ struct Link {
   const Chunk* side_weight;       // null: no side convolution
   int side_channels;              // of the side input, as it is stored
   int side_chunks, dilation;
-  int number;  // of the layer, as the caller counts
-  bool flip;   // the steps of this launch go from frame T-1 to 0
+  int number;                   // of the layer, as the caller counts
+  int first_step, step_change;  // the first step of this launch as the layer's forward counts; from one to the next
+  bool flip;                    // the steps of this launch go from frame T-1 to 0
+
+  __device__ __forceinline__ Waiting waiting(int r) const { return {number, first_step + r * step_change, step_change < 0}; }
 };
 
-// Steps whose side sums are computed at once where the weights take turns.
+// Steps whose side sums are computed at once where the weights take turns, at most.
 constexpr int kStepsAtOnce = 8;
 
 template <class Policy>
@@ -37,7 +40,7 @@ struct PersistentArguments {
   typename Policy::Tensors tensors[kMaxPersistentLayers];
   Chunk* exchange;     // (2, chains, N, H, W, recurrent chunks)
   int64_t slot;        // chunks of one of the two
-  Chunk* side_sums;    // (blocks, kStepsAtOnce, chunks of a Sum, threads), where the weights take turns
+  Chunk* side_sums;    // (blocks, steps at once, chunks of a Sum, threads), where the weights take turns
   uint32_t* flags;     // one a block, zero at first
 };
 
@@ -133,7 +136,7 @@ struct LayerRun {
 
   // Where this thread keeps chunk i of the side sums of step r.
   __device__ __forceinline__ Chunk* side_sum(int r, int i) const {
-    const int64_t step = int64_t(blockIdx.x) * kStepsAtOnce + r % kStepsAtOnce;
+    const int64_t step = int64_t(blockIdx.x) * shape.steps_at_once + r % shape.steps_at_once;
     return arguments.side_sums + (step * kSumChunks + i) * kPersistentThreads + threadIdx.x;
   }
 
@@ -188,11 +191,11 @@ __device__ __forceinline__ void run_layer(const PersistentArguments<Policy>& arg
   Policy policy(shape, tensors, place, link.flip, *storage.constants);
   __syncthreads();  // the constants are there
   if (ticks > 0)  // the layer before is done there
-    await_neighbours(shape, place, arguments.flags, radius, ticks, {link.number, 0});
+    await_neighbours(shape, place, arguments.flags, radius, ticks, link.waiting(0));
 
   for (int r = 0; r < shape.steps; ++r, ++ticks) {
-    if (run.weights_take_turns() && r % kStepsAtOnce == 0)
-      run.make_side_sums(policy, r, r + kStepsAtOnce < shape.steps ? r + kStepsAtOnce : shape.steps);
+    if (run.weights_take_turns() && r % shape.steps_at_once == 0)
+      run.make_side_sums(policy, r, r + shape.steps_at_once < shape.steps ? r + shape.steps_at_once : shape.steps);
     const int t = run.frame(r);
     typename Core::Sum sum;
     policy.start(sum, t, r);
@@ -201,7 +204,7 @@ __device__ __forceinline__ void run_layer(const PersistentArguments<Policy>& arg
     else if (link.side_weight)
       run.side_convolution(sum, policy, storage.side_weight, 0, link.side_chunks, t);
     if (r > 0) {
-      await_neighbours(shape, place, arguments.flags, radius, ticks, {link.number, r});
+      await_neighbours(shape, place, arguments.flags, radius, ticks, link.waiting(r));
       load_ring(storage.window, exchange + (ticks - 1) % 2 * arguments.slot, shape, place, run.window, own);
     } else if (policy.initial()) {
       load_channels<Core>(storage.window, pitch, policy.initial(), 0, chunks, shape, place, run.window,

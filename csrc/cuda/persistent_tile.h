@@ -20,6 +20,7 @@ struct PersistentShape {
   int recurrent_chunks;  // depth of the recurrent convolution
   int side_chunks;       // depth of the side weight in shared memory; 0: it takes turns with the recurrent weight
   int window_side;       // of the largest window
+  int steps_at_once;     // whose side sums are computed together where the weights take turns
   int gradient_stride;   // channels from one gate's to the next one's in the depth of the gate gradients: whole chunks
   bool peephole_current;
 

@@ -22,22 +22,24 @@ class BackwardPass {
  public:
   using A = accumulation_t<T>;
 
-  // gates: whether they are saved. In chunks the chains have one layer each.
-  BackwardPass(const Chains& chains, bool gates)
-      : chains_(chains), count_(chains.chains * chains.depth), saved_(gates),
+  // gates: whether they are saved. In chunks the chains have one layer each. number(i): of layer i, for messages.
+  BackwardPass(const Chains& chains, bool gates, int first_number = 0, int number_step = 1)
+      : chains_(chains), first_number_(first_number), number_step_(number_step), count_(chains.chains * chains.depth), saved_(gates),
         chunked_(backward_in_chunks(chains.layers[0], gates)), steps_(chains.layers[0].steps) {
     for (int i = 0; i < count_; ++i) works_[i].layer = layers_[i] = with_bounded_dilation(chains.layers[i]);
     chains_.layers = layers_;
     if (chunked_) chunk_ = kChunkSteps;
     else chunk_ = steps_;
-    if (layers_[0].persistent) persistent_ = persistent_backward_workspace<T>(chains_of(chunk_));
+    if (!layers_[0].persistent) return;
+    persistent_ = persistent_backward_workspace<T>(chains_of(chunk_));
+    persistent_packed_ = persistent_backward_packed<T>(chains_of(chunk_));
   }
   BackwardPass(const BackwardPass&) = delete;
 
   bool is_persistent() const { return persistent_ > 0; }
 
   int64_t workspace() const {
-    int64_t all = std::max(persistent_, weight_gradient_room(works_, count_, chunk_));
+    int64_t all = persistent_packed_ + std::max(persistent_, weight_gradient_room(works_, count_, chunk_));
     const Layer wide = widest(works_, count_);
     for (int i = 0; i < count_; ++i) {
       const Path<T> own(layers_[i]);
@@ -60,6 +62,7 @@ class BackwardPass {
       if (chunked_) works_[i].sums = Sums<T>(layers_[i], take(room, whole(Sums<T>::size(layers_[i]))));
     }
     if (int error = pack(room, stream)) return error;
+    persistent_weights_ = {take(room, persistent_packed_), false};
     bool second = false;
     for (int64_t end = steps_; end > 0; end = std::max<int64_t>(end - chunk_, 0), second = !second) {
       const Steps steps(works_[0].layer, std::max<int64_t>(end - chunk_, 0), end);
@@ -140,9 +143,12 @@ class BackwardPass {
       tensors[i].gates = work.gates;
       grad_gates[i] = work.grad_gates;
       connections[i] = {work.grad_gates_after, ends ? nullptr : work.grad_c, begins ? nullptr : work.grad_c,
-                        begins ? nullptr : work.tensors.cells + frame(work.layer, steps.begin - 1) * state};
+                        begins ? nullptr : work.tensors.cells + frame(work.layer, steps.begin - 1) * state,
+                        first_number_ + i * number_step_, int(steps.begin)};
     }
-    return persistent_backward(chains_of(steps.count()), tensors, grad_gates, connections, room, stream);
+    const PackedWeights<T> packed = persistent_weights_;
+    persistent_weights_.is_packed = true;  // for the next chunk
+    return persistent_backward(chains_of(steps.count()), tensors, grad_gates, connections, packed, room, stream);
   }
 
   int batched(const Steps& steps, A* room, Stream stream) {
@@ -153,9 +159,10 @@ class BackwardPass {
   }
 
   Chains chains_;
-  int count_;
+  int first_number_, number_step_, count_;
   bool saved_, chunked_;
-  int64_t steps_, chunk_ = 0, persistent_ = 0;
+  int64_t steps_, chunk_ = 0, persistent_ = 0, persistent_packed_ = 0;
+  PackedWeights<T> persistent_weights_{};
   Layer layers_[kMaxPersistentLayers] = {};  // as a persistent launch gets them
   LayerWork<T> works_[kMaxPersistentLayers] = {};
 };
@@ -186,7 +193,7 @@ int backward_by_levels(const Chains& chains, const BackwardTensors<T>* tensors, 
       if (d > 0) own[i].grad_x = of_chain, own[i].grad_x_before = tensors[i * chains.depth + d - 1].grad_output;
       if (d + 1 < chains.depth) own[i].grad_output = of_chain;
     }
-    BackwardPass<T> pass(level.alone(), gates);
+    BackwardPass<T> pass(level.alone(), gates, d, chains.depth);
     if (int error = pass.run(own, workspace + units<T>(chains.chains * sequence), stream)) return error;
   }
   return 0;

@@ -79,7 +79,16 @@ class Check:
         sections = ("machines", "seconds", "clocks", "checks", "answers", "profile", "floors", "ncu", "benchmark")
         self.report: dict[str, dict] = {name: {} for name in sections}
         if goes_on and (out / "gpu_check.json").exists():
-            self.report |= json.loads((out / "gpu_check.json").read_text())
+            self.go_on_from(json.loads((out / "gpu_check.json").read_text()))
+
+    def go_on_from(self, earlier: dict) -> None:
+        """Takes over what was measured before, if that was of the same code on the same kind of GPU."""
+        now = machine(self.device)
+        kinds = ("gpu", "torch", "commit")
+        if all(other.get(kind) == now[kind] for other in earlier.get("machines", {}).values() for kind in kinds):
+            self.report |= earlier
+        else:
+            say(f"the report in {self.out} is of another commit or machine: nothing of it is kept")
 
     def write(self) -> None:
         with self.lock:

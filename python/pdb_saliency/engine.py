@@ -17,8 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-import pdb_ext
-
 from .clips import Clip, batches, blended
 from .errors import InputError, SaliencyError
 from .fold import fold_batch_norm
@@ -81,7 +79,7 @@ class Engine:
         frames, too, or for the state if `options.causal`.
         Raises InputError where the frames do (after the maps of all frames before), SaliencyError when the network fails.
         """
-        with Pipeline() as pipeline, pdb_ext.cache_weights():  # its copy of the weights never changes
+        with Pipeline() as pipeline:
             resized = pipeline.ahead(self._resized(frames), max(_DEPTH, self.batch), may_hang=True)
             for frame, small in pipeline.ahead(self._landing(self._network_stage(resized)), _DEPTH * self.batch):
                 if frame.known is not None:

@@ -119,7 +119,7 @@ extern "C" bool pdb_pyramid_fits(int dtype, const Arguments* a, bool backward) {
 
 // What the emulated GPU says its kernels were compiled for; 0: none were.
 extern "C" void pdb_set_architecture(int architecture) { host::compiled_architecture = architecture; }
-extern "C" void pdb_set_device_errors(bool on) { pdb::device_errors = on; }
+extern "C" void pdb_set_device_errors(int which) { pdb::device_errors = which; }
 extern "C" void pdb_set_seed(uint64_t seed) { host::set_seed(seed); }
 extern "C" void pdb_inject(int fault, const char* file, int line) { host::inject(host::Fault(fault), file, line); }
 // Since the last call.

@@ -20,7 +20,7 @@
 #endif
 
 #if defined(PDB_DEVICE_FUNCTIONS)
-bool pdb::device_errors = false;
+int pdb::device_errors = 0;
 #endif
 
 namespace pdb::cuda::host {
@@ -218,9 +218,10 @@ int give_up(int64_t threads) {
   for (int64_t i = 0; i < threads; ++i) {
     const Fiber& fiber = fibers[i];
     if (fiber.state != State::polling) continue;
-    std::fprintf(stderr, "pdb_ext: persistent launch, layer %d, step:%d: persistent_kernel: block: [%u,0,0], thread: [%u,0,0] "
+    std::fprintf(stderr, "pdb_ext: persistent launch, layer %d, step:%d: persistent_kernel, %s: block: [%u,0,0], thread: [%u,0,0] "
                  "Assertion `a neighbouring tile's flag came within 2 seconds` failed.\n",
-                 fiber.waiting.layer, fiber.waiting.step, fiber.block, fiber.thread);
+                 fiber.waiting.layer, fiber.waiting.step, fiber.waiting.backward ? "backward" : "forward", fiber.block,
+                 fiber.thread);
     break;
   }
   running.clear();  // and what the blocks have not released

@@ -73,6 +73,7 @@ void load_global(const void* source, void* value, size_t bytes);
 void publish_flag(uint32_t* flag, uint32_t value, const char* file, int line);
 struct WaitingFor {
   int layer, step;
+  bool backward;
 };
 void await_flag(const uint32_t* flag, uint32_t value, WaitingFor waiting, const char* file, int line);
 
