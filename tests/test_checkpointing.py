@@ -179,3 +179,23 @@ def test_by_default_gates_are_computed_again_where_that_is_cheap(device, dtype, 
     weight_h = SimpleNamespace(shape=(128, 32, 3, 3))
     assert saves(None, x, weight_h) == (SAVE_CELLS if expected else SAVE_GATES_AND_CELLS)
     assert saves(True, x, weight_h) == SAVE_CELLS and saves(False, x, weight_h) == SAVE_GATES_AND_CELLS
+
+
+def test_inference_does_not_ask_what_to_save(monkeypatch):
+    """The answer depends on sizes, which an exported program for inference must not."""
+    def asked(*_):
+        raise AssertionError("what to save was asked for")
+
+    monkeypatch.setattr(pdb_ext.ops, "saves", asked)
+    layer, x = pdb_ext.ConvLSTM(2, 3), torch.randn(4, 1, 2, 5, 6)
+    with torch.no_grad():
+        layer(x)
+    with pytest.raises(AssertionError, match="what to save"):
+        layer(x)
+
+
+def test_checkpoints_decide_by_their_own_length(monkeypatch):
+    asked = []
+    monkeypatch.setattr(pdb_ext.ops, "saves", lambda recompute, x, weight_h: asked.append(len(x)) or SAVE_GATES_AND_CELLS)
+    pdb_ext.ConvLSTM(2, 3, checkpoint_every=4)(torch.randn(20, 1, 2, 5, 6))[0].sum().backward()
+    assert asked == [4]
