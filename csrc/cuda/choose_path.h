@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <optional>
 
-#include "../calls.h"
 #include "device.h"
 #include "persistent.h"
 

@@ -6,10 +6,11 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include "../calls.h"
 #include "../convlstm.h"
 #include "aten_layer.h"
+#include "aten_weights.h"
 #include "choose_path.h"
-#include "packed_weights.h"
 #include "path.h"
 #include "tensors.h"
 

@@ -5,9 +5,10 @@
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
 
+#include "../calls.h"
 #include "../pdb_convlstm.h"
+#include "aten_weights.h"
 #include "choose_path.h"
-#include "packed_weights.h"
 #include "tensors.h"
 
 namespace pdb::cuda {

@@ -1,7 +1,6 @@
 // The scheduler of cuda_host.h.
 #include "launch.h"
 
-#include <pthread.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -15,9 +14,7 @@
 #include <string>
 #include <vector>
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/common_interface_defs.h>
-#endif
+#include "sanitizer_stacks.h"
 
 #if defined(PDB_DEVICE_FUNCTIONS)
 int pdb::device_errors = 0;
@@ -92,35 +89,13 @@ Fault fault_at(const char* file, int line) {
 
 Block& current_block() { return running[current->block]; }
 
-// AddressSanitizer must know which stack is in use.
-void announce_switch([[maybe_unused]] Fiber& from, [[maybe_unused]] Fiber& to, [[maybe_unused]] bool last) {
-#if defined(__SANITIZE_ADDRESS__)
-  static const void* scheduler_stack;
-  static size_t scheduler_bytes;
-  const bool leaving = &from == &scheduler;
-  if (leaving && !scheduler_stack) {
-    pthread_attr_t attributes;
-    void* address;
-    pthread_getattr_np(pthread_self(), &attributes);
-    pthread_attr_getstack(&attributes, &address, &scheduler_bytes);
-    pthread_attr_destroy(&attributes);
-    scheduler_stack = address;
-  }
-  __sanitizer_start_switch_fiber(last ? nullptr : &from.fake_stack, leaving ? to.stack.get() : scheduler_stack,
-                                 leaving ? kStackBytes : scheduler_bytes);
-#endif
-}
-
-void announce_arrival([[maybe_unused]] Fiber& fiber) {
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(fiber.fake_stack, nullptr, nullptr);
-#endif
-}
-
 void switch_fiber(Fiber& from, Fiber& to, bool last) {
-  announce_switch(from, to, last);
+  static StackRange scheduler_stack{};
+  const bool starts = &from == &scheduler;
+  if (starts && !scheduler_stack.bottom) scheduler_stack = thread_stack();
+  announce_switch(last ? nullptr : &from.fake_stack, starts ? StackRange{to.stack.get(), kStackBytes} : scheduler_stack);
   swapcontext(&from.context, &to.context);
-  announce_arrival(from);
+  announce_arrival(from.fake_stack);
 }
 
 void yield(State state) {
@@ -130,7 +105,7 @@ void yield(State state) {
 }
 
 void thread_main() {
-  announce_arrival(*current);
+  announce_arrival(current->fake_stack);
   (*body)();
   yield(State::finished);
 }
