@@ -9,7 +9,7 @@
 
 #include <ATen/core/Tensor.h>
 
-#include <functional>
+#include <cstdint>
 #include <vector>
 
 namespace pdb {

@@ -50,8 +50,8 @@ def convlstm(
         output_peephole: whether the output gate reads c_{t-1} ("previous", as in the authors' released model)
             or c_t ("current", as in Shi et al. 2015).
         checkpoint_every: save memory in training: store the state every so many steps only, and compute the steps between
-            once more in the backward pass. About sqrt(T) stores least. None stores what backward needs of every step, five
-            times the output. The results are the same up to rounding. The reference knows no such thing.
+            once more in the backward pass. About sqrt(T) stores least. None stores what backward needs of every step, see
+            recompute_gates. The results are the same up to rounding. The reference knows no such thing.
         recompute_gates: save memory in training: store the cell states (as large as the output, in float32 at least) but
             not the gates (four times the output), and compute the gates once more in the backward pass. Costs one forward
             convolution, not a whole forward pass; the results are the same up to rounding. With checkpoint_every it
@@ -68,8 +68,8 @@ def convlstm(
 
     Reverse-mode gradients are native; forward-mode ones (`torch.func.jvp`) come from the reference, and a gradient of a
     gradient is refused. An infinity or a value near the largest float may turn its neighbours into NaN where the CPU
-    uses Winograd's form of the convolution. Calls that need no gradient store nothing for one; to export a program for inference, trace it
-    under `torch.no_grad()`.
+    uses Winograd's form of the convolution. Calls that need no gradient store nothing for one; to export a program for
+    inference, trace it under `torch.no_grad()`.
     """
     check_inputs(x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole)
     if checkpoint_every is not None:
@@ -141,19 +141,22 @@ def _call(
     training = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
     # Sizes are looked at for training alone: an exported program for inference shall not depend on them.
     if training and checkpoint_every is not None and checkpoint_every < x.shape[0]:
-        save = saves(recompute_gates, x[:checkpoint_every], weight_h)
+        save = saves(recompute_gates, x, weight_h, checkpoint_every)
         return CheckpointedConvLSTM.apply(*tensors, checkpoint_every, options, save)
-    save = saves(recompute_gates, x, weight_h) if training else SAVE_NOTHING
+    save = saves(recompute_gates, x, weight_h, x.shape[0]) if training else SAVE_NOTHING
     output, c_n, _ = torch.ops.pdb_ext.convlstm(*tensors, *options, save)
     return output, c_n
 
 
-def saves(recompute_gates: bool | None, x: Tensor, weight_h: Tensor) -> int:
-    """What the op shall keep for backward, `save`, by the argument recompute_gates of :func:`convlstm`."""
+def saves(recompute_gates: bool | None, x: Tensor, weight_h: Tensor, steps: int) -> int:
+    """What the op shall keep for backward, `save`, by the argument recompute_gates of :func:`convlstm`.
+
+    steps: over which the op is called.
+    """
     if recompute_gates is None:
-        (T, N, Cin, H, W), (rows, C, k, _) = x.shape, weight_h.shape
+        (_, N, Cin, H, W), (rows, C, k, _) = x.shape, weight_h.shape
         operations = 2 * rows * (Cin + C) * k**2 * N * H * W
-        recompute_gates = x.device.type == "cuda" and x.dtype.itemsize == 2 and T > 8 and operations < 4e9
+        recompute_gates = x.device.type == "cuda" and x.dtype.itemsize == 2 and steps > 8 and operations < 4e9
     return SAVE_CELLS if recompute_gates else SAVE_GATES_AND_CELLS
 
 

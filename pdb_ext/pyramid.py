@@ -48,7 +48,7 @@ def pdb_convlstm(x: Tensor, layers: list, states: list[State | None]) -> list[tu
     x, *parameters = ops._autocast(x, *parameters)
     parameters = [x.new_empty(0) if t is None else t for t in parameters]
     training = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parameters))
-    save = ops.saves(layers[0].recompute_gates, x, layers[0].weight_h) if training else SAVE_NOTHING
+    save = ops.saves(layers[0].recompute_gates, x, layers[0].weight_h, x.shape[0]) if training else SAVE_NOTHING
     dilations, current = [layer.dilation for layer in layers[::2]], layers[0].output_peephole == "current"
     output, c_n, _ = torch.ops.pdb_ext.pdb_convlstm(x, parameters, dilations, current, save)
     # The last states, copied: views would keep all of output alive. One copy for all layers of a direction.

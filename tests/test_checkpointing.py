@@ -177,8 +177,8 @@ def test_by_default_gates_are_computed_again_where_that_is_cheap(device, dtype, 
     # In place of a tensor on a GPU, which need not be there.
     x = SimpleNamespace(shape=(T, 1, 32, side, side), dtype=dtype, device=torch.device(device))
     weight_h = SimpleNamespace(shape=(128, 32, 3, 3))
-    assert saves(None, x, weight_h) == (SAVE_CELLS if expected else SAVE_GATES_AND_CELLS)
-    assert saves(True, x, weight_h) == SAVE_CELLS and saves(False, x, weight_h) == SAVE_GATES_AND_CELLS
+    assert saves(None, x, weight_h, T) == (SAVE_CELLS if expected else SAVE_GATES_AND_CELLS)
+    assert saves(True, x, weight_h, T) == SAVE_CELLS and saves(False, x, weight_h, T) == SAVE_GATES_AND_CELLS
 
 
 def test_inference_does_not_ask_what_to_save(monkeypatch):
@@ -196,6 +196,6 @@ def test_inference_does_not_ask_what_to_save(monkeypatch):
 
 def test_checkpoints_decide_by_their_own_length(monkeypatch):
     asked = []
-    monkeypatch.setattr(pdb_ext.ops, "saves", lambda recompute, x, weight_h: asked.append(len(x)) or SAVE_GATES_AND_CELLS)
+    monkeypatch.setattr(pdb_ext.ops, "saves", lambda *arguments: asked.append(arguments[-1]) or SAVE_GATES_AND_CELLS)
     pdb_ext.ConvLSTM(2, 3, checkpoint_every=4)(torch.randn(20, 1, 2, 5, 6))[0].sum().backward()
     assert asked == [4]

@@ -141,18 +141,44 @@ def is_seen(kernels, problem, site):
     return False
 
 
+def publish_of_a_step():
+    """File and line."""
+    return next(site for site in synchronisation() if site[2] == RELAXED and "loop" in site[0])[:2]
+
+
+def starved(layer, step, way):
+    """What a launch says that gave up."""
+    where = rf"layer {layer}, step:{step}: persistent_kernel, {way}"
+    return rf"pdb_ext: persistent launch, {where}: block: \[\d+,0,0\], thread: \[\d+,0,0\] Assertion"
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_wait_without_end_ends_the_launch(kernels, capfd, seed):
     """Without the publishes: the message names layer and step, the launch fails, and the next one is right again."""
-    name, line, _ = next(site for site in synchronisation() if site[2] == RELAXED and "loop" in site[0])
     problem = Problem(FLAG_CASE[0])
     expected = problem.run(kernels, torch.float32)
     kernels.library.pdb_set_seed(seed)
     with pytest.raises(AssertionError, match=f"{CUDA_ERROR_ASSERT} == pdb_forward"):
-        run_faulty(kernels, problem, MISSING, name, line)
-    message = r"pdb_ext: persistent launch, layer 0, step:1: persistent_kernel, forward: block: \[\d+,0,0\], thread: \[\d+,0,0\] Assertion"
-    assert re.search(message, capfd.readouterr().err)
+        run_faulty(kernels, problem, MISSING, *publish_of_a_step())
+    assert re.search(starved(0, 1, "forward"), capfd.readouterr().err)
     assert all(torch.equal(value, expected[key]) for key, value in problem.run(kernels, torch.float32).items())
+
+
+@pytest.mark.parametrize("recompute", [False, True], ids=["all steps at once", "chunks"])
+def test_a_wait_without_end_in_backward_names_the_step_of_the_whole_sequence(kernels, capfd, recompute):
+    """The last step needs nobody's flag; the one before it is the first to wait, also where a launch has four steps only."""
+    T = 10
+    problem = Problem((T, 1, 2, 3, 9, 17))
+    tensors, *cotangents = problem.to(torch.float32)
+    saved = kernels.forward(*tensors, *problem.options, save=True, recompute=recompute)
+    file, line = publish_of_a_step()
+    kernels.library.pdb_inject(MISSING, file.encode(), line)
+    try:
+        with pytest.raises(AssertionError, match=f"{CUDA_ERROR_ASSERT} == pdb_backward"):
+            kernels.backward(*cotangents, *tensors, saved, *problem.options)
+    finally:
+        kernels.library.pdb_inject(NO_FAULT, None, 0)
+    assert re.search(starved(0, T - 2, "backward"), capfd.readouterr().err)
 
 
 def test_what_is_not_resident_takes_single_steps(kernels):

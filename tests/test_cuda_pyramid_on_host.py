@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import re
 
 import pytest
 import torch
@@ -156,6 +157,30 @@ def test_layers_that_fit_alone_but_not_together_get_a_launch_each(ops, persisten
     monkeypatch.setenv("PDB_EXT_CUDA_PATH", "persistent")
     check_pyramid(ops, True)
     assert persistent.pdb_cooperative_launches() == 2 * 2 * len(DILATIONS)
+
+
+@pytest.mark.parametrize("save", [1, 2], ids=["all steps at once", "chunks"])
+def test_a_pyramid_whose_backward_waits_without_end_says_of_which_layer(ops, persistent, capfd, save):
+    """The second of a branch comes first there. It runs backward in time: its forward ends with frame 0."""
+    x, parameters = pyramid(False, sizes=(11, 1, 2, 3, 9, 17))
+    _, cotangents, _ = pyramid_reference(x, parameters)
+    given = [x.new_empty(0) if t is None else t for t in parameters]
+    output, _, reserve = ops.pdb_convlstm(x, given, DILATIONS, False, save)
+    persistent.pdb_inject(MISSING, *flag_of_a_step())
+    try:
+        with pytest.raises(RuntimeError, match="CUDA error|710"):
+            needs = [True, *(t is not None for t in parameters)]
+            ops.pdb_convlstm_backward(*cotangents, x, given, output, reserve, DILATIONS, False, needs)
+    finally:
+        persistent.pdb_inject(NO_FAULT, None, 0)
+    error = capfd.readouterr().err
+    assert re.search(r"pdb_ext: persistent launch, layer [13], step:9: persistent_kernel, backward", error), error
+
+
+def flag_of_a_step():
+    """File and line of its publish."""
+    lines = (ROOT / "csrc/cuda/persistent_loop.h").read_text().splitlines()
+    return b"persistent_loop.h", next(i for i, line in enumerate(lines, 1) if "PDB_PUBLISH(" in line)
 
 
 def test_no_flag_between_the_layers_of_a_chain_is_missing_unnoticed(ops, persistent):

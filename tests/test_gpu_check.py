@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import pdb_ext
+
 ROOT = Path(__file__).resolve().parents[1]
 BENCHMARKS = ROOT / "python/benchmarks"
 CHECK = [sys.executable, str(BENCHMARKS / "gpu_check.py"), "--device", "cpu"]
@@ -40,7 +42,7 @@ def test_dry_run(tmp_path):
     assert report["checks"]["memcheck"]["passed"] is None and report["checks"]["ncu"]["passed"] is None
     assert len(report["answers"]) == 10 and all(answer["passed"] for answer in report["answers"].values())
     assert report["profile"]["bfloat16 | forward"]["kernels"]
-    contestants = {"eager": 13, "cudnn.benchmark": 10, "max-autotune": 3, "jax": 4, "memory": 7}
+    contestants = {"eager": 13, "cudnn.benchmark": 10, "max-autotune": 3, "jax": 4, "memory": 8}
     for result_of_job in report["benchmark"].values():
         if result_of_job["group"] == "jax" and importlib.util.find_spec("jax") is None:
             assert result_of_job["error"].startswith("not measured")
@@ -201,6 +203,22 @@ def test_a_contestant_that_fails_or_is_wrong_costs_no_other(monkeypatch, tmp_pat
     del result["times"]["pdb_ext"]
     (row,) = gpu_report.speed_rows([result], {})
     assert "pdb_ext or naive eager failed" in row["error"]
+
+
+def test_memory_is_measured_as_a_user_calls_it():
+    """"pdb_ext" with nothing said of memory, whichever of the others went before."""
+    import gpu_jobs
+    import gpu_workload
+
+    workload = gpu_workload.GpuWorkload(gpu_jobs.TINY, torch.float32, "cpu")
+    layers = [module for module in workload.module.modules() if isinstance(module, pdb_ext.ConvLSTM)]
+    untouched = [(layer.recompute_gates, layer.checkpoint_every) for layer in layers]
+    seen = {}
+    for name, run in reversed(gpu_workload.memory_contestants(workload).items()):
+        run()
+        seen[name] = [(layer.recompute_gates, layer.checkpoint_every) for layer in layers]
+    assert seen["pdb_ext"] == untouched == [(None, None)] * len(layers)
+    assert seen["pdb_ext, recompute_gates=True"][0] == (True, None) != seen["pdb_ext, recompute_gates=False"][0]
 
 
 def test_only_our_own_failures_are_failures():

@@ -141,7 +141,8 @@ int data_gradients(const LayerWork<T>* works, int count, const Steps& steps, Str
     if (tensors.grad_h_0 && steps.begin == 0) {
       const T* const initial = works[i].grad_gates + (layer.first() - steps.first) * 4 * state;
       const DataGradients<T> own{{{initial, works[i].weight_h, layer.dilation}}, 1, nullptr};
-      if (int error = Path<T>(layer, stream).input_gradient(layer.batch, layer.channels, own, tensors.grad_h_0)) return error;
+      const Path<T> path(layer, stream);
+      if (int error = path.input_gradient(layer.batch, layer.channels, own, tensors.grad_h_0)) return error;
     }
     DataGradients<T> shared{{}, 0, offset(tensors.grad_x_before, steps.first * x_state)};
     bool is_first = tensors.grad_x != nullptr;

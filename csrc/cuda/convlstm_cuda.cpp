@@ -39,12 +39,13 @@ struct Plan {
   void check_forced(at::ScalarType dtype) const {
     const std::optional<CudaPath> forced = path_from_environment();
     if (!forced || *forced == path || layer.batch == 0) return;
-    TORCH_CHECK(device.has_kernels(), "PDB_EXT_CUDA_PATH=", path_name(*forced), ": pdb_ext was not built for this GPU (compute ",
-                "capability ", device.architecture / 10, ".", device.architecture % 10, "), which can take the path aten only");
-    TORCH_CHECK(false, "PDB_EXT_CUDA_PATH=", path_name(*forced), ": this layer (N=", layer.batch, ", Cin=", layer.in_channels,
-                ", C=", layer.channels, ", ", layer.height, "x", layer.width, ", k=", layer.kernel, ", dilation=",
-                layer.dilation, ", ", dtype, ") does not fit on the chip, all of its tiles at once with the recurrent ",
-                "weight in the shared memory of each; unset the variable, or let it name step or aten");
+    const char* const name = path_name(*forced);
+    TORCH_CHECK(device.has_kernels(), "PDB_EXT_CUDA_PATH=", name, ": pdb_ext was not built for this GPU (compute capability ",
+                device.architecture / 10, ".", device.architecture % 10, "), which can take the path aten only");
+    TORCH_CHECK(false, "PDB_EXT_CUDA_PATH=", name, ": this layer (N=", layer.batch, ", Cin=", layer.in_channels, ", C=",
+                layer.channels, ", ", layer.height, "x", layer.width, ", k=", layer.kernel, ", dilation=", layer.dilation,
+                ", ", dtype, ") does not fit on the chip, all of its tiles at once with the recurrent weight in the shared ",
+                "memory of each; unset the variable, or let it name step or aten");
   }
 
   // tensor_cores: whether they compute the steps.
@@ -142,8 +143,8 @@ BackwardResult convlstm_backward(const OptionalTensor& grad_output, const Option
     const BackwardTensors<T> tensors{
         read<T>(grad_output_), read<T>(grad_c_n_), read<T>(x_), read<T>(weight_x_), read<T>(weight_h_),
         read<T>(bias_), read_peephole<T>(peephole), read<T>(h_0_), read<T>(c_0_), read<T>(output_), gates, cells,
-        write<T>(grad_x), nullptr, write<T>(grad_weight_x), write<T>(grad_weight_h), write<T>(grad_bias), write<T>(grad_peephole),
-        write<T>(grad_h_0), write<T>(grad_c_0), write<A>(workspace)};
+        write<T>(grad_x), nullptr, write<T>(grad_weight_x), write<T>(grad_weight_h), write<T>(grad_bias),
+        write<T>(grad_peephole), write<T>(grad_h_0), write<T>(grad_c_0), write<A>(workspace)};
     const auto stream = c10::cuda::getCurrentCUDAStream();
     check_launch(backward(layer, tensors, stream.stream()));
     plan.note("convlstm_backward", Pass::backward, Path<T>(layer).on_tensor_cores());

@@ -35,7 +35,8 @@ constexpr int kResidentBlocks = 3;
 #endif
 
 template <class T>
-__global__ void __launch_bounds__(kWeightThreads, kResidentBlocks) mma_weight_gradient_kernel(const __grid_constant__ WeightJobs<T> jobs) {
+__global__ void __launch_bounds__(kWeightThreads, kResidentBlocks)
+    mma_weight_gradient_kernel(const __grid_constant__ WeightJobs<T> jobs) {
   using Element = typename Operands<T>::Element;
   auto& storage = shared_storage<typename Operands<T>::Storage>();
   const WeightProduct<T, kMmaBlockColumns> product(jobs);

@@ -1,7 +1,7 @@
 // Rearranges convolution weights so that the convolution cores read them row by row, or as fragments of tensor-core
 // products (see kernels.h).
+#include "jobs.h"
 #include "kernels.h"
-#include "launch.h"
 #include "mma_convolution.h"
 
 namespace pdb::cuda {
@@ -65,17 +65,11 @@ PackJob<T> make_job(const WeightToPack<T>& w) {
 }
 
 template <class T>
-struct PackJobs {
-  PackJob<T> jobs[kMaxWeightsToPack];
-  int64_t first_block[kMaxWeightsToPack];
-  int count;
-};
+using PackJobs = Jobs<PackJob<T>, kMaxWeightsToPack>;
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) pack_weights_kernel(const __grid_constant__ PackJobs<T> all) {
-  int index = 0;
-  for (int i = 1; i < all.count; ++i)
-    if (blockIdx.x >= all.first_block[i]) index = i;
+  const int index = all.find();
   const PackJob<T>& job = all.jobs[index];
   const int64_t e = (blockIdx.x - all.first_block[index]) * int64_t(kThreads) + threadIdx.x;
   if (e >= job.count) return;
@@ -97,16 +91,15 @@ int64_t packed_size(const WeightToPack<T>& weight) {
 template <class T>
 int launch_pack_weights(const WeightToPack<T>* weights, int count, Stream stream) {
   PackJobs<T> all{};
-  int64_t blocks = 0;
   for (int i = 0; i < count; ++i) {
-    all.jobs[i] = make_job(weights[i]), all.first_block[i] = blocks, all.count = i + 1;
-    blocks += (all.jobs[i].count + kThreads - 1) / kThreads;
+    const PackJob<T> job = make_job(weights[i]);
+    all.add(job, (job.count + kThreads - 1) / kThreads);
   }
-  return launch(pack_weights_kernel<T>, blocks, kThreads, stream, all);
+  return launch(pack_weights_kernel<T>, all.blocks, kThreads, stream, all);
 }
 
-#define INSTANTIATE(T)                                     \
-  template int64_t packed_size(const WeightToPack<T>&);    \
+#define INSTANTIATE(T)                                  \
+  template int64_t packed_size(const WeightToPack<T>&); \
   template int launch_pack_weights(const WeightToPack<T>*, int, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)
 

@@ -76,6 +76,7 @@ struct Backward : OwnCells<C> {
     const int own = int(group_depth(shape)) / Core::kPerChunk;
     return {group * own, (group + 1) * own};
   }
+
   __device__ Backward(const PersistentShape& shape, const Tensors& tensors, const Place& place, bool flip, Constants&)
       : OwnCells<C>{shape, place}, tensors(tensors), depth(shape), flip(flip) {
     const int t = flip ? shape.steps - 1 : 0;

@@ -161,10 +161,11 @@ int persistent_forward(const Chains& chains, const ForwardTensors<T>* tensors, c
       chains, [&](const auto& plan) { return run(plan, chains, tensors, packed, workspace, stream); });
 }
 
-#define INSTANTIATE(T)                                               \
-  template int64_t persistent_forward_workspace<T>(const Chains&);   \
-  template int64_t persistent_forward_packed<T>(const Chains&);      \
-  template int persistent_forward(const Chains&, const ForwardTensors<T>*, const PackedWeights<T>&, accumulation_t<T>*, Stream);
+#define INSTANTIATE(T)                                                                                \
+  template int64_t persistent_forward_workspace<T>(const Chains&);                                    \
+  template int64_t persistent_forward_packed<T>(const Chains&);                                       \
+  template int persistent_forward(const Chains&, const ForwardTensors<T>*, const PackedWeights<T>&, \
+                                  accumulation_t<T>*, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)
 
 }  // namespace pdb::cuda

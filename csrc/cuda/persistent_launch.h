@@ -69,7 +69,8 @@ struct PersistentPlan {
     blocks = chains.chains * first.batch * groups * tiles_y * tiles_x;
     shape = {int(first.channels), int(first.height), int(first.width), int(first.steps), int(first.batch),
              int(first.kernel), chains.depth, int(groups), int(tiles_y), int(tiles_x), 0, 0, 0,
-             int(std::min<int64_t>(kStepsAtOnce, first.steps)), int(groups > 1 ? Core::kGroupChannels : round_up(first.channels, Core::kPerChunk)), first.peephole_current};
+             int(std::min<int64_t>(kStepsAtOnce, first.steps)),
+             int(groups > 1 ? Core::kGroupChannels : round_up(first.channels, Core::kPerChunk)), first.peephole_current};
     shape.recurrent_chunks = int(Policy::recurrent_chunks(shape));
     int64_t side_chunks = 0;
     for (int i = 0; i < chains.chains * chains.depth; ++i) {

@@ -22,14 +22,14 @@ class BackwardPass {
  public:
   using A = accumulation_t<T>;
 
-  // gates: whether they are saved. In chunks the chains have one layer each. number(i): of layer i, for messages.
+  // gates: whether they are saved. In chunks the chains have one layer each. Messages call layer i
+  // first_number + i * number_step.
   BackwardPass(const Chains& chains, bool gates, int first_number = 0, int number_step = 1)
-      : chains_(chains), first_number_(first_number), number_step_(number_step), count_(chains.chains * chains.depth), saved_(gates),
-        chunked_(backward_in_chunks(chains.layers[0], gates)), steps_(chains.layers[0].steps) {
+      : chains_(chains), first_number_(first_number), number_step_(number_step), count_(chains.chains * chains.depth),
+        saved_(gates), chunked_(backward_in_chunks(chains.layers[0], gates)), steps_(chains.layers[0].steps),
+        chunk_(chunked_ ? kChunkSteps : steps_) {
     for (int i = 0; i < count_; ++i) works_[i].layer = layers_[i] = with_bounded_dilation(chains.layers[i]);
     chains_.layers = layers_;
-    if (chunked_) chunk_ = kChunkSteps;
-    else chunk_ = steps_;
     if (!layers_[0].persistent) return;
     persistent_ = persistent_backward_workspace<T>(chains_of(chunk_));
     persistent_packed_ = persistent_backward_packed<T>(chains_of(chunk_));
@@ -161,7 +161,7 @@ class BackwardPass {
   Chains chains_;
   int first_number_, number_step_, count_;
   bool saved_, chunked_;
-  int64_t steps_, chunk_ = 0, persistent_ = 0, persistent_packed_ = 0;
+  int64_t steps_, chunk_, persistent_ = 0, persistent_packed_ = 0;
   PackedWeights<T> persistent_weights_{};
   Layer layers_[kMaxPersistentLayers] = {};  // as a persistent launch gets them
   LayerWork<T> works_[kMaxPersistentLayers] = {};

@@ -1,7 +1,7 @@
 // Sums in a fixed order and without atomics: the gradients of bias and peephole weights, which are sums of gate gradients
 // over images, and the parts of weight gradients.
+#include "jobs.h"
 #include "kernels.h"
-#include "launch.h"
 
 namespace pdb::cuda {
 namespace {
@@ -18,21 +18,6 @@ __device__ __forceinline__ void put(const SumTarget<T>& target, int64_t e, A sum
   else
     target.sum[e] = sum;
 }
-
-// The jobs of a launch; a block belongs to the last one that begins at or before it.
-template <class Job, int kJobs>
-struct Jobs {
-  Job jobs[kJobs];
-  int64_t first_block[kJobs];
-  int count;
-
-  __device__ __forceinline__ int find() const {
-    int found = 0;
-    for (int i = 1; i < count; ++i)
-      if (blockIdx.x >= first_block[i]) found = i;
-    return found;
-  }
-};
 
 template <class A>
 struct Storage {
@@ -120,23 +105,13 @@ __global__ void __launch_bounds__(kThreads) add_splits_kernel(const __grid_const
   put(job.target, e, sum);
 }
 
-// Launches kernel over `count` jobs, each with blocks(job) blocks.
-template <class All, class Job, class Blocks>
-int launch_jobs(void (*kernel)(All), const Job* jobs, int count, const Blocks& blocks, Stream stream) {
-  All all{};
-  int64_t next = 0;
-  for (int i = 0; i < count; ++i) {
-    all.jobs[i] = jobs[i], all.first_block[i] = next, all.count = i + 1;
-    next += blocks(jobs[i]);
-  }
-  return launch(kernel, next, kThreads, stream, all);
-}
-
 }  // namespace
 
 template <class T>
 int launch_bias_gradients(const BiasGradient<T>* gradients, int count, Stream stream) {
-  return launch_jobs(bias_gradient_kernel<T>, gradients, count, [](const BiasGradient<T>& g) { return g.rows; }, stream);
+  BiasJobs<T> all{};
+  for (int i = 0; i < count; ++i) all.add(gradients[i], gradients[i].rows);
+  return launch(bias_gradient_kernel<T>, all.blocks, kThreads, stream, all);
 }
 
 template <class T>
@@ -148,13 +123,14 @@ int launch_peephole_gradient(const Layer& layer, int64_t first, int64_t frames, 
 
 template <class T>
 int launch_add_splits(const SplitSum<T>* sums, int count, Stream stream) {
-  const auto blocks = [](const SplitSum<T>& sum) { return (sum.count + kThreads - 1) / kThreads; };
-  return launch_jobs(add_splits_kernel<T>, sums, count, blocks, stream);
+  SplitJobs<T> all{};
+  for (int i = 0; i < count; ++i) all.add(sums[i], (sums[i].count + kThreads - 1) / kThreads);
+  return launch(add_splits_kernel<T>, all.blocks, kThreads, stream, all);
 }
 
-#define INSTANTIATE(T)                                                                                    \
-  template int launch_bias_gradients(const BiasGradient<T>*, int, Stream);                                \
-  template int launch_add_splits(const SplitSum<T>*, int, Stream);                                        \
+#define INSTANTIATE(T)                                                                                      \
+  template int launch_bias_gradients(const BiasGradient<T>*, int, Stream);                                  \
+  template int launch_add_splits(const SplitSum<T>*, int, Stream);                                          \
   template int launch_peephole_gradient(const Layer&, int64_t, int64_t, const T*, const accumulation_t<T>*, \
                                         const T*, const SumTarget<T>&, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)

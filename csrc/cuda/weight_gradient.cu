@@ -37,11 +37,13 @@ __global__ void __launch_bounds__(kWeightThreads, 2) weight_gradient_kernel(cons
 #pragma unroll
   for (int r = 0; r < kThreadRows; ++r)
     product.template store_row<kThreadColumns>(
-        thread_row + r * kRowThreads, [&](int c) { return thread_column + c * kColumnThreads; }, [&](int c) { return sum[r][c]; });
+        thread_row + r * kRowThreads, [&](int c) { return thread_column + c * kColumnThreads; },
+        [&](int c) { return sum[r][c]; });
 }
 
 template <class T>
-int launch_products(const WeightGradient<T>* gradients, int count, int64_t tiles, accumulation_t<T>* workspace, Stream stream) {
+int launch_products(const WeightGradient<T>* gradients, int count, int64_t tiles, accumulation_t<T>* workspace,
+                    Stream stream) {
   if constexpr (!std::is_same_v<T, double>)
     if (weight_gradient_on_tensor_cores<T>(gradients[0].layer))
       return launch_mma_weight_products(gradients, count, tiles, workspace, stream);
@@ -76,9 +78,9 @@ int launch_weight_gradients(const WeightGradient<T>* gradients, int count, int64
   return launch_add_splits(sums, count, stream);
 }
 
-#define INSTANTIATE(T)                                                                              \
-  template int64_t weight_gradient_tiles<T>(const Layer&, int64_t);                                 \
-  template int64_t weight_gradient_workspace<T>(const Layer&, int64_t, int64_t, int64_t);           \
+#define INSTANTIATE(T)                                                                                      \
+  template int64_t weight_gradient_tiles<T>(const Layer&, int64_t);                                         \
+  template int64_t weight_gradient_workspace<T>(const Layer&, int64_t, int64_t, int64_t);                   \
   template int launch_weight_gradients(const WeightGradient<T>*, int, int64_t, accumulation_t<T>*, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)
 

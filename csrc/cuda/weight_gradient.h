@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "jobs.h"
 #include "kernels.h"
-#include "launch.h"
 #include "window.h"
 
 namespace pdb::cuda {
@@ -80,7 +80,6 @@ template <class T>
 struct WeightJob {
   int64_t height, width, kernel, dilation, channels;
   int64_t rows, columns, row_blocks, column_blocks, split_pixels;
-  int64_t first_block;
   ImagePairs<T> one, two;
   accumulation_t<T>* partial;  // (splits, rows, columns)
 
@@ -88,10 +87,7 @@ struct WeightJob {
 };
 
 template <class T>
-struct WeightJobs {
-  WeightJob<T> jobs[kMaxWeightGradients];
-  int count;
-};
+using WeightJobs = Jobs<WeightJob<T>, kMaxWeightGradients>;
 
 // What one block computes: kBlockRows x kColumns elements of one split of one job.
 template <class T, int kColumns>
@@ -102,15 +98,9 @@ struct WeightProduct {
   int64_t first_row, first_column, split, begin, end;  // pixels [begin, end)
   int rows, columns;                                   // of the block's that are in the weight
 
-  static __device__ __forceinline__ const WeightJob<T>& find(const WeightJobs<T>& all) {
-    int found = 0;
-    for (int i = 1; i < all.count; ++i)
-      if (blockIdx.x >= all.jobs[i].first_block) found = i;
-    return all.jobs[found];
-  }
-
-  __device__ explicit WeightProduct(const WeightJobs<T>& all) : job(find(all)) {
-    const int64_t block = blockIdx.x - job.first_block, column_block = quotient(block, job.row_blocks);
+  __device__ explicit WeightProduct(const WeightJobs<T>& all) : WeightProduct(all, all.find()) {}
+  __device__ WeightProduct(const WeightJobs<T>& all, int index) : job(all.jobs[index]) {
+    const int64_t block = blockIdx.x - all.first_block[index], column_block = quotient(block, job.row_blocks);
     split = quotient(column_block, job.column_blocks);
     first_row = (block - column_block * job.row_blocks) * kBlockRows;
     first_column = (column_block - split * job.column_blocks) * kColumns;
@@ -274,8 +264,8 @@ struct WeightProduct {
     }
   }
 
-  // Stores the block's elements of a row of the partial product; those beyond the weight are passed over. column(i), value(i):
-  // of element i of `count`.
+  // Stores the block's elements of a row of the partial product; those beyond the weight are passed over. column(i),
+  // value(i): of element i of kCount.
   template <int kCount, class ColumnOf, class Value>
   __device__ __forceinline__ void store_row(int row, const ColumnOf& column, const Value& value) const {
     if (row >= rows) return;
@@ -291,18 +281,17 @@ template <class T>
 int launch_weight_products(void (*kernel)(WeightJobs<T>), const WeightGradient<T>* gradients, int count, int64_t tiles,
                            accumulation_t<T>* workspace, Stream stream) {
   WeightJobs<T> all{};
-  int64_t blocks = 0;
   for (int i = 0; i < count; ++i) {
     const WeightGradient<T>& g = gradients[i];
     const Layer& l = g.layer;
     const bool tensor_cores = weight_gradient_on_tensor_cores<T>(l);
     const WeightPlan plan(l, g.first.images + g.second.images, g.channels, tiles, tensor_cores);
-    all.jobs[all.count++] = {l.height, l.width, l.kernel, l.dilation, g.channels, plan.rows, plan.columns, plan.row_blocks,
-                             plan.column_blocks, plan.split_pixels, blocks, g.first, g.second, workspace};
-    blocks += plan.blocks();
+    all.add({l.height, l.width, l.kernel, l.dilation, g.channels, plan.rows, plan.columns, plan.row_blocks,
+             plan.column_blocks, plan.split_pixels, g.first, g.second, workspace},
+            plan.blocks());
     workspace += plan.partial();
   }
-  return launch(kernel, blocks, kWeightThreads, stream, all);
+  return launch(kernel, all.blocks, kWeightThreads, stream, all);
 }
 
 }  // namespace pdb::cuda

@@ -10,6 +10,8 @@ from gpu_timing import PRECISIONS, cuda_path, graphed
 from peers import eager_peers, naive, ours
 from torch import nn
 
+import pdb_ext
+
 
 class GpuWorkload(Workload):
     """A row on a device, its tensors as parameters, which a module can take over."""
@@ -94,20 +96,27 @@ def compiled_contestants(workload: GpuWorkload, training: bool, mode: str, backe
     return {f"torch.compile, {mode}": ready}
 
 
+# What is measured of our memory, and the arguments recompute_gates and checkpoint_every of it; by default both are None.
+OPTIONS = [
+    ("pdb_ext", None, None),
+    ("pdb_ext, recompute_gates=True", True, None),
+    ("pdb_ext, recompute_gates=False", False, None),
+    ("pdb_ext, checkpoint_every=9", None, 9),
+]
+
+
 def memory_contestants(workload: GpuWorkload) -> dict[str, Callable]:
     """One training step, for its memory."""
     functions = {name: lambda layer=layer: workload.training(layer) for name, layer in eager_peers().items()}
-    options = {"": {}, ", recompute_gates": {"recompute_gates": True}, ", checkpoint_every": {"checkpoint_every": 9}}
-    for name, values in options.items():
+    layers = [module for module in workload.module.modules() if isinstance(module, pdb_ext.ConvLSTM)]
+    for name, recompute_gates, checkpoint_every in OPTIONS:
 
-        def run(values=values):
-            layers = [m for m in workload.module.modules() if hasattr(m, "recompute_gates")]
+        def run(recompute_gates=recompute_gates, checkpoint_every=checkpoint_every):
             for layer in layers:
-                layer.recompute_gates = values.get("recompute_gates", False)
-                layer.checkpoint_every = values.get("checkpoint_every")
+                layer.recompute_gates, layer.checkpoint_every = recompute_gates, checkpoint_every
             return workload.training(ours)
 
-        functions[f"pdb_ext{name}"] = run
+        functions[name] = run
     return functions
 
 
