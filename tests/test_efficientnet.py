@@ -106,7 +106,7 @@ def test_features_and_classifier_receive_the_same_weights():
 # (a brown horse), 386 African elephant, 637 mailbox.
 PHOTOGRAPHS = {
     "davis_dev/JPEGImages/blackswan/00000.jpg": 100,
-    "davis_train_bear/JPEGImages/bear/00000.jpg": 294,
+    "davis16_train/JPEGImages/bear/00000.jpg": 294,
     "weizmann_horse318/images/horse001.jpg": 339,
     "misc_stills15/images/fss_elephant_6.jpg": 386,
     "misc_stills15/images/ivpshu_272.jpg": 637,

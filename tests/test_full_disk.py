@@ -92,6 +92,7 @@ def test_pictures_beside_a_video_are_kept(fake, capsys, small_disk, frames):
 
 
 def test_a_file_that_cannot_be_finished_does_not_take_the_others_with_it(tmp_path, fake, capsys, frames):
+    needs("coco")
     (tmp_path / "out" / "coco.json").mkdir(parents=True)
     assert fake(frames, "-o", tmp_path / "out", "--save", "video,coco,report") == 1
     assert "coco.json: cannot be written" in the_line(capsys.readouterr())
