@@ -259,7 +259,7 @@ def test_a_sheet_shows_what_the_network_saw():
 
 def test_overfits_a_few_real_clips(tmp_path):
     """Both stages on three sequences, tiny network, ImageNet backbone: J of what was trained on rises from near nothing,
-    and stage temporal does not lose what stage spatial gained."""
+    and stage temporal adds to what stage spatial gained."""
     sequences = {"davis16_train": ("bear", "tennis"), "segtrack_part": ("girl",)}
     videos = [
         dataclasses.replace(video, frames=video.frames[:10], masks=video.masks[:10])
@@ -269,9 +269,9 @@ def test_overfits_a_few_real_clips(tmp_path):
     ]
     fabric = launch("cpu")
     start, scores, losses = None, {}, {}
-    for stage, steps, batch in (("spatial", 60, 4), ("temporal", 10, 2)):
+    for stage, steps, batch, lr in (("spatial", 60, 4, 3e-3), ("temporal", 30, 2, 1e-3)):
         config = dataclasses.replace(
-            modern(stage), steps=steps, batch=batch, warmup=5, lr=3e-3, size=(81, 81), ema=0.9, augmentation="none"
+            modern(stage), steps=steps, batch=batch, warmup=5, lr=lr, size=(81, 81), ema=0.9, augmentation="none"
         )
         lite = None if start else dataclasses.replace(LITE, input_size=(81, 81), keep_aspect=False, refine="none")
         model = starting_model(stage, lite, None, start=start, backbone_weights=None, seed=0, remark=print)
@@ -296,7 +296,7 @@ def test_overfits_a_few_real_clips(tmp_path):
     print(scores, {stage: (sum(values[:5]) / 5, sum(values[-5:]) / 5) for stage, values in losses.items()})
     assert scores["untrained"] < 0.3
     assert scores["spatial"] > 0.5
-    assert scores["temporal"] > scores["spatial"] - 0.02
+    assert scores["temporal"] > scores["spatial"]
     # The temporal part started at zero; now the maps depend on it.
     clip = stream[0]["clip"].unsqueeze(0)
     with torch.no_grad():
