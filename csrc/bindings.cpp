@@ -35,4 +35,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("stop_recording", &pdb::stop_recording, "Ends what one start_recording() began.");
   m.def("start_caching_weights", &pdb::start_caching_weights, "Begins to keep packed weights (weight_cache.h).");
   m.def("stop_caching_weights", &pdb::stop_caching_weights, "Ends what one start_caching_weights() began.");
+  m.def("forget_weights", &pdb::forget_weights, "Nothing that was kept so far, in any thread, is used again.");
 }

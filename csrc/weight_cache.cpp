@@ -4,6 +4,7 @@
 #include <c10/util/intrusive_ptr.h>
 
 #include <algorithm>
+#include <atomic>
 
 namespace pdb {
 namespace {
@@ -49,10 +50,14 @@ struct Entry {
 struct Cache {
   std::vector<Entry> entries;  // the oldest first
   int users = 0;
+  uint64_t forgotten = 0;  // the count of forget_weights() that the entries have seen
 };
+
+std::atomic<uint64_t> forgotten{0};
 
 Cache& cache() {
   thread_local Cache instance;
+  if (const uint64_t now = forgotten; instance.forgotten != now) instance.entries.clear(), instance.forgotten = now;
   return instance;
 }
 
@@ -70,6 +75,8 @@ void stop_caching_weights() {
 }
 
 bool caches_weights() { return cache().users > 0; }
+
+void forget_weights() { ++forgotten; }
 
 at::Tensor find_packed(const std::vector<at::Tensor>& weights, const PackedForm& form) {
   if (!have_versions(weights)) return {};

@@ -2,9 +2,9 @@
 // does not pack them in every call.
 //
 // A kept weight is used again only for the very same tensors with the same version, PyTorch's count of in-place changes, on
-// the same stream. PyTorch does not count what is written through `.data`, by collectives (DDP, FSDP), by the replay of a CUDA
-// graph or by other libraries; that is why nothing is kept unless the user says that it may be, and only for calls of the
-// user's own thread.
+// the same stream. PyTorch does not count what is written by fused optimizers, after whose steps forget_weights() is called,
+// through `.data`, by collectives (DDP, FSDP), by the replay of a CUDA graph or by other libraries; that is why nothing is kept
+// unless the user says that it may be, and only for calls of the user's own thread.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -18,6 +18,8 @@ namespace pdb {
 void start_caching_weights();
 void stop_caching_weights();
 bool caches_weights();
+// Nothing that was kept so far, in any thread, is used again.
+void forget_weights();
 
 // What tells apart in which form tensors were packed, besides the tensors themselves.
 struct PackedForm {

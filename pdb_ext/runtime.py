@@ -3,6 +3,8 @@
 import contextlib
 from collections.abc import Iterator, Sequence
 
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
 from ._library import native
 
 
@@ -78,17 +80,24 @@ def cache_weights() -> Iterator[None]:
 
     Without it every call rearranges them first: a launch of its own, which counts where single steps run in a loop.
 
-    A weight that has changed is rearranged anew: PyTorch counts in-place operations, optimizer steps and `load_state_dict`.
-    It does not count what is written through `weight.data`, by collectives (`torch.distributed.broadcast`, DDP, FSDP), by
-    the replay of a CUDA graph, or by another library into the same memory; do not use the block around these. Calls that
-    store something for a gradient, and CUDA graphs while they are captured, keep nothing; under autocast the weights are
-    new tensors in every call, so that nothing is found again. The memory, as large as the weights, is freed at the end of
-    the block. Has no effect on other devices.
+    A weight that has changed is rearranged anew, after in-place operations, `load_state_dict` and the `step()` of any
+    `torch.optim.Optimizer`. PyTorch does not count what is written through `weight.data`, by collectives
+    (`torch.distributed.broadcast`, DDP, FSDP), by the replay of a CUDA graph, or by another library into the same memory; do
+    not use the block around these, nor around `torch.compile(mode="reduce-overhead")`, whose CUDA graphs allow nothing to be
+    kept from their warm-up, nor around `torch.utils.swap_tensors`, which refuses tensors that somebody refers to.
+
+    Calls that store something for a gradient, and CUDA graphs while they are captured, keep nothing; under autocast the
+    weights are new tensors in every call, so that nothing is found again. The memory, as large as the weights, is freed at
+    the end of the block. Has no effect on other devices.
     """
-    if native is not None:
-        native.start_caching_weights()
+    if native is None:
+        yield
+        return
+    # Fused optimizers change weights without a new version.
+    hook = register_optimizer_step_post_hook(lambda *_: native.forget_weights())
+    native.start_caching_weights()
     try:
         yield
     finally:
-        if native is not None:
-            native.stop_caching_weights()
+        native.stop_caching_weights()
+        hook.remove()

@@ -7,11 +7,14 @@ import functools
 import shutil
 import subprocess
 import tempfile
+import unittest.mock
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch.utils import cpp_extension
+
+from pdb_ext import runtime
 
 from cuda_on_host import BINDINGS, ROOT, compile_all, compiler, host_library
 
@@ -33,15 +36,18 @@ def last_call() -> tuple[str, str, str, int, bool]:
     return (*names, library.pdb_last_layers(), library.pdb_last_tensor_cores())
 
 
+class _OnHost:
+    """What `pdb_ext.cache_weights()` calls of the library, of the ops on the host."""
+
+    def __getattr__(self, name):
+        return getattr(ctypes.CDLL(str(ops_library())), f"pdb_{name}")
+
+
 @contextlib.contextmanager
 def cached_weights() -> Iterator[None]:
-    """`pdb_ext.cache_weights()` of the ops on the host."""
-    library = ctypes.CDLL(str(ops_library()))
-    library.pdb_start_caching_weights()
-    try:
+    """`pdb_ext.cache_weights()` for the ops on the host."""
+    with unittest.mock.patch.object(runtime, "native", _OnHost()), runtime.cache_weights():
         yield
-    finally:
-        library.pdb_stop_caching_weights()
 
 
 @functools.cache

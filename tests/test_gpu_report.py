@@ -43,7 +43,8 @@ def test_the_table_takes_ratios_within_a_group():
     assert (3.0, "JAX lax.scan", 96.0) in gpu_report.peers_of(groups[2])
     assert row["floor_ms"] == pytest.approx(0.01) and row["paths_ms"] == {"step": 9.0, "persistent": 10.0, "aten": 11.0}
     line = gpu_report.speed_table([row])[-1]
-    assert "| 10.000 | 9.000 / 10.000 / 11.000 | 40.000 | 4.0x | 5.0x | torch.compile, default, 50.000 ms | 2.50x |" in line
+    assert "| 10.000 | 9.000 / 10.000 / 11.000 | 40.000 | 4.0x | 5.0x | torch.compile, default, 50.000 ms (not" in line
+    assert "(not measured: max-autotune) | 2.50x |" in line
     assert "1000.0x of 0.010 ms" in line
     (failed,) = gpu_report.speed_rows([HEAD | {"group": "eager", "error": "not measured: the time was up"}], {})
     assert "not measured" in gpu_report.speed_table([failed])[-1]
@@ -86,6 +87,9 @@ def test_the_screen_fits_what_shows_the_end_of_an_output():
     screen = gpu_headlines.screen(report)
     assert len(screen) < 12000 and "bfloat16, forward and backward" in screen and "tf32, forward" in screen
     assert "2 failures" in screen and "tests: did not end in its time" in screen and "x: hung" in screen
+    many = report | {"answers": {f"path {i}": {"passed": False, "words": "wrong"} for i in range(60)}}
+    assert "tests: did not end in its time" in gpu_headlines.screen(many) and "62 failures" in gpu_headlines.screen(many)
+    assert len(gpu_headlines.screen(many)) < 12000
     naive = next(line for line in screen.splitlines() if line.startswith("  naive eager"))
     assert "40.000" in naive and "4.00x   80.000   5.00x" in naive and naive.endswith("not all hidden")
 

@@ -94,6 +94,60 @@ def test_the_package_in_the_current_folder_comes_last(tmp_path):
     assert set(done.stdout.split()) == {str(tmp_path), str(tmp_path / "pdb_saliency/__init__.py")}, done
 
 
+RELATIVE = """
+import sys
+sys.path.append("..")
+from pdb_saliency import isolation
+if {isolated}: isolation.isolate()
+import os, subprocess
+program = "import pdb_saliency, pdb_ext_stands_here as p; print(pdb_saliency.__file__, p.__file__)"
+subprocess.run(isolation.python_command(program), check=True)
+if {isolated}: subprocess.run([sys.executable, "-m", "pdb_saliency_stands_here"], check=True)
+"""
+
+
+@pytest.mark.parametrize("isolated", [False, True])
+def test_a_package_that_a_relative_entry_led_to(tmp_path, isolated):
+    """As in a notebook beside the sources."""
+    for folder in (tmp_path / "work", tmp_path / "pdb_ext"):
+        folder.mkdir()
+    os.symlink(Path(HOME) / "pdb_saliency", tmp_path / "pdb_saliency")
+    (tmp_path / "pdb_ext_stands_here.py").touch()
+    (tmp_path / "pdb_saliency_stands_here.py").write_text("print('found')")
+    code = RELATIVE.format(isolated=isolated)
+    variables = {**os.environ, "PYTHONPATH": "", "PYTHONSAFEPATH": ""}
+    command = [BASE, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path / "work", env=variables, capture_output=True, text=True, timeout=100)
+    found = [str(tmp_path / "pdb_saliency/__init__.py"), str(tmp_path / "pdb_ext_stands_here.py")]
+    assert done.stdout.split() == [*found, *(["found"] if isolated else [])], done
+
+
+def test_a_checkout_whose_folder_pythonpath_names_relatively(tmp_path):
+    """PYTHONPATH=.:python in the folder of the sources."""
+    (tmp_path / "pdb_ext").mkdir()
+    (tmp_path / "pdb_ext/__init__.py").touch()
+    (tmp_path / "python").mkdir()
+    os.symlink(Path(HOME) / "pdb_saliency", tmp_path / "python/pdb_saliency")
+    code = "import pdb_saliency.isolation as i, subprocess, sys; i.isolate(); import pdb_ext; print(pdb_ext.__file__)\n"
+    code += "subprocess.run(i.python_command('import pdb_saliency, pdb_ext; print(pdb_ext.__file__)'), check=True)\n"
+    code += "subprocess.run([sys.executable, '-c', 'import pdb_saliency, pdb_ext; print(pdb_ext.__file__)'], check=True)\n"
+    variables = {**os.environ, "PYTHONPATH": ".:python", "PYTHONSAFEPATH": ""}
+    done = subprocess.run([BASE, "-c", code], cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=100)
+    assert done.stdout.split() == 3 * [str(tmp_path / "pdb_ext/__init__.py")], done
+
+
+def test_a_package_in_a_zip_file(tmp_path):
+    with zipfile.ZipFile(tmp_path / "app.zip", "w") as archive:
+        for name in ("__init__", "isolation", "bootstrap"):
+            archive.write(Path(HOME) / f"pdb_saliency/{name}.py", f"pdb_saliency/{name}.py")
+    code = "import pdb_saliency.isolation as i, subprocess; command = i.python_command('print(*__import__(\"sys\").path)')\n"
+    code += "print(command[-2 - len(i.search_path()) - 2]); subprocess.run(command, check=True)"
+    variables = {**os.environ, "PYTHONPATH": str(tmp_path / "app.zip")}
+    done = subprocess.run([BASE, "-c", code], cwd="/", env=variables, capture_output=True, text=True, timeout=100)
+    copy, path = done.stdout.splitlines()
+    assert str(tmp_path / "app.zip") in path.split() and copy.endswith(".py") and not os.path.exists(copy), done
+
+
 @pytest.mark.parametrize(
     "given, path, kept",
     [
@@ -110,7 +164,7 @@ def test_search_path(tmp_path, monkeypatch, given, path, kept):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", given.format(here=tmp_path))
     monkeypatch.setattr(sys, "path", [entry.format(here=tmp_path) for entry in path])
-    assert isolation.search_path() == [entry.format(here=tmp_path) for entry in kept]
+    assert isolation.search_path() == [*(entry.format(here=tmp_path) for entry in kept), isolation._HOME]
 
 
 def test_the_current_folder_may_be_gone(tmp_path, monkeypatch):
@@ -119,7 +173,7 @@ def test_the_current_folder_may_be_gone(tmp_path, monkeypatch):
     (tmp_path / "gone").rmdir()
     monkeypatch.setenv("PYTHONPATH", ":/a")
     monkeypatch.setattr(sys, "path", ["", "/a"])
-    assert isolation.search_path() == ["/a"]
+    assert isolation.search_path() == ["/a", isolation._HOME]
     monkeypatch.chdir(tmp_path)
 
 

@@ -17,5 +17,5 @@ def options():
 @pytest.mark.parametrize(("command", "option"), list(options()))
 def test_torchrun_hands_every_option_on(command, option):
     """`--log` is none of its options, but the beginning of two, and it refuses what is ambiguous."""
-    theirs = ["--nproc-per-node", "2", "-m", "pdb_saliency"]
+    theirs = ["--no-python", "--nproc-per-node", "2", "pdb-saliency"]
     assert parse_args([*theirs, command, option, "7"]).training_script_args == [command, option, "7"]

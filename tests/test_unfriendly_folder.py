@@ -112,6 +112,7 @@ def test_demo(unfriendly):
         (["data", "--data-root", "data"], "1 video of 6 frames"),
         (["bench", "clip.mp4", "--weights", "model.safetensors", "--frames", "5", "--seconds", "1"], "end to end"),
         (["export", "model.safetensors", "-o", "net.pt2", "--format", "torch-export", "--clip-length", "1"], "net.pt2: clip"),
+        pytest.param(["export", "model.safetensors", "-o", "net.onnx", "--clip-length", "1"], "net.onnx: clip", marks=needs("onnxscript")),
     ],
 )
 def test_other_commands(unfriendly, arguments, says):
@@ -141,6 +142,24 @@ if __name__ == "__main__":
     assert cli.main(["evaluate", "maps", "masks", "--workers", "2", "--json", "of-program.json"]) == 0
 """
 
+CHILDREN = """
+import subprocess, sys
+from pdb_saliency.isolation import isolate
+isolate()
+if sys.version_info >= (3, 11):  # Python 3.10 has nothing that forbids it.
+    subprocess.run([sys.executable, "-c", "import subprocess"], check=True)
+subprocess.run(["uname"], check=True, stdout=subprocess.DEVNULL)
+"""
+
+POOL = """
+import multiprocessing
+from pdb_saliency import cli
+if __name__ == "__main__":
+    assert cli.main(["info"]) == 0
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply(abs, [-1]) == 1
+"""
+
 COMPILER = """
 import _ctypes, sys
 from pdb_saliency.isolation import isolate_compiler
@@ -156,6 +175,21 @@ def test_a_program_that_uses_the_package(unfriendly, tmp_path, safe):
     (tmp_path / "program.py").write_text(PROGRAM)
     assert unfriendly.python(str(tmp_path / "program.py"), PYTHONSAFEPATH=safe).startswith("7 frames\n")
     assert json.loads((unfriendly.folder / "of-program.json").read_text())["frames"] == 150
+
+
+@pytest.mark.parametrize("program", [CHILDREN, POOL], ids=["isolate", "multiprocessing"])
+def test_what_libraries_start(unfriendly, tmp_path, program):
+    (tmp_path / "program.py").write_text(program)
+    unfriendly.python(str(tmp_path / "program.py"))
+
+
+def test_torchrun_as_the_help_has_it(unfriendly, tmp_path):
+    (tmp_path / "torchrun.py").write_text("from torch.distributed.run import main\nmain()\n")
+    unfriendly.command.write_text(f"#!{sys.executable}\n{unfriendly.command.read_text()}")
+    unfriendly.command.chmod(0o755)
+    options = ["--standalone", "--no-python", "--nproc-per-node", "1"]
+    unfriendly.python(str(tmp_path / "torchrun.py"), *options, str(unfriendly.command), *PREDICT, "-o", "torchrun")
+    check_prediction(unfriendly.folder / "torchrun")
 
 
 def test_what_the_compiler_asks_python(unfriendly, tmp_path):

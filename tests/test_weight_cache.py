@@ -54,6 +54,11 @@ def test_weights_are_kept_in_the_block_alone_and_give_the_same_bits(infer, dtype
     assert not is_kept(infer, weights)
 
 
+def optimize(weight, **options):
+    weight.grad = torch.ones_like(weight)
+    torch.optim.SGD([weight], lr=0.5, **options).step()
+
+
 CHANGES = {
     "in place": lambda w: w.mul_(2),
     "copied into": lambda w: w.copy_(torch.randn_like(w)),
@@ -61,7 +66,8 @@ CHANGES = {
     "a view": lambda w: w.view(-1).add_(1),
     "another storage": lambda w: [setattr(w, "data", w.data * 1.5) for _ in range(2)],  # the second at the address of the first
     "another order": lambda w: setattr(w, "data", w.data.transpose(2, 3)),
-    "by an optimizer": lambda w: torch.optim.SGD([w], lr=0.5).step() if setattr(w, "grad", torch.ones_like(w)) is None else 0,
+    "by an optimizer": lambda w: optimize(w),
+    "by a fused optimizer": lambda w: optimize(w, fused=True),  # without a new version
 }
 
 

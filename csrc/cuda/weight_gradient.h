@@ -29,8 +29,8 @@ bool weight_gradient_on_tensor_cores(const Layer& layer) {
 // How a weight gradient is divided. Depends on sizes alone, never on the device.
 struct WeightPlan {
   static constexpr int64_t kSplitPixels = 768;  // at least, of a split
-  // About, of a launch: three for each multiprocessor of an H100, as many as its registers hold. More would need more memory
-  // for the parts, which are written and read once more.
+  // Of a launch, unless it has more tiles: three for each multiprocessor of an H100, as many as its registers hold. One more
+  // would begin when another ends, and leave the whole launch waiting for it.
   static constexpr int64_t kMaxBlocks = 396;
 
   // At most max_splits splits are made, which grows with the number of images: workspace for some is enough for fewer.
@@ -41,7 +41,7 @@ struct WeightPlan {
       : rows(4 * layer.channels), columns(channels * layer.taps()), row_blocks(divide_up(rows, kBlockRows)),
         column_blocks(divide_up(columns, tensor_cores ? kMmaBlockColumns : kFmaBlockColumns)) {
     const int64_t pixels = images * layer.pixels();
-    max_splits = std::min(divide_up(pixels, kSplitPixels), divide_up(kMaxBlocks, std::max<int64_t>(tiles, 1)));
+    max_splits = std::min(divide_up(pixels, kSplitPixels), std::max<int64_t>(kMaxBlocks / std::max<int64_t>(tiles, 1), 1));
     split_pixels = divide_up(divide_up(pixels, std::max<int64_t>(max_splits, 1)), kChunk) * kChunk;
     splits = split_pixels ? divide_up(pixels, split_pixels) : 0;  // no pixels (T = 1 without h_0): a sum of nothing
   }

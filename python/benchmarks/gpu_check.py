@@ -4,7 +4,8 @@ Two stages, each a command of its own where a machine is lent for minutes; witho
 
     quick   under 200 s, and under 240 s with the build: the answers of every path, the tests of pyramids, graphs, streams
             and determinism, the kernels of a call, and the paper's module against its peers
-    full    under 540 s; goes on from what quick has left in FOLDER: all tests, ncu, memcheck, memory, all rows of the table
+    full    under 540 s; goes on from what quick has left in FOLDER: all tests, ncu, memcheck, memory, and as many rows of the
+            table as there is time for, the most important first
 
 Every part is a process of its own with a limit; what fails, hangs or takes the GPU with it costs itself alone.
 gpu_check.json and gpu_check.md are written after every measurement, and printed last is one screen of headlines; exits with
@@ -15,6 +16,7 @@ gpu_check.json and gpu_check.md are written after every measurement, and printed
 import argparse
 import concurrent.futures
 import datetime
+import hashlib
 import importlib.metadata
 import itertools
 import json
@@ -41,6 +43,7 @@ LIMITS = {"build": 150, "answers": 60, "quick tests": 60, "profile": 45, "floors
 LIMITS |= {"tests": 130, "ncu": 60, "memcheck": 60, "large": 45}
 BUILD_S = 40  # more for a quick run that builds
 VERDICTS = {True: "PASS", False: "FAIL", None: "NOT RUN"}
+CODE = (".py", ".h", ".cpp", ".cu")
 ANSWER_S, PROFILE_S = 20, 25  # of silence of a path, of a profile
 
 
@@ -50,6 +53,15 @@ def printed(*command: str) -> str:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return ""
+
+
+def code() -> str:
+    """Of all that is measured, tested or measures: it may have come here without git."""
+    digest = hashlib.sha256()
+    for folder in ("csrc", "pdb_ext", "python/benchmarks", "tests"):
+        for path in sorted(path for path in (ROOT / folder).rglob("*") if path.suffix in CODE):
+            digest.update(f"{path.relative_to(ROOT)} {path.stat().st_size}\n".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def machine(device: str) -> dict:
@@ -65,6 +77,7 @@ def machine(device: str) -> dict:
         "torch": str(torch.__version__),
         "jax": jax,
         "commit": printed("git", "describe", "--always", "--dirty") or "unknown",
+        "code": code(),
         "date": datetime.date.today().isoformat(),
     }
 
@@ -75,6 +88,7 @@ class Check:
     def __init__(self, device: str, out: Path, copy: Path | None, goes_on: bool):
         self.device, self.out, self.copy = device, out, copy
         self.until, self.lock = 0.0, threading.Lock()
+        self.share = 1.0  # of their usual time that parts have
         self.folder = Path(tempfile.mkdtemp(prefix="gpu_check_"))  # of what workers write
         sections = ("machines", "seconds", "clocks", "checks", "answers", "profile", "floors", "ncu", "benchmark")
         self.report: dict[str, dict] = {name: {} for name in sections}
@@ -84,11 +98,11 @@ class Check:
     def go_on_from(self, earlier: dict) -> None:
         """Takes over what was measured before, if that was of the same code on the same kind of GPU."""
         now = machine(self.device)
-        kinds = ("gpu", "torch", "commit")
+        kinds = ("gpu", "torch", "code")
         if all(other.get(kind) == now[kind] for other in earlier.get("machines", {}).values() for kind in kinds):
             self.report |= earlier
         else:
-            say(f"the report in {self.out} is of another commit or machine: nothing of it is kept")
+            say(f"the report in {self.out} is of other code or another machine: nothing of it is kept")
 
     def write(self) -> None:
         with self.lock:
@@ -96,7 +110,7 @@ class Check:
 
     def left(self, name: str) -> float:
         """Seconds for a part."""
-        return min(LIMITS[name], self.until - time.time())
+        return min(LIMITS[name] * self.share, self.until - time.time())
 
     def check(self, name: str, result: dict) -> bool:
         self.report["checks"][name] = result
@@ -166,19 +180,20 @@ class Check:
         self.part("ncu", lambda device, seconds: parts.ncu(device, seconds, self.out))
         self.report["ncu"] = self.report["checks"]["ncu"].pop("metrics", self.report["ncu"])
         self.part("memcheck", parts.memcheck)
-        self.part("large", parts.large_tests, "tests that need most of the memory")
         jobs = gpu_jobs.jobs("full", self.device)
-        # What quick did not get to are compilations, a minute each.
         first = next(number for number, job in enumerate(jobs) if job.group == "max-autotune")
-        self.benchmark([*jobs[:first], *gpu_jobs.jobs("quick", self.device), *jobs[first:]])
+        self.benchmark([*gpu_jobs.jobs("quick", self.device), *jobs[:first]])
+        self.part("large", parts.large_tests, "tests that need most of the memory")
+        self.benchmark(jobs[first:])
 
-    def stage(self, name: str, build: bool) -> None:
+    def stage(self, name: str, build: bool, seconds: float | None) -> None:
         start = time.time()
-        self.until = start + STAGES[name]
+        self.until = start + (seconds or STAGES[name])
+        self.share = min(1.0, (seconds or STAGES[name]) / STAGES[name])
         self.report["machines"][name] = machine(self.device)
         before = clocks()
         if build:
-            self.until += BUILD_S
+            self.until += 0 if seconds else BUILD_S
             if not self.check("build", parts.build(self.left("build"))):
                 return
         try:
@@ -194,6 +209,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--stage", choices=tuple(STAGES), help="one of the two (default: both)")
     parser.add_argument("--out", type=Path, default=ROOT / "python/benchmarks/results", help="folder of the results")
     parser.add_argument("--copy", type=Path, help="folder that gets a copy of the results whenever they are written")
+    parser.add_argument("--seconds", type=float, help="of each stage (default: 185 and 520), where less is left")
     parser.add_argument("--no-build", action="store_true", help="use the library that is there")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: a dry run of this program")
     arguments = parser.parse_args()
@@ -201,6 +217,8 @@ def parse() -> argparse.Namespace:
         parser.exit(1, "gpu_check: this machine has no GPU that PyTorch can use\n")
     if arguments.no_build and build_for_gpu.is_stale():
         parser.exit(1, "gpu_check: build-gpu/ was built from other sources; run build_for_gpu.py again\n")
+    if arguments.no_build and arguments.device == "cuda" and (why := parts.why_no_kernels()):
+        parser.exit(1, f"gpu_check: no library with CUDA kernels: {why}\n")
     return arguments
 
 
@@ -218,7 +236,8 @@ def main() -> int:
     check = Check(arguments.device, out, arguments.copy, goes_on=arguments.stage == "full")
     try:
         for stage in [arguments.stage] if arguments.stage else list(STAGES):
-            check.stage(stage, build=stage == "quick" and arguments.device == "cuda" and not arguments.no_build)
+            build = stage == "quick" and arguments.device == "cuda" and not arguments.no_build
+            check.stage(stage, build, arguments.seconds)
     finally:
         stop_all()
         check.write()

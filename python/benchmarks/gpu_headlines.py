@@ -2,16 +2,17 @@
 
 from gpu_jobs import ROWS, TINY
 from gpu_predictions import compared
-from gpu_report import best_of_ours, is_ours, median, one_line
+from gpu_report import best_of_ours, is_ours, is_unmeasured, median, one_line
 
 
 MOST_CONTESTANTS = 15  # of each of four tables
+MOST_FAILURES = 20
 MOST_LINES = 100  # of at most 110 characters: what shows the end of an output shows all of it
 
 
 def is_failure(result: dict) -> bool:
     """Whether a measurement went wrong, or one of our own contestants in it."""
-    wrong = "error" in result and not result["error"].startswith("not measured")
+    wrong = "error" in result and not is_unmeasured(result)
     return wrong or any(is_ours(name) for name in result.get("failed", {}))
 
 
@@ -55,7 +56,8 @@ def contestants(results: list[dict]) -> list[str]:
 def screen(report: dict) -> str:
     bad = failures(report)
     passed = sum(answer.get("passed") is True for answer in report["answers"].values())
-    lines = ["=" * 110, f"answers: {passed} of {len(report['answers'])} passed"]
+    lines = ["=" * 110, f"{len(bad)} failures" if bad else "nothing failed", *bad[:MOST_FAILURES]]
+    lines += [f"answers: {passed} of {len(report['answers'])} passed"]
     lines += [f"{name}: {'passed' if c['passed'] else 'not run' if c['passed'] is None else 'FAILED'}, {c['seconds']} s"
               for name, c in report["checks"].items()]  # fmt: skip
     for precision in ("bfloat16", "tf32"):
@@ -65,12 +67,11 @@ def screen(report: dict) -> str:
             rows = contestants(results)
             heads = f"{'device ms, quartiles':<26}   over     wall ms  over   flushed"
             lines += [f"{f'{precision}, {name}':<49} {heads}", *rows] if rows else []
-            why = {r["error"] for r in results if "error" in r}
+            why = {f"{r['group']}: {r['error']}" for r in results if "error" in r}
             lines += [f"  {one_line(text)[:100]}" for text in sorted(why)]
     for row in compared(report):
         if row["measured"] is not None:
             low, high = row["range"]
             words = f"{row['measured']:.4g} {row['unit']}, predicted {row['value']:g} ({low:g} - {high:g}): {row['verdict']}"
             lines.append(f"{row['key'].replace('PDB module of the paper | ', '').replace(' | ', ', ')}: {words}"[:130])
-    lines += [f"{len(bad)} failures" if bad else "nothing failed", *bad[:20]]
     return "\n".join(lines[:MOST_LINES])

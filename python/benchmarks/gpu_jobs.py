@@ -74,12 +74,11 @@ def quick_jobs() -> list[Job]:
         *jobs_of(paper, ("eager", "cudnn.benchmark"), fast),
         *jobs_of(paper, ("torch.compile",), ("bfloat16",)),
         *jobs_of(paper, ("max-autotune",), ("bfloat16",), (False,)),
-        *jobs_of(paper, ("torch.compile",), ("tf32",)),
     ]
 
 
 def full_jobs() -> list[Job]:
-    """All others; gpu_check.py adds those that a quick run did not get to."""
+    """All others, as many as there is time for; gpu_check.py begins with those that a quick run did not get to."""
     paper, nowcasting, others = ROWS[:1], ROWS[1:2], ROWS[2:]
     long = [row for row in ROWS if row.T == 80]
     return [
@@ -87,6 +86,7 @@ def full_jobs() -> list[Job]:
         *jobs_of(paper, ("jax",), ("bfloat16",)),
         *jobs_of([*nowcasting, *others], ("eager",), ("bfloat16",)),
         *jobs_of(paper, ("max-autotune",), ("bfloat16",), (True,)),
+        *jobs_of(paper, ("torch.compile",), ("tf32",)),
         *jobs_of(nowcasting, ("cudnn.benchmark", "jax"), ("bfloat16",)),
         *jobs_of([*nowcasting, *others], ("eager",), ("tf32",)),
         *jobs_of(paper, ("eager",), ("float16", "float32")),

@@ -142,18 +142,24 @@ def read_lines(path: Path) -> list[dict]:
 Done = Callable[[dict], None]
 
 
+def workload_of(key: str) -> str:
+    """What the key of a job begins with."""
+    return key.split(" | ")[0]
+
+
 def run_jobs(command: list[str], jobs: dict[str, float], lines: Path, until: float, done: Done, **environment: str) -> None:
     """Does jobs in one process (gpu_worker.py), and in another behind what ended it; each key with its seconds of silence.
 
     done(result) is called for every job, as soon as it is known. A contestant that hangs or ends the process is named in the
-    result of its job, which is done again without it.
+    result of its job, which is done again without it, as are the jobs of the same workload behind it.
     """
     left, failed = list(jobs), {}
 
     def tell(result: dict) -> None:
         done(result | ({"failed": result.get("failed", {}) | failed} if failed else {}))
-        failed.clear()
         left.remove(result["key"])
+        if not left or workload_of(left[0]) != workload_of(result["key"]):
+            failed.clear()
 
     while left and time.time() < until:
         lines.unlink(missing_ok=True)

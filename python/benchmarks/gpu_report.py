@@ -23,6 +23,11 @@ def floor_ms(flops: float, depth: int, rate: float, latency: float | None) -> fl
     return 1e3 * max(flops / rate, depth * (latency or 0.0))
 
 
+def is_unmeasured(result: dict) -> bool:
+    """For want of time, or of a package."""
+    return result.get("error", "").startswith("not measured")
+
+
 def is_ours(name: str) -> bool:
     return name.startswith("pdb_ext")
 
@@ -69,6 +74,7 @@ def _speed_row(key: tuple, group: list[dict], floors: dict) -> dict:
         return row | {"error": group[0].get("error", "pdb_ext or naive eager failed: see below")}
     ours_ms, naive_ms = best_of_ours(eager, "device"), median(eager, "naive eager")
     ratio, name, milliseconds = min(peers)
+    row["unmeasured"] = [result["group"] for result in group if is_unmeasured(result)]
     row |= {"ours_ms": ours_ms, "naive_ms": naive_ms, "over_naive": naive_ms / ours_ms}
     row["over_naive_wall"] = median(eager, "naive eager", "wall") / best_of_ours(eager, "wall")
     row |= {"best_peer": name, "best_peer_ms": milliseconds, "over_best_peer": ratio}
@@ -92,10 +98,11 @@ def speed_table(rows: list[dict]) -> list[str]:
             lines.append(f"{head} {row['error']} | | | | | | | |")
             continue
         paths = " / ".join(f"{row['paths_ms'][path]:.3f}" if path in row["paths_ms"] else "-" for path in PATHS)
+        without = f" (not measured: {', '.join(row['unmeasured'])})" if row["unmeasured"] else ""
         floor = f"{row['ours_ms'] / row['floor_ms']:.1f}x of {row['floor_ms']:.3f} ms" if "floor_ms" in row else ""
         lines.append(
             f"{head} {row['ours_ms']:.3f} | {paths} | {row['naive_ms']:.3f} | {row['over_naive']:.1f}x |"
-            f" {row['over_naive_wall']:.1f}x | {row['best_peer']}, {row['best_peer_ms']:.3f} ms |"
+            f" {row['over_naive_wall']:.1f}x | {row['best_peer']}, {row['best_peer_ms']:.3f} ms{without} |"
             f" {row['over_best_peer']:.2f}x | {floor} |"
         )
     return lines
@@ -122,7 +129,7 @@ def failed_contestants(results: list[dict]) -> list[str]:
         head = f"| {result['workload']} | {result['precision']} | {result['pass']} |"
         missing = result.get("failed", {}) | result.get("left_out", {})
         lines += [f"{head} {name} | {one_line(why)} |" for name, why in missing.items()]
-        if "error" in result and not result["error"].startswith("not measured"):
+        if "error" in result and not is_unmeasured(result):
             lines.append(f"{head} all of {result['group']} | {one_line(result['error'])} |")
     heads = ["## Contestants that failed", "", "| workload | precision | pass | contestant | why |", "|---|---|---|---|---|"]
     return [*heads, *lines, ""] if lines else []

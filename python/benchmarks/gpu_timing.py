@@ -34,12 +34,17 @@ Wait = Callable[[object], None]
 @contextlib.contextmanager
 def precision_settings(precision: str) -> Iterator[None]:
     """TF32 in convolutions and products, or not."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32, getattr(cudnn, "fp32_precision", None)
+    cudnn.allow_tf32 = matmul.allow_tf32 = precision == "tf32"
+    if precision == "tf32" and before[2] is not None:
+        cudnn.fp32_precision = "tf32"  # what torch.compile's own convolutions ask
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        if before[2] is not None:
+            cudnn.fp32_precision = before[2]
+        cudnn.allow_tf32, matmul.allow_tf32 = before[:2]
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from gpu_processes import workload_of
 
 from pdb_ext._library import NATIVE_DEVICES, why_not_native
 
@@ -34,7 +35,7 @@ class Lost(RuntimeError):
 
 
 class Teller:
-    """Writes the lines, and remembers who is to be left out of the present job."""
+    """Writes the lines, and remembers who is to be left out of the present workload."""
 
     def __init__(self, out: Path, without: list[str]):
         self.out, self.without, self.trying = out, set(without), None
@@ -63,7 +64,7 @@ def serve(description: str, run: Callable[[str, str, Teller], dict]) -> None:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: a dry run on a tiny workload")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines are appended to this file")
     parser.add_argument("--jobs", nargs="+", required=True, help="keys of the jobs, in their order")
-    parser.add_argument("--without", nargs="*", default=[], help="contestants to leave out of the first job")
+    parser.add_argument("--without", nargs="*", default=[], help="contestants to leave out of the first workload")
     arguments = parser.parse_args()
     faulthandler.enable()  # gpu_check.py ends with SIGABRT what hangs: it says where
     device = arguments.device
@@ -74,6 +75,8 @@ def serve(description: str, run: Callable[[str, str, Teller], dict]) -> None:
         torch.set_num_threads(1)  # tiny tensors: a second thread only waits
     teller = Teller(arguments.out, arguments.without)
     for key in arguments.jobs:
+        if workload_of(key) != workload_of(arguments.jobs[0]):
+            teller.without = set()
         lost = False
         teller.begin(None)
         try:
@@ -85,4 +88,3 @@ def serve(description: str, run: Callable[[str, str, Teller], dict]) -> None:
         teller.write({"key": key} | result)
         if lost:
             return
-        teller.without = set()

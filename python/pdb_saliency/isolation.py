@@ -7,36 +7,40 @@ drops the user's own packages as well. So Python is started with `bootstrap.py` 
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 
 _PACKAGE = os.path.dirname(os.path.abspath(__file__))
 _HOME = os.path.dirname(_PACKAGE)
-_BOOTSTRAP = os.path.join(_PACKAGE, "bootstrap.py")
+_OWN = (_HOME, os.path.dirname(_HOME))  # The second one has pdb_ext where this is a folder of sources.
 _LISTS = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")  # An empty or relative entry in them means the current folder.
 
 
 def isolate() -> None:
     """For a program: from here on neither it nor what its libraries start looks for code in the current folder."""
-    installed = _HOME not in sys.path or _HOME in _kept()
+    here_alone = _found_from_here(_kept())
     sys.path[:] = search_path()
     environment = clean_environment()
+    if here_alone:  # Another `python -m pdb_saliency` must find them, too.
+        listed = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = os.pathsep.join([*([listed] if listed else []), *here_alone])
     for name in set(os.environ) - set(environment):
         del os.environ[name]
     os.environ.update(environment)
+    os.environ["PYTHONSAFEPATH"] = "1"
     _guard_libraries()
-    if installed:  # Else the package is in the current folder alone, where another `python -m pdb_saliency` must find it.
-        os.environ["PYTHONSAFEPATH"] = "1"
 
 
 def search_path() -> list[str]:
     """`sys.path` without what stands for the current folder: "", relative entries, the first one of `python -m`.
 
     A folder that is named absolutely, in PYTHONPATH, a .pth file or by the program, stays, whatever the current one is.
-    Where this package itself was found in the current folder, that comes last.
+    Where this package and pdb_ext come from is there in any case, as the last: they may lie in the current folder alone.
     """
     kept = _kept()
-    return kept if _HOME in kept or _HOME not in sys.path else [*kept, _HOME]
+    path = [*kept, *_found_from_here(kept)]
+    return path if _HOME in path else [*path, _HOME]
 
 
 def python_command(code: str, *arguments: str) -> list[str]:
@@ -104,7 +108,24 @@ def isolate_compiler() -> None:
 def _instead_of_c() -> list[str]:
     """Arguments that make Python take what follows, "-c" included, as `bootstrap` does."""
     path = search_path()
-    return [_BOOTSTRAP, str(len(path)), *path]
+    return [_bootstrap(), str(len(path)), *path]
+
+
+@functools.cache
+def _bootstrap() -> str:
+    """The path of bootstrap.py; of a copy where this package is in a zip file."""
+    path = os.path.join(_PACKAGE, "bootstrap.py")
+    if os.path.isfile(path):
+        return path
+    import atexit
+    import pkgutil
+    import tempfile
+
+    with tempfile.NamedTemporaryFile(suffix=".py", delete=False) as file:
+        file.write(pkgutil.get_data(__package__, "bootstrap.py"))
+    process = os.getpid()
+    atexit.register(lambda: os.getpid() == process and os.unlink(file.name))
+    return file.name
 
 
 def _guard_libraries() -> None:
@@ -114,6 +135,15 @@ def _guard_libraries() -> None:
     current folder. So something stands there: the folder of this package, which has no libraries.
     """
     os.environ["LD_LIBRARY_PATH"] = clean_environment().get("LD_LIBRARY_PATH", _PACKAGE)
+
+
+def _found_from_here(kept: list[str]) -> list[str]:
+    """The folders of this package and of pdb_ext that are found by what stands for the current folder alone."""
+    try:
+        found = {os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)}
+    except OSError:  # It has been removed.
+        return []
+    return [folder for folder in _OWN if folder in found and folder not in kept]
 
 
 def _kept() -> list[str]:

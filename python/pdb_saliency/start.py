@@ -11,7 +11,10 @@ _INTERRUPTED = 130
 
 
 def main() -> int:
-    """As cli.main, but Ctrl-C while the program is loaded or ends gives no traceback either; see also `isolate`."""
+    """As cli.main, but Ctrl-C while the program is loaded or ends gives no traceback either; see also `isolate`.
+
+    Of this process's own program: another one, whose children may look for modules beside it, calls cli.main.
+    """
     isolate()
     import signal
 

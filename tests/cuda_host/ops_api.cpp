@@ -15,3 +15,4 @@ extern "C" int pdb_last_layers() { return last().layers; }
 extern "C" bool pdb_last_tensor_cores() { return last().tensor_cores; }
 extern "C" void pdb_start_caching_weights() { pdb::start_caching_weights(); }
 extern "C" void pdb_stop_caching_weights() { pdb::stop_caching_weights(); }
+extern "C" void pdb_forget_weights() { pdb::forget_weights(); }

@@ -232,6 +232,18 @@ bool check_workspace() {
   return passed;
 }
 
+// A launch has no more blocks than the GPU holds at once, unless its tiles are more, and nearly as many where there is work.
+bool check_blocks() {
+  const Layer layer{1, 1, 8, 8, 64, 64, 1, 1, false, false, false, false};
+  bool passed = true;
+  for (int64_t tiles = 1; tiles < 1000; ++tiles) {
+    const int64_t blocks = tiles * WeightPlan(layer, 10000, layer.in_channels, tiles, false).splits;
+    passed &= blocks <= std::max(WeightPlan::kMaxBlocks, tiles) && 2 * blocks > WeightPlan::kMaxBlocks;
+  }
+  if (!passed) std::printf("FAIL: the number of blocks of a weight gradient\n");
+  return passed;
+}
+
 // An answer is asked for once for each key, a question that failed again.
 bool check_answers() {
   Answers<int, int64_t> answers;
@@ -252,7 +264,7 @@ int main(int argc, char** argv) {
   host::set_seed(seed);
   // T, N, Cin, C, H, W, k, d, reverse, peephole_current: one pixel, a full tile, a halo beyond shared memory, a kernel
   // beyond one chunk, a dilation whose offsets overflow.
-  bool passed = check_workspace() & check_answers();
+  bool passed = check_workspace() & check_blocks() & check_answers();
   passed &= check({1, 1, 1, 1, 1, 1, 3, 1, false, false, false, false}, true);
   passed &= check({2, 1, 9, 9, 4, 32, 3, 1, true, false, false, false}, true);
   passed &= check({2, 1, 1, 2, 41, 42, 3, 40, false, true, false, false}, true);

@@ -68,7 +68,8 @@ examples:
       --val videos/ -o runs/lite-temporal
   pdb-saliency train --stage temporal --preset modern --from runs/lite \\
       --train stills/ --preview samples.png -o runs/lite-temporal
-  torchrun --nproc-per-node 8 -m pdb_saliency train --batch 40 --stage spatial ...
+  torchrun --no-python --nproc-per-node 8 \\
+      pdb-saliency train --batch 40 --stage spatial ...
 """
 
 
