@@ -112,8 +112,11 @@ def test_demo(unfriendly):
         (["data", "--data-root", "data"], "1 video of 6 frames"),
         (["bench", "clip.mp4", "--weights", "model.safetensors", "--frames", "5", "--seconds", "1"], "end to end"),
         (["export", "model.safetensors", "-o", "net.pt2", "--format", "torch-export", "--clip-length", "1"], "net.pt2: clip"),
-        pytest.param(["export", "model.safetensors", "-o", "net.onnx", "--clip-length", "1"], "net.onnx: clip", marks=needs("onnxscript")),
-    ],
+        pytest.param(
+            ["export", "model.safetensors", "-o", "net.onnx", "--format", "onnx", "--clip-length", "1"], "net.onnx: clip",
+            marks=needs("onnx", "onnxscript", "onnxruntime"),
+        ),
+    ],  # fmt: skip
 )
 def test_other_commands(unfriendly, arguments, says):
     assert says in unfriendly.run(*arguments)

@@ -52,7 +52,8 @@ examples:
   pdb-saliency predict clip.mp4 -o out --save cutout-webm --threshold 0.5
   pdb-saliency predict long.mkv -o out --save maps,video --resume
   pdb-saliency predict a.mp4 b.mp4 films/ -o out
-  torchrun --no-python --nproc-per-node 4 pdb-saliency predict --list films.txt -o out
+  torchrun --no-python --nproc-per-node 4 \\
+      pdb-saliency predict --list films.txt -o out
 
 exit codes: 0 done, 1 failed (one line on stderr says what), 2 wrong usage,
 130 interrupted by Ctrl-C or SIGTERM
