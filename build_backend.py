@@ -89,7 +89,9 @@ def opencv() -> str:
     What the target environment already has is kept: the two install the same files.
     """
     for name in ("opencv-python", "opencv-python-headless"):
-        if any(True for folder in _target_folders() for _ in importlib.metadata.distributions(name=name, path=[folder])):
+        if any(
+            True for folder in _target_folders() for _ in importlib.metadata.distributions(name=name, path=[folder])
+        ):
             return name
     has_windows = sys.platform != "linux" or all(find_library(name) for name in ("GL", "xcb", "gthread-2.0"))
     return "opencv-python" if has_windows else "opencv-python-headless"
@@ -138,7 +140,9 @@ def cuda_home() -> Path | None:
     """The CUDA toolkit. nvcc itself is asked where it is, since the one on PATH may be a script that calls another."""
     chosen = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
     if chosen is None and shutil.which("nvcc"):
-        steps = subprocess.run(["nvcc", "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
+        steps = subprocess.run(
+            ["nvcc", "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True
+        ).stderr
         top = re.search(r"^#\$ TOP=(.+)$", steps, re.MULTILINE)
         chosen = os.path.normpath(top[1]) if top else None
     home = Path(chosen or "/usr/local/cuda")
@@ -170,7 +174,9 @@ def cuda_architectures(nvcc: Path) -> list[str]:
     chosen = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(";", " ").split()
     for name in chosen:
         if not re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", name):
-            raise SystemExit(f"TORCH_CUDA_ARCH_LIST: expected architectures such as 8.0, 9.0a or 12.0+PTX, got '{name}'")
+            raise SystemExit(
+                f"TORCH_CUDA_ARCH_LIST: expected architectures such as 8.0, 9.0a or 12.0+PTX, got '{name}'"
+            )
     if chosen:
         return chosen
     offered = _output(nvcc, "--list-gpu-arch").split()

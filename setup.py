@@ -42,13 +42,17 @@ def native_extension(record: dict) -> tuple[Extension, type]:
     record |= {"native": True, "torch": str(torch.__version__), "cxx_flags": CXX_FLAGS}
     record["compiler"] = build.first_line(build.cxx_compiler(), "--version")
     record["why_no_cuda"] = build.why_no_cuda(torch.version.cuda, home)
-    files, flags, kind = sources("*.cpp", "cpu/*.cpp"), {"cxx": CXX_FLAGS}, cpp_extension.CppExtension
+    files, flags, kind = (
+        sources("ops/*.cpp", "ops/cpu/*.cpp", "cpu/**/*.cpp"),
+        {"cxx": CXX_FLAGS},
+        cpp_extension.CppExtension,
+    )
     if record["why_no_cuda"] is None:
         nvcc = home / "bin" / "nvcc"
         record |= {"cuda": build.nvcc_version(nvcc), "cuda_architectures": build.cuda_architectures(nvcc)}
         record["nvcc_flags"] = NVCC_FLAGS
         flags["nvcc"] = NVCC_FLAGS + build.architecture_flags(record["cuda_architectures"])
-        files, kind = files + sources("cuda/*.cpp", "cuda/*.cu"), cpp_extension.CUDAExtension
+        files, kind = files + sources("ops/cuda/*.cpp", "cuda/**/*.cpp", "cuda/**/*.cu"), cpp_extension.CUDAExtension
     extension = kind(
         "pdb_ext._C", files, include_dirs=[str(Path("csrc").resolve())], depends=sources("**/*.h", "**/*.cuh"),
         extra_compile_args=flags, extra_link_args=build.openmp_link_flags(record["compiler"]),
@@ -71,7 +75,9 @@ def build_command(base: type, record: dict | None) -> type:
             path = Path("" if self.inplace else self.build_lib, "pdb_ext", "_build.json")
             path.unlink(missing_ok=True)
             if not record["native"]:
-                print(f"pdb_ext: nothing is compiled, the slower PyTorch reference will be used: {record['why_not_native']}")
+                print(
+                    f"pdb_ext: nothing is compiled, the slower PyTorch reference will be used: {record['why_not_native']}"
+                )
                 self.extensions = []
             elif record["cuda"] is None:
                 print(f"pdb_ext: no CUDA kernels are compiled: {record['why_no_cuda']}")
@@ -95,7 +101,9 @@ def main():
         if os.environ.get("PDB_EXT_CUDA") == "1" and record["cuda"] is None:
             raise SystemExit(f"pdb_ext: PDB_EXT_CUDA=1, but {record['why_not_native'] or record['why_no_cuda']}")
     os.environ.setdefault("MAX_JOBS", str(build.compile_jobs()))
-    os.environ.setdefault("CXX", build.cxx_compiler() or "c++")  # for torch, which compiles, and setuptools, which links
+    os.environ.setdefault(
+        "CXX", build.cxx_compiler() or "c++"
+    )  # for torch, which compiles, and setuptools, which links
     setup(
         install_requires=[requirement, *DEPENDENCIES],
         ext_modules=[extension],

@@ -3,7 +3,7 @@
 from . import reference
 from ._info import build_info
 from ._version import __version__
-from .conversion import convert
+from .convert import convert
 from .modules import ConvLSTM, DBConvLSTM, PDBConvLSTM
 from .ops import convlstm
 from .runtime import cache_weights, record_calls

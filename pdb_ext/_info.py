@@ -39,7 +39,9 @@ def build_info() -> dict:
             "cuda": {_name(dtype): _cuda_implementation() for dtype in _DTYPES},
             "other devices": _REFERENCE,
         },
-        "cuda_path": (os.environ.get("PDB_EXT_CUDA_PATH") or "by problem size") if "cuda" in _library.NATIVE_DEVICES else None,
+        "cuda_path": (os.environ.get("PDB_EXT_CUDA_PATH") or "by problem size")
+        if "cuda" in _library.NATIVE_DEVICES
+        else None,
         "last_call": native.last_call() if native is not None else None,
         "cpu_capability": native.cpu_capability() if native is not None else None,
         "built_with": _library.record,

@@ -77,7 +77,9 @@ def _environment(python: str, torch_version: str, cuda_major: str | None = None)
 
 
 def _refuse(reason: str) -> ImportError:
-    return ImportError(f"pdb_ext: the compiled library does not fit: {reason}. Build it for this environment: {_REMEDY}")
+    return ImportError(
+        f"pdb_ext: the compiled library does not fit: {reason}. Build it for this environment: {_REMEDY}"
+    )
 
 
 def _load(package: Path, record: dict) -> ModuleType:

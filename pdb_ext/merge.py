@@ -62,7 +62,9 @@ def _backward(ctx, grad):
     h_f, h_b, weight_f, weight_b = tensors
     grad = torch.ops.aten.tanh_backward(grad, output).flatten(0, 1)
     needs_h_f, needs_h_b, *needs_weights, needs_bias = ctx.needs_input_grad[:5]
-    grad_h_f, grad_f, grad_bias = _convolution_backward(ctx, grad, h_f, weight_f, [needs_h_f, needs_weights[0], needs_bias])
+    grad_h_f, grad_f, grad_bias = _convolution_backward(
+        ctx, grad, h_f, weight_f, [needs_h_f, needs_weights[0], needs_bias]
+    )
     grad_h_b, grad_b, _ = _convolution_backward(ctx, grad, h_b, weight_b, [needs_h_b, needs_weights[1], False])
     return grad_h_f, grad_h_b, grad_f, grad_b, grad_bias, None
 

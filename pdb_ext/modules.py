@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from .checks import check_choice_of_flag, check_steps
 from .merge import tanh_merge
 from .ops import convlstm
-from .pyramid import pdb_convlstm, runs_in_one_op
+from .pdb_convlstm import pdb_convlstm, runs_in_one_op
 
 State = tuple[Tensor, Tensor]
 
@@ -165,7 +165,9 @@ class DBConvLSTM(nn.Module):
         options = {"dilation": dilation, "bias": bias, "peephole": peephole, "output_peephole": output_peephole}
         options |= {"checkpoint_every": checkpoint_every, "recompute_gates": recompute_gates}
         self.forward_layer = ConvLSTM(in_channels, hidden_channels, kernel_size, **options, **factory)
-        self.backward_layer = ConvLSTM(hidden_channels, hidden_channels, kernel_size, reverse=True, **options, **factory)
+        self.backward_layer = ConvLSTM(
+            hidden_channels, hidden_channels, kernel_size, reverse=True, **options, **factory
+        )
         if merge == "tanh":
             convolution = {"padding": dilation * (kernel_size // 2), "dilation": dilation, **factory}
             channels = (hidden_channels, hidden_channels, kernel_size)

@@ -121,7 +121,9 @@ def _warn_of_fallback(device: str) -> None:
 
 @functools.cache
 def _warn_once(device: str) -> None:
-    reason = why_not_native or (record["why_no_cuda"] if device == "cuda" else f"it was built for {sorted(NATIVE_DEVICES)}")
+    reason = why_not_native or (
+        record["why_no_cuda"] if device == "cuda" else f"it was built for {sorted(NATIVE_DEVICES)}"
+    )
     warnings.warn(
         f"pdb_ext has no native ConvLSTM for device '{device}' ({reason}); it uses the slower PyTorch reference.",
         stacklevel=4,

@@ -1,86 +1,230 @@
-"""Dependencies run one way: cell header -> kernels -> bindings -> pdb_ext -> pdb_saliency."""
+"""The house (docs/developing.md): which folder may use which, in C++ and in Python, and how long lines and files may be."""
 
 import ast
 import re
+import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from helpers.paths import CSRC, ROOT, TESTS
+
+PACKAGE = ROOT / "python" / "pdb_saliency"
+
+# csrc: from each folder the folders whose headers it may include, besides its own. "" is csrc itself: cell.h, gate.h, layer.h.
+CSRC_ARROWS = {
+    "": set(),
+    "cpu/kernels": {""},
+    "cpu": {"", "cpu/kernels"},
+    "cuda/common": {"", "cuda"},
+    "cuda/gates": {"", "cuda", "cuda/common"},
+    "cuda/step": {"", "cuda", "cuda/common"},
+    "cuda/step/fma": {"", "cuda", "cuda/common", "cuda/step"},
+    "cuda/step/mma": {"", "cuda", "cuda/common", "cuda/step"},
+    "cuda/persistent": {"", "cuda", "cuda/common"},
+    "cuda": {"", "cuda/common", "cuda/step", "cuda/persistent"},
+    "ops": {"", "cpu", "cpu/kernels"},
+    "ops/cpu": {"", "ops", "cpu", "cpu/kernels"},
+    "ops/cuda": {"", "ops", "cuda", "cuda/common", "cuda/gates", "cuda/step"},
+}
+
+# pdb_saliency, from the ground up: a folder (or a file at the top) may use those below it in this list, as named.
+PACKAGE_ARROWS = {
+    "errors": set(),
+    "options": set(),
+    "runtime": {"errors"},
+    "model": {"errors", "runtime"},
+    "video": {"errors", "runtime"},
+    "inference": {"errors", "options", "runtime", "model", "video"},
+    "data": {"errors", "options", "runtime", "model", "video"},
+    "demo": {"errors", "runtime", "video"},
+    "predict": {"errors", "options", "runtime", "model", "video", "inference"},
+    "api": {"errors", "options", "model", "video", "inference"},
+    "evaluation": {"errors", "options", "runtime", "model", "video", "inference", "data", "predict"},
+    "timing": {"errors", "options", "runtime", "model", "video", "inference", "predict"},
+    "training": {"errors", "options", "runtime", "model", "video", "inference", "data", "evaluation"},
+    "cli": {"errors", "options", "runtime", "model", "video", "inference", "data", "demo", "predict", "evaluation", "timing", "training"},
+    "__main__": {"cli"},
+}  # fmt: skip
+
+LONGEST_LINE = 120
+LONGEST_FILE = 330
 
 
-def includes(path):
+def sources(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix in (".h", ".cuh", ".cpp", ".cu"))
+
+
+def includes(path: Path) -> list[str]:
     return re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', path.read_text(), re.MULTILINE)
 
 
-def sources(folder):
-    return sorted(path for path in (ROOT / "csrc" / folder).glob("*") if path.suffix in (".h", ".cuh", ".cpp", ".cu"))
+def folder_of(path: str | PurePosixPath) -> str:
+    folder = str(PurePosixPath(path).parent)
+    return "" if folder == "." else folder
 
 
-def is_torch(include):
+def is_torch(include: str) -> bool:
     return include.startswith(("torch/", "ATen/", "c10/", "pybind11/"))
 
 
-def is_glue(path):
-    """csrc/cuda's bindings, and the path whose convolutions are PyTorch's."""
-    return path.stem in ("convlstm_cuda", "pdb_convlstm_cuda", "tensors") or path.stem.startswith("aten_")
-
-
-def imports(path):
-    """Top-level names of all absolute imports, those inside functions too."""
+def imports(path: Path):
+    """(the dotted name of every imported module, absolute, from the functions too; the imported names)."""
+    package = path.relative_to(
+        next(root for root in (ROOT / "python", ROOT, TESTS) if path.is_relative_to(root))
+    ).parent.parts
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield node.module.split(".")[0]
+            yield from ((alias.name, ()) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            yield ".".join([*base, *([node.module] if node.module else [])]), tuple(alias.name for alias in node.names)
 
 
-def test_cell_header_includes_only_the_standard_library():
-    assert includes(ROOT / "csrc" / "cell.h") == ["cmath"]
+def python_files(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.py"))
 
 
-@pytest.mark.parametrize("folder", ["cpu", "cuda"])
-def test_kernels_do_not_know_torch(folder):
-    """Everything but the glue compiles without torch, and includes nothing above itself but cell.h."""
-    files = [path for path in sources(folder) if folder == "cpu" or not is_glue(path)]
-    assert files
-    for path in files:
+# C++
+
+
+def test_the_cell_includes_only_the_standard_library():
+    assert includes(CSRC / "cell.h") == ["cmath"]
+
+
+def test_only_ops_knows_torch():
+    for path in sources(CSRC):
+        if path.relative_to(CSRC).parts[0] != "ops":
+            assert not [include for include in includes(path) if is_torch(include)], path
+
+
+def test_only_module_cpp_knows_python():
+    for path in sources(CSRC):
+        knows = any("pybind11" in include or include == "Python.h" for include in includes(path))
+        assert knows == (path == CSRC / "ops" / "module.cpp"), path
+
+
+def test_the_arrows_of_csrc():
+    """Includes are written from csrc, so that they show where they lead."""
+    used = {}
+    for path in sources(CSRC):
+        folder = folder_of(path.relative_to(CSRC).as_posix())
         for include in includes(path):
-            assert not is_glue(Path(include)), f"{path.name} includes {include}"
-            assert not is_torch(include), f"{path.name} includes {include}"
-            assert "/" not in include or include == "../cell.h", f"{path.name} includes {include}"
+            if not (CSRC / include).is_file():
+                continue
+            assert ".." not in include
+            if folder_of(include) != folder:
+                assert folder_of(include) in CSRC_ARROWS[folder], f"{path.relative_to(CSRC)} includes {include}"
+                used.setdefault(folder, set()).add(folder_of(include))
+    assert used.keys() <= CSRC_ARROWS.keys()
 
 
-def test_only_the_bindings_know_python():
-    for path in [*sources("."), *sources("cpu"), *sources("cuda")]:
-        wanted = path.name == "bindings.cpp"
-        assert wanted == any("pybind11" in include or include == "Python.h" for include in includes(path)), path.name
+# Python
 
 
 def test_pdb_ext_depends_on_torch_alone():
-    for path in (ROOT / "pdb_ext").glob("*.py"):
-        foreign = set(imports(path)) - set(sys.stdlib_module_names) - {"torch"}
+    for path in python_files(ROOT / "pdb_ext"):
+        foreign = (
+            {name.split(".")[0] for name, _ in imports(path)} - set(sys.stdlib_module_names) - {"torch", "pdb_ext"}
+        )
         assert not foreign, f"{path.name} imports {foreign}"
 
 
-def test_reference_depends_on_nothing_of_ours_but_the_check():
-    tree = ast.parse((ROOT / "pdb_ext" / "reference.py").read_text())
-    relative = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level > 0]
-    assert relative == ["checks"]
+def test_the_reference_depends_on_nothing_of_ours_but_the_check():
+    ours = {name for name, _ in imports(ROOT / "pdb_ext" / "reference.py") if name.startswith("pdb_ext")}
+    assert ours == {"pdb_ext.checks"}
+
+
+def test_modules_of_pdb_ext_use_no_private_name_of_each_other():
+    for path in python_files(ROOT / "pdb_ext"):
+        for module, names in imports(path):
+            if module.startswith("pdb_ext"):
+                private = [
+                    name
+                    for name in names
+                    if name.startswith("_") and name != "__version__" and name not in ("_library",)
+                ]
+                assert not private, f"{path.name} takes {private} from {module}"
 
 
 def test_pdb_saliency_uses_the_public_layer_library():
-    for path in (ROOT / "python" / "pdb_saliency").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) and node.level == 0 else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            assert not any(name.startswith("pdb_ext.") for name in names), f"{path.name} reaches inside pdb_ext"
+    for path in python_files(PACKAGE):
+        assert not [name for name, _ in imports(path) if name.startswith("pdb_ext.")], f"{path} reaches inside pdb_ext"
 
 
-@pytest.mark.parametrize("suffix", ["py", "h", "cpp", "cu", "cuh"])
-def test_files_hold_one_idea(suffix):
-    folders = ("csrc", "pdb_ext", "python", "tests")
-    for path in (path for folder in folders for path in (ROOT / folder).rglob(f"*.{suffix}")):
+def units(path: Path):
+    """What a file of pdb_saliency uses of the package: folders, and files at its top."""
+    for module, names in imports(path):
+        parts = module.split(".")
+        if parts[0] == "pdb_saliency":
+            yield from [parts[1]] if len(parts) > 1 else names
+
+
+@pytest.mark.parametrize("unit", PACKAGE_ARROWS)
+def test_the_arrows_of_pdb_saliency(unit):
+    place = PACKAGE / unit
+    for path in python_files(place) if place.is_dir() else [PACKAGE / f"{unit}.py"]:
+        wrong = {used for used in units(path) if used in PACKAGE_ARROWS and used != unit} - PACKAGE_ARROWS[unit]
+        assert not wrong, f"{path.relative_to(PACKAGE)} uses {wrong}"
+
+
+def test_the_arrows_are_complete_and_lead_down():
+    there = {
+        path.stem if path.suffix == ".py" else path.name for path in PACKAGE.iterdir() if path.suffix in (".py", "")
+    }
+    assert there - {"__init__", "__pycache__", "shipped"} == PACKAGE_ARROWS.keys()
+    order = list(PACKAGE_ARROWS)
+    for unit, used in PACKAGE_ARROWS.items():
+        assert all(order.index(below) < order.index(unit) for below in used), unit
+
+
+def test_what_starts_first_needs_the_standard_library_alone():
+    """So that Ctrl-C and --help are answered at once, and no third library is loaded before the search path is safe."""
+    for name in ("__main__", "__init__", "errors", "options", "cli/__init__", "cli/start", "runtime/__init__", "runtime/isolation",
+                 "runtime/bootstrap"):  # fmt: skip
+        tree = ast.parse((PACKAGE / f"{name}.py").read_text())  # What functions import they import when it is safe.
+        modules = [alias.name for node in tree.body if isinstance(node, ast.Import) for alias in node.names]
+        modules += [node.module for node in tree.body if isinstance(node, ast.ImportFrom) and node.level == 0]
+        foreign = {module.split(".")[0] for module in modules}
+        assert foreign <= {*sys.stdlib_module_names, "pdb_saliency"}, name
+
+
+def test_no_test_imports_a_test():
+    modules = {path.stem for path in TESTS.rglob("test_*.py")}
+    for path in python_files(TESTS):
+        assert not [name for name, _ in imports(path) if name.split(".")[0] in modules], path
+
+
+# Sizes
+
+
+def tracked(*suffixes: str) -> list[Path]:
+    """Files of the repository, of git's list where there is one."""
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    names = listed.stdout.splitlines() if listed.returncode == 0 else []
+    paths = [ROOT / name for name in names] or [path for path in ROOT.rglob("*") if ".git" not in path.parts]
+    return [path for path in paths if path.suffix in suffixes and path.is_file()]
+
+
+def test_no_line_is_longer_than_the_limit():
+    long = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in tracked(".py", ".h", ".cpp", ".cu", ".cuh")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if len(line) > LONGEST_LINE
+    ]
+    assert not long
+
+
+def test_files_hold_one_idea():
+    for path in tracked(".py", ".h", ".cpp", ".cu", ".cuh"):
         lines = len(path.read_text().splitlines())
-        assert lines <= 330, f"{path.relative_to(ROOT)} has {lines} lines: split it"
+        assert lines <= LONGEST_FILE, f"{path.relative_to(ROOT)} has {lines} lines: split it"
+
+
+def test_no_folder_is_a_heap():
+    for top in (CSRC, ROOT / "pdb_ext", PACKAGE, TESTS):
+        for folder in [top, *(path for path in top.rglob("*") if path.is_dir() and path.name != "__pycache__")]:
+            files = [path for path in folder.iterdir() if path.suffix in (".py", ".h", ".cpp", ".cu")]
+            assert len(files) <= 24, f"{folder.relative_to(ROOT)} holds {len(files)} files"

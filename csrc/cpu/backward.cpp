@@ -3,9 +3,9 @@
 // in one order). So the result does not depend on the number of threads.
 #include <memory>
 
-#include "recompute.h"
-#include "strip_convolution.h"
-#include "weight_gradient.h"
+#include "cpu/recompute.h"
+#include "cpu/strip_convolution.h"
+#include "cpu/weight_gradient.h"
 
 namespace pdb::cpu {
 namespace {

@@ -1,6 +1,6 @@
 // The forward pass. One step of the recurrence is one parallel loop over strips of pixels; a strip's dilated convolution,
 // all four gates, and its cell update follow each other while the pre-activations are in the cache.
-#include "strip_convolution.h"
+#include "cpu/strip_convolution.h"
 
 namespace pdb::cpu {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels.h"
+#include "cpu/kernels/kernels.h"
 
 namespace pdb::cpu {
 

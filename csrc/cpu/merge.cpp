@@ -1,6 +1,6 @@
 // The merge of the two directions, Eq. 5: h_f and h_b of a frame lie side by side as x and h do in a layer, so that one
 // convolution adds both; its tanh follows while the sums are in the cache.
-#include "strip_convolution.h"
+#include "cpu/strip_convolution.h"
 
 namespace pdb::cpu {
 namespace {

@@ -6,9 +6,9 @@
 #include <memory>
 #include <new>
 
-#include "kernels.h"
-#include "sequence.h"
-#include "strips.h"
+#include "cpu/kernels/kernels.h"
+#include "cpu/layer.h"
+#include "cpu/strips.h"
 
 namespace pdb::cpu {
 

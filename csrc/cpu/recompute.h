@@ -2,7 +2,7 @@
 // step in place of that of all, for one more forward convolution. The same kernels give the same bits.
 #pragma once
 
-#include "strip_convolution.h"
+#include "cpu/strip_convolution.h"
 
 namespace pdb::cpu {
 

@@ -1,8 +1,8 @@
 // A convolution with its weight packed for the kernels, in the form that the plan chose: direct or Winograd's.
 #pragma once
 
-#include "plan.h"
-#include "winograd.h"
+#include "cpu/plan.h"
+#include "cpu/winograd.h"
 
 namespace pdb::cpu {
 

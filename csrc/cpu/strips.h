@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels.h"
-#include "layout.h"
+#include "cpu/kernels/kernels.h"
+#include "cpu/layout.h"
 
 namespace pdb::cpu {
 

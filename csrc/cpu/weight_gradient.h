@@ -3,8 +3,8 @@
 // errors do not grow with the length of the sequence times the size of the picture.
 #pragma once
 
-#include "plan.h"
-#include "winograd.h"
+#include "cpu/plan.h"
+#include "cpu/winograd.h"
 
 namespace pdb::cpu {
 

@@ -13,7 +13,7 @@
 
 #include <algorithm>
 
-#include "layout.h"
+#include "cpu/layout.h"
 
 namespace pdb::cpu {
 

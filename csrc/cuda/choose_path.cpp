@@ -1,11 +1,11 @@
 // See choose_path.h. The rule was derived on paper from the published rates of the GPUs; it is NOT MEASURED.
-#include "choose_path.h"
+#include "cuda/choose_path.h"
 
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
 
-#include "kernels.h"
+#include "cuda/step/kernels.h"
 
 namespace pdb::cuda {
 namespace {

@@ -7,8 +7,8 @@
 #include <cstdint>
 #include <optional>
 
-#include "device.h"
-#include "persistent.h"
+#include "cuda/common/device.h"
+#include "cuda/persistent/persistent.h"
 
 namespace pdb::cuda {
 

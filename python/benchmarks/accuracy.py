@@ -11,9 +11,9 @@ import statistics
 from collections import defaultdict
 
 import torch
-from measure import relative_error
 
 import pdb_ext
+from measure import relative_error
 from pdb_ext import reference
 
 PROBLEMS = [  # (input channels, channels, side, shape of the peepholes)
@@ -82,11 +82,15 @@ def main():
     arguments = parser.parse_args()
     for problem in PROBLEMS:
         in_channels, channels, side, peephole = problem
-        print(f"T={arguments.steps}, {in_channels} to {channels} channels, {side}x{side}, peepholes: {peephole or 'none'}")
+        print(
+            f"T={arguments.steps}, {in_channels} to {channels} channels, {side}x{side}, peepholes: {peephole or 'none'}"
+        )
         for (name, kind), values in quotients(problem, arguments.steps, arguments.draws).items():
             high = statistics.quantiles(values, n=20)[-1]
             share = sum(value > 4 for value in values) / len(values)
-            print(f"  {name:26}{kind:10} median {statistics.median(values):.2f}   95 % below {high:.2f}   above 4: {share:.1%}")
+            print(
+                f"  {name:26}{kind:10} median {statistics.median(values):.2f}   95 % below {high:.2f}   above 4: {share:.1%}"
+            )
 
 
 if __name__ == "__main__":

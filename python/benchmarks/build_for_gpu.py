@@ -47,7 +47,9 @@ def is_stale() -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--architecture", default="9.0a", help="as in TORCH_CUDA_ARCH_LIST (default: %(default)s, an H100)")
+    parser.add_argument(
+        "--architecture", default="9.0a", help="as in TORCH_CUDA_ARCH_LIST (default: %(default)s, an H100)"
+    )
     arguments = parser.parse_args()
     status = build(arguments.architecture)
     if status == 0:

@@ -15,11 +15,11 @@ import json
 import os
 
 import torch
+
 from cpu_workload import Workload
 from measure import check, interleave, machine, ratio, summary
-from peers import compiled_peers, eager_peers, naive, ours
-
 from pdb_ext import build_info
+from peers import compiled_peers, eager_peers, naive, ours
 
 TABLE = [  # (name, T, N, channels, side, dilations, both directions and Eq. 5)
     ("layer, dilation 1", 5, 1, 32, 60, (1,), False),
@@ -77,10 +77,15 @@ def _matmul_rate():
 
 
 def show(result):
-    print(f"\n{result['workload']}   (direct convolution at the rate of a matrix product: {result['direct_ms']:.1f} ms)")
+    print(
+        f"\n{result['workload']}   (direct convolution at the rate of a matrix product: {result['direct_ms']:.1f} ms)"
+    )
     for name, t in sorted(result["times"].items(), key=lambda item: item[1]["median_ms"]):
         print(f"  {name:32} {t['median_ms']:9.2f} ms   [{t['low_ms']:.2f}, {t['high_ms']:.2f}]")
-    print(f"  pdb_ext: {result['over_naive']:.2f}x naive eager, {result['over_best_peer']:.2f}x the best peer ({result['best_peer']})", flush=True)
+    print(
+        f"  pdb_ext: {result['over_naive']:.2f}x naive eager, {result['over_best_peer']:.2f}x the best peer ({result['best_peer']})",
+        flush=True,
+    )
 
 
 def show_sweep(results):
@@ -108,7 +113,9 @@ def show_sweep(results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads, and processors to run on")
+    parser.add_argument(
+        "--threads", type=int, default=torch.get_num_threads(), help="threads, and processors to run on"
+    )
     parser.add_argument("--sweep", action="store_true", help="also vary T, N, channels and side (eager peers)")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile (saves its compile time)")
     parser.add_argument("--seconds", type=float, default=10, help="timing budget for a row, after at least 5 rounds")

@@ -1,9 +1,9 @@
 """What cpu.py times: one layer, or the pyramid of the paper, with any implementation of the layer."""
 
 import torch
-from peers import ours
 
 from pdb_ext import PDBConvLSTM
+from peers import ours
 
 
 class Workload:

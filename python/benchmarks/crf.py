@@ -11,11 +11,11 @@ import time
 
 import cv2
 import numpy as np
-from measure import machine
 
-from pdb_saliency import crf
-from pdb_saliency.frame import Frame
-from pdb_saliency.scene import MeadowFilm
+from measure import machine
+from pdb_saliency.demo.film import MeadowFilm
+from pdb_saliency.inference import crf
+from pdb_saliency.video.frame import Frame
 
 
 class Nowhere:
@@ -77,7 +77,9 @@ def main() -> None:
     for workers, values in rates.items():
         scale = statistics.median(rate / one for rate, one in zip(values, rates[1]))
         spread = f"[{min(values):.2f}, {max(values):.2f}]"
-        print(f"{workers:2} processes: {statistics.median(values):.2f} frames/s {spread}, {scale / workers:.2f} N of one process")
+        print(
+            f"{workers:2} processes: {statistics.median(values):.2f} frames/s {spread}, {scale / workers:.2f} N of one process"
+        )
 
 
 if __name__ == "__main__":

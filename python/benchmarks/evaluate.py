@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+
 from measure import machine
 
 
@@ -67,7 +68,9 @@ def main() -> None:
         for workers in dict.fromkeys((1, os.cpu_count() or 1)):
             times = [evaluate(Path(folder), masks, workers) for _ in range(5)]
             rates = sorted(count / seconds for seconds in times)
-            print(f"{count} frames, {workers} processes: {statistics.median(rates):.0f} frames/s [{rates[0]:.0f}, {rates[-1]:.0f}]")
+            print(
+                f"{count} frames, {workers} processes: {statistics.median(rates):.0f} frames/s [{rates[0]:.0f}, {rates[-1]:.0f}]"
+            )
         try:
             print(f"pysodmetrics, one core: {1 / pysodmetrics(Path(folder), masks, 40):.0f} frames/s")
         except ImportError:

@@ -7,8 +7,9 @@ that ran.
 
 import time
 
-import gpu_workload as gpu
 import torch
+
+import gpu_workload as gpu
 from cpu_workload import Workload
 from gpu_jobs import PATHS, ROWS, TINY, Row
 from gpu_timing import PRECISIONS, cuda_path, precision_settings, synchronize
@@ -48,7 +49,9 @@ def answer(key: str, device: str, teller: Teller) -> dict:
             results = {"ours": Workload.training(workload, ours)}
         synchronize(device)
         results["eager"] = Workload.training(workload, naive)
-    errors = {name: [relative_error(v, e) for v, e in zip(values, exact, strict=True)] for name, values in results.items()}
+    errors = {
+        name: [relative_error(v, e) for v, e in zip(values, exact, strict=True)] for name, values in results.items()
+    }
     right, ratio = judge(errors, precision)
     wrong = None if device == "cpu" else wrong_path(calls, path)
     largest = f"error {max(errors['ours']):.1e}, at most {ratio:.2f} of PyTorch's own"

@@ -7,8 +7,9 @@ and the others are timed without it.
 import importlib.util
 from collections.abc import Callable
 
-import gpu_workload as gpu
 import torch
+
+import gpu_workload as gpu
 from gpu_jobs import Job, every_job
 from gpu_processes import clocks
 from gpu_timing import PRECISIONS, peak_memory, precision_settings, synchronize, time_interleaved
@@ -52,13 +53,16 @@ def contestants(job: Job, workload: gpu.GpuWorkload, device: str) -> gpu.Contest
         return anchors | gpu.benchmarked_contestants(workload, job.training, device)
     if job.group in ("torch.compile", "max-autotune"):
         mode = "default" if job.group == "torch.compile" else job.group
-        return anchors | gpu.compiled_contestants(workload, job.training, mode, "eager" if device == "cpu" else "inductor")
+        return anchors | gpu.compiled_contestants(
+            workload, job.training, mode, "eager" if device == "cpu" else "inductor"
+        )
     return anchors
 
 
 def add_jax(answers: Answers, job: Job, workload: gpu.GpuWorkload) -> Callable[[object], None]:
     """Two more contestants. -> how to wait for the last result of anybody."""
     import jax
+
     import jax_peers
 
     if answers.device == "cuda" and not jax_peers.has_gpu():

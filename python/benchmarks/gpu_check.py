@@ -28,12 +28,13 @@ import threading
 import time
 from pathlib import Path
 
+import torch
+
 import build_for_gpu
 import gpu_headlines
 import gpu_jobs
 import gpu_parts as parts
 import gpu_report
-import torch
 from gpu_processes import ROOT, TIME_WAS_UP, clocks, log_to, run_jobs, say, stop_all
 
 HERE = Path(__file__).resolve().parent

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+
 from gpu_timing import PRECISIONS, precision_settings, time_interleaved
 
 
@@ -19,7 +20,9 @@ def matrix_rates(device: str, size: int = 8192) -> dict[str, float]:
     for precision, dtype in PRECISIONS.items():
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         with precision_settings(precision):
-            times = time_interleaved({"product": lambda a=a, b=b: a @ b}, device, seconds=0.3, kinds=("device",), most=20)
+            times = time_interleaved(
+                {"product": lambda a=a, b=b: a @ b}, device, seconds=0.3, kinds=("device",), most=20
+            )
         rates[precision] = 2 * size**3 / (times["product"]["device_ms"][0] * 1e-3)
     return rates
 

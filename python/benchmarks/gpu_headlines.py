@@ -4,7 +4,6 @@ from gpu_jobs import ROWS, TINY
 from gpu_predictions import compared
 from gpu_report import best_of_ours, is_ours, is_unmeasured, median, one_line
 
-
 MOST_CONTESTANTS = 15  # of each of four tables
 MOST_FAILURES = 20
 MOST_LINES = 100  # of at most 110 characters: what shows the end of an output shows all of it

@@ -33,7 +33,9 @@ TINY = Row("tiny PDB module", 2, 1, 3, 6)  # for a dry run on the CPU
 
 # Paths, each with the layers in one call of its op: the paper's layer alone, and its module, all in one launch.
 PATHS = {"step": 1, "persistent": 1, "aten": 1, "pyramid": 4}
-PROFILED = [f"{precision} | {name}" for precision in ("bfloat16", "tf32") for name in ("forward", "forward and backward")]
+PROFILED = [
+    f"{precision} | {name}" for precision in ("bfloat16", "tf32") for name in ("forward", "forward and backward")
+]
 # Seconds of silence after which a process hangs: it tells of every contestant that it begins with.
 SILENCE = {"eager": 30, "cudnn.benchmark": 30, "torch.compile": 75, "max-autotune": 110, "jax": 45, "memory": 20}
 GROUPS = tuple(SILENCE)

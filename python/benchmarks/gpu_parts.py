@@ -10,11 +10,16 @@ import sys
 from pathlib import Path
 
 import torch
+
 from build_for_gpu import FOLDER as BUILT
 from gpu_processes import ROOT, read_lines, run
 
 HERE = Path(__file__).resolve().parent
-TEST_FILES = ("tests/test_cuda.py", "tests/test_cuda_pyramid.py", "tests/test_cuda_device.py")
+TEST_FILES = (
+    "tests/kernels/test_on_gpu.py",
+    "tests/kernels/test_on_gpu_pyramid.py",
+    "tests/kernels/test_on_gpu_device.py",
+)
 # What a quick run tests, each in a process of its own: the name, the files, the expression of -k.
 QUICK_TESTS = {
     "kernels": (TEST_FILES[:2], "trace"),
@@ -144,7 +149,9 @@ def ncu(device: str, seconds: float, out: Path) -> dict:
     step = [sys.executable, str(HERE / "gpu_profile.py"), "--once"]
     result = run([program, *choice, "-f", "-o", str(report.with_suffix("")), *step], seconds, **environment())
     if not report.exists():
-        why = {"passed": None} if "ERR_NVGPUCTRPERM" in result["output"] or "LibraryNotLoaded" in result["output"] else {}
+        why = (
+            {"passed": None} if "ERR_NVGPUCTRPERM" in result["output"] or "LibraryNotLoaded" in result["output"] else {}
+        )
         return result | why
     text = run([program, "--import", str(report), "--page", "details"], 30, quiet=True)["output"]
     (out / "gpu_ncu.txt").write_text(text)

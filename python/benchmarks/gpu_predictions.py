@@ -64,6 +64,13 @@ def prediction_table(report: dict) -> list[str]:
         low, high = row["range"]
         value = "" if row["measured"] is None else f"{row['measured']:.4g} {row['unit']}"
         key = row["key"].replace(" | ", ", ")
-        cells = [key, f"{row['value']:g} {row['unit']}", f"{low:g} - {high:g}", value, row["verdict"], row["derivation"]]
+        cells = [
+            key,
+            f"{row['value']:g} {row['unit']}",
+            f"{low:g} - {high:g}",
+            value,
+            row["verdict"],
+            row["derivation"],
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return lines

@@ -117,7 +117,9 @@ def run(
     late = not process.wait(seconds)
     if late:
         process.end(signal.SIGINT)
-    output = process.output(4000 if not quiet else 1_000_000) + (f"\nended: its {seconds:.0f} s were up" if late else "")
+    output = process.output(4000 if not quiet else 1_000_000) + (
+        f"\nended: its {seconds:.0f} s were up" if late else ""
+    )
     passed = not late and process.popen.returncode in passing
     return {"passed": passed, "late": late, "seconds": round(time.time() - begin, 1), "output": output}
 
@@ -127,7 +129,9 @@ def clocks() -> str:
     query = "--query-gpu=clocks.sm,clocks.mem,temperature.gpu,power.draw"
     try:
         command = ["nvidia-smi", query, "--format=csv,noheader"]
-        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip().split("\n")[0]
+        return (
+            subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip().split("\n")[0]
+        )
     except (OSError, subprocess.SubprocessError):
         return "unknown"
 
@@ -147,7 +151,9 @@ def workload_of(key: str) -> str:
     return key.split(" | ")[0]
 
 
-def run_jobs(command: list[str], jobs: dict[str, float], lines: Path, until: float, done: Done, **environment: str) -> None:
+def run_jobs(
+    command: list[str], jobs: dict[str, float], lines: Path, until: float, done: Done, **environment: str
+) -> None:
     """Does jobs in one process (gpu_worker.py), and in another behind what ended it; each key with its seconds of silence.
 
     done(result) is called for every job, as soon as it is known. A contestant that hangs or ends the process is named in the

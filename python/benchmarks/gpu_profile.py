@@ -6,14 +6,15 @@
 import re
 import sys
 
-import gpu_workload as gpu
 import torch
+from torch.profiler import ProfilerActivity, profile
+
+import gpu_workload as gpu
 from cpu_workload import Workload
 from gpu_jobs import ROWS, TINY
 from gpu_timing import PRECISIONS, precision_settings, synchronize
 from gpu_worker import Teller, serve
 from peers import ours
-from torch.profiler import ProfilerActivity, profile
 
 CALLS = 10
 

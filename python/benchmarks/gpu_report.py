@@ -89,7 +89,15 @@ def _speed_row(key: tuple, group: list[dict], floors: dict) -> dict:
 
 
 def speed_table(rows: list[dict]) -> list[str]:
-    heads = ["workload", "precision", "pass", "pdb_ext ms", "step / persistent / aten ms", "naive eager ms", "over naive"]
+    heads = [
+        "workload",
+        "precision",
+        "pass",
+        "pdb_ext ms",
+        "step / persistent / aten ms",
+        "naive eager ms",
+        "over naive",
+    ]
     heads += ["over naive, wall", "best peer", "over best peer", "over the floor"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in rows:
@@ -109,7 +117,10 @@ def speed_table(rows: list[dict]) -> list[str]:
 
 
 def memory_table(results: list[dict]) -> list[str]:
-    lines = ["| workload | precision | implementation | peak MiB of a training step | of naive eager |", 5 * "|---" + "|"]
+    lines = [
+        "| workload | precision | implementation | peak MiB of a training step | of naive eager |",
+        5 * "|---" + "|",
+    ]
     for result in (result for result in results if result["group"] == "memory"):
         head = f"| {result['workload']} | {result['precision']} |"
         if "error" in result:
@@ -131,7 +142,12 @@ def failed_contestants(results: list[dict]) -> list[str]:
         lines += [f"{head} {name} | {one_line(why)} |" for name, why in missing.items()]
         if "error" in result and not is_unmeasured(result):
             lines.append(f"{head} all of {result['group']} | {one_line(result['error'])} |")
-    heads = ["## Contestants that failed", "", "| workload | precision | pass | contestant | why |", "|---|---|---|---|---|"]
+    heads = [
+        "## Contestants that failed",
+        "",
+        "| workload | precision | pass | contestant | why |",
+        "|---|---|---|---|---|",
+    ]
     return [*heads, *lines, ""] if lines else []
 
 
@@ -145,7 +161,9 @@ def every_contestant(results: list[dict]) -> list[str]:
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for result in (result for result in results if "times" in result):
         head = f"| {result['workload']} | {result['precision']} | {result['pass']} |"
-        for name, times in sorted(result["times"].items(), key=lambda item: item[1].get("device_ms", item[1]["wall_ms"])[1]):
+        for name, times in sorted(
+            result["times"].items(), key=lambda item: item[1].get("device_ms", item[1]["wall_ms"])[1]
+        ):
             cells = []
             for kind in ("device", "wall", "flushed"):
                 low, middle, high = times.get(f"{kind}_ms", (None, None, None))

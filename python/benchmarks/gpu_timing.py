@@ -168,7 +168,9 @@ def time_interleaved(
 
     wait(result of the last call) returns when that call is done.
     """
-    timers = {name: Timer(function, device, wait or (lambda _: synchronize(device))) for name, function in functions.items()}
+    timers = {
+        name: Timer(function, device, wait or (lambda _: synchronize(device))) for name, function in functions.items()
+    }
     flush = torch.empty(2**27, dtype=torch.uint8, device=device) if "flushed" in kinds and device != "cpu" else None
     start, rounds, warm = time.perf_counter(), 0, False
     while timers and (not warm or rounds < 5 or (rounds < most and time.perf_counter() - start < seconds)):

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from gpu_processes import workload_of
 
+from gpu_processes import workload_of
 from pdb_ext._library import NATIVE_DEVICES, why_not_native
 
 

@@ -4,13 +4,13 @@ import functools
 from collections.abc import Callable
 
 import torch
+from torch import nn
+
+import pdb_ext
 from cpu_workload import Workload
 from gpu_jobs import Row
 from gpu_timing import PRECISIONS, cuda_path, graphed
 from peers import eager_peers, naive, ours
-from torch import nn
-
-import pdb_ext
 
 
 class GpuWorkload(Workload):
@@ -40,12 +40,16 @@ Contestants = dict[str, Callable[[], Callable]]
 def eager_contestants(workload: GpuWorkload, training: bool, device: str) -> Contestants:
     """Ours on every path, and the eager peers, each as they are and in a CUDA graph."""
     step = step_of(training)
-    functions = {n: lambda layer=layer: step(workload, layer) for n, layer in (eager_peers() | {"pdb_ext": ours}).items()}
+    functions = {
+        n: lambda layer=layer: step(workload, layer) for n, layer in (eager_peers() | {"pdb_ext": ours}).items()
+    }
     contestants = {name: lambda f=function: f for name, function in functions.items()}
     for name, function in functions.items():
         contestants[f"{name} in a CUDA graph"] = lambda f=function: graphed(f, device)
     for path in ("step", "persistent", "aten"):
-        contestants[f"pdb_ext, path {path}, in a CUDA graph"] = lambda path=path: on_path(path, functions["pdb_ext"], device)
+        contestants[f"pdb_ext, path {path}, in a CUDA graph"] = lambda path=path: on_path(
+            path, functions["pdb_ext"], device
+        )
     return contestants
 
 

@@ -63,7 +63,8 @@ def forward(leaves, dilations: tuple[int, ...], pyramid: bool, unroll: bool):
         h_f = layer(x, *layers[2 * index], dilation, False, unroll)
         h_b = layer(h_f, *layers[2 * index + 1], dilation, True, unroll)
         frames = (
-            convolution(h.reshape(-1, *h.shape[2:]), merges[2 * index + which], dilation) for which, h in enumerate((h_f, h_b))
+            convolution(h.reshape(-1, *h.shape[2:]), merges[2 * index + which], dilation)
+            for which, h in enumerate((h_f, h_b))
         )
         branches.append(jnp.tanh(sum(frames)).reshape(h_f.shape))
     return jnp.concatenate(branches, axis=2)

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pdb_saliency.engine import Engine
-from pdb_saliency.frame import Frame
-from pdb_saliency.predict import run
-from pdb_saliency.writer import ResultWriter
+from pdb_saliency.inference.engine import Engine
+from pdb_saliency.predict.job import run
+from pdb_saliency.predict.outputs.writer import ResultWriter
+from pdb_saliency.video.frame import Frame
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
@@ -96,7 +96,9 @@ def main() -> None:
     begin = time.monotonic()
     samples = measure(arguments.frames, arguments.save.split(","))
     rate = arguments.frames / (time.monotonic() - begin)
-    print(f"growth {growth(samples):.1f} bytes a frame ({arguments.save}; a frame has {72 * 128 * 3} bytes); {rate:.0f} frames/s")
+    print(
+        f"growth {growth(samples):.1f} bytes a frame ({arguments.save}; a frame has {72 * 128 * 3} bytes); {rate:.0f} frames/s"
+    )
 
 
 if __name__ == "__main__":

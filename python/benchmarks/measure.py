@@ -55,7 +55,9 @@ def ratio(times: dict[str, list[float]], slow: str, fast: str) -> float:
 
 
 def machine() -> dict[str, str]:
-    model = next((line.split(":")[1].strip() for line in _cpu_info() if line.startswith("model name")), platform.machine())
+    model = next(
+        (line.split(":")[1].strip() for line in _cpu_info() if line.startswith("model name")), platform.machine()
+    )
     return {
         "cpu": f"{model}, {torch.backends.cpu.get_cpu_capability()}",
         "torch": torch.__version__,

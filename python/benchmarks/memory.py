@@ -18,9 +18,9 @@ CHANNELS, SIDE = 32, 60
 def step(name: str, T: int) -> tuple[float, float]:
     """Growth of the peak resident memory, in MiB, and time in milliseconds."""
     import torch
-    from peers import hoisted, naive
 
     import pdb_ext
+    from peers import hoisted, naive
 
     def checkpointed(x, weight_x, weight_h, bias, dilation, reverse):
         return pdb_ext.convlstm(x, weight_x, weight_h, bias, checkpoint_every=round(T**0.5))[0]

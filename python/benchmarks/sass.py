@@ -25,8 +25,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from sass_compile import Compiled, Sources, compile_kernels, shortened, sources, worktree
 from sass_compare import compare
+from sass_compile import Compiled, Sources, compile_kernels, shortened, sources, worktree
 from sass_parse import Instruction
 from sass_report import KernelReport
 from sass_way import Ways
@@ -39,12 +39,16 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="of csrc/cuda, by name")
     parser.add_argument("--kernel", default="", metavar="REGEX", help="only kernels whose name matches")
     parser.add_argument("--against", metavar="COMMIT", help="compare with the kernels of this commit")
-    parser.add_argument("--at", metavar="REGEX", help="only what comes from a source line that matches, or is inlined there")
+    parser.add_argument(
+        "--at", metavar="REGEX", help="only what comes from a source line that matches, or is inlined there"
+    )
     parser.add_argument("--avoid", metavar="REGEX", help="go around what comes from a source line that matches")
     passes = parser.add_argument("--passes", action="append", default=[], type=line_and_number, metavar="REGEX=N")
     passes.help = "of the loops, as compiled, whose line matches"
     parser.add_argument("--by-line", action="store_true", help="the source lines on the way, instead of the loops")
-    parser.add_argument("--share", type=float, default=0.02, help="of the cycles, of the lines shown (default: %(default)s)")
+    parser.add_argument(
+        "--share", type=float, default=0.02, help="of the cycles, of the lines shown (default: %(default)s)"
+    )
     parser.add_argument("--blocks", type=int, metavar="N", help="also the blocks of at least N instructions")
     parser.add_argument("--warps", type=int, help="on a scheduler (default: those of a block)")
     parser.add_argument("--architecture", default="90a", metavar="NUMBER")
@@ -69,7 +73,9 @@ def examine(root: Path, options: argparse.Namespace) -> list[KernelReport]:
     """Compiles, and finds the way through every kernel that was asked for."""
     compiled: list[Compiled] = []
     for source in sources(root, options.files):
-        compiled += [c for c in compile_kernels(root, source, options.architecture) if re.search(options.kernel, c.name)]
+        compiled += [
+            c for c in compile_kernels(root, source, options.architecture) if re.search(options.kernel, c.name)
+        ]
     for each, name in zip(compiled, shortened([c.name for c in compiled])):
         each.name = name
     lines = Sources(compiled)

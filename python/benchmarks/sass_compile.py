@@ -69,7 +69,9 @@ def _output(command: list[str], **options) -> str:
 
 def _usage(report: str) -> dict[str, tuple[int, int, int, int]]:
     """Kernel -> (registers, stack, spills, shared) of what ptxas -v says."""
-    pattern = r"Compiling entry function '(\w+)'[^\n]*\n.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes"
+    pattern = (
+        r"Compiling entry function '(\w+)'[^\n]*\n.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes"
+    )
     pattern += r" spill loads\n[^\n]*Used (\d+) registers([^\n]*)"
     usage = {}
     for symbol, stack, stores, loads, registers, rest in re.findall(pattern, report, re.DOTALL):

@@ -71,7 +71,10 @@ def timing(instruction: Instruction) -> Timing:
 
 
 def is_memory(instruction: Instruction) -> bool:
-    return re.match(r"(LD|ST|ATOM|RED)", instruction.opcode) is not None and instruction.name not in ("LDC", "LDGDEPBAR")
+    return re.match(r"(LD|ST|ATOM|RED)", instruction.opcode) is not None and instruction.name not in (
+        "LDC",
+        "LDGDEPBAR",
+    )
 
 
 # What is counted, in the order in which it is shown.

@@ -99,7 +99,14 @@ class KernelReport:
             for depth, loop in self.ways.flow.all_loops()
         ]
         usage = {"registers": c.registers, "stack": c.stack, "spills": c.spills, "shared": c.shared, "size": self.size}
-        return {"kernel": c.name, "file": c.file.name, "warps": self.warps, **usage, **asdict(self.whole), "loops": loops}
+        return {
+            "kernel": c.name,
+            "file": c.file.name,
+            "warps": self.warps,
+            **usage,
+            **asdict(self.whole),
+            "loops": loops,
+        }
 
     def loops(self) -> list[str]:
         """A row for the way through everything, and one for a pass of every loop, indented by nesting."""

@@ -139,7 +139,9 @@ def _leftovers(flow: Flow) -> set[int]:
     found: set[int] = set()
     memory = {number: _memory_places(block) for number, block in flow.blocks.items()}
     innermost = [loop for _, loop in flow.all_loops() if not loop.children]
-    for loop in sorted(innermost, key=lambda loop: -sum(len(flow.blocks[number].instructions) for number in loop.blocks)):
+    for loop in sorted(
+        innermost, key=lambda loop: -sum(len(flow.blocks[number].instructions) for number in loop.blocks)
+    ):
         if found & loop.blocks:
             continue
         places = set().union(*(memory[number] for number in loop.blocks)) - {()}

@@ -20,7 +20,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from pdb_saliency.cli import main as pdb_saliency
+from pdb_saliency.cli.program import main as pdb_saliency
 
 # Folder of --data, with what a picture of it counts in stages spatial and temporal.
 SETS = {
@@ -48,8 +48,7 @@ def shortened(options: list[str], factor: int) -> list[str]:
     """Counts after --steps and --cache divided by the factor."""
     lengths = ("--steps", "--cache")
     return [
-        str(max(int(word) // factor, 1)) if before in lengths else word
-        for before, word in zip(["", *options], options)
+        str(max(int(word) // factor, 1)) if before in lengths else word for before, word in zip(["", *options], options)
     ]
 
 
@@ -71,7 +70,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--shorten", type=int, default=1, metavar="N", help="a trial: every stage N times shorter, absent sets left out")
+    parser.add_argument(
+        "--shorten", type=int, default=1, metavar="N", help="a trial: every stage N times shorter, absent sets left out"
+    )
     arguments, arguments.more = parser.parse_known_args()  # What else is given goes to both `pdb-saliency train`.
     spatial = train("spatial", [], SPATIAL, arguments)
     temporal = train("temporal", ["--from", str(spatial)], TEMPORAL, arguments)

@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 import torch
 
-from pdb_saliency.clips import blended
-from pdb_saliency.engine import Engine
+from pdb_saliency.inference.clips import blended
+from pdb_saliency.inference.engine import Engine
+from pdb_saliency.model.weights import load_model
 from pdb_saliency.options import CLIP_LENGTH
-from pdb_saliency.pictures import read_picture
-from pdb_saliency.source import open_source
-from pdb_saliency.weights import load_model
+from pdb_saliency.video.pictures import read_picture
+from pdb_saliency.video.source import open_source
 
 
 def in_clips(length, overlap):

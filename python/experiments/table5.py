@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from pdb_saliency.cli import main as pdb_saliency
-from pdb_saliency.data.catalog import open_dataset
+from pdb_saliency.cli.program import main as pdb_saliency
+from pdb_saliency.data.sets.catalog import open_dataset
 from pdb_saliency.evaluation.validate import validate
-from pdb_saliency.weights import load_model
+from pdb_saliency.model.weights import load_model
 
 CONTROL = "head"
 ROWS = {

@@ -18,13 +18,13 @@ import cv2
 import numpy as np
 import torch
 
-from pdb_saliency.clips import CLIP_LENGTH
-from pdb_saliency.data.catalog import open_dataset
-from pdb_saliency.data.read import read_frame, read_mask
-from pdb_saliency.evaluation.metrics import SaliencyScores
-from pdb_saliency.model import SaliencyModel, upsample_logits
+from pdb_saliency.data.sets.catalog import open_dataset
+from pdb_saliency.data.sets.read import read_frame, read_mask
+from pdb_saliency.evaluation.metrics.saliency import SaliencyScores
+from pdb_saliency.inference.clips import CLIP_LENGTH
+from pdb_saliency.model.saliency import SaliencyModel, upsample_logits
+from pdb_saliency.model.weights import load_model
 from pdb_saliency.options import THRESHOLD
-from pdb_saliency.weights import load_model
 
 _FLOW_SIZE = (320, 180)
 

@@ -8,17 +8,17 @@ import importlib
 _MODULES = {
     "EngineOptions": "options",
     "InputError": "errors",
-    "InputSpec": "preprocess",
-    "ModelConfig": "config",
+    "InputSpec": "model.input",
+    "ModelConfig": "model.config",
     "OutputError": "errors",
-    "Predictor": "predictor",
+    "Predictor": "api",
     "SaliencyError": "errors",
-    "SaliencyModel": "model",
+    "SaliencyModel": "model.saliency",
     "WeightsError": "errors",
-    "load": "predictor",
-    "load_caffemodel": "released",
-    "load_model": "weights",
-    "save_model": "weights",
+    "load": "api",
+    "load_caffemodel": "model.caffe.released",
+    "load_model": "model.weights",
+    "save_model": "model.weights",
 }
 
 __all__ = sorted(_MODULES)

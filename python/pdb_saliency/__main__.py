@@ -1,5 +1,5 @@
 import sys
 
-from .start import main
+from .cli.start import main
 
 sys.exit(main())

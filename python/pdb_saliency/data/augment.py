@@ -68,7 +68,9 @@ class Augmentation:
         """Colours, blur, JPEG artefacts and noise, in this order; masks as they were."""
         colours = self._colours(rng)
         sigma = rng.uniform(*self.blur_sigma) if rng.random() < self.blur else 0.0
-        quality = int(rng.integers(self.jpeg_quality[0], self.jpeg_quality[1] + 1)) if rng.random() < self.jpeg else None
+        quality = (
+            int(rng.integers(self.jpeg_quality[0], self.jpeg_quality[1] + 1)) if rng.random() < self.jpeg else None
+        )
         strength = rng.uniform(*self.noise_sigma) if rng.random() < self.noise else 0.0
 
         def recoloured(frame: np.ndarray) -> np.ndarray:

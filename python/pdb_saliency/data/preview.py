@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from ..errors import InputError
-from ..preprocess import InputSpec
-from ..pictures import write_picture
+from pdb_saliency.errors import InputError
+from pdb_saliency.model.input import InputSpec
+from pdb_saliency.video.pictures import write_picture
+
 from .clip import TrainingClip
 
 _HEIGHT = 160  # Of a frame on the sheet, in pixels.
@@ -43,7 +44,9 @@ def preview_sheet(clips: Sequence[TrainingClip], path: Path) -> None:
         raise InputError("a contact sheet needs at least one clip, got none")
     rows = [_row(clip) for clip in clips]
     width = max(row.shape[1] for row in rows)
-    rows = [cv2.copyMakeBorder(row, 0, 0, 0, width - row.shape[1], cv2.BORDER_CONSTANT, value=(0, 0, 0)) for row in rows]
+    rows = [
+        cv2.copyMakeBorder(row, 0, 0, 0, width - row.shape[1], cv2.BORDER_CONSTANT, value=(0, 0, 0)) for row in rows
+    ]
     write_picture(path, np.concatenate(rows))
 
 

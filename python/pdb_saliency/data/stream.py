@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from ..preprocess import InputSpec
+from pdb_saliency.model.input import InputSpec
+
 from .augment import Augmentation, each
 from .clip import ClipSource, TrainingClip
 

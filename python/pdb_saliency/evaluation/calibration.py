@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ..data.items import Video
-from ..errors import InputError
-from ..model import SaliencyModel
-from ..predict import authors_engine
-from ..refine import calibrated
+from pdb_saliency.data.sets.items import Video
+from pdb_saliency.errors import InputError
+from pdb_saliency.model.output import calibrated
+from pdb_saliency.model.saliency import SaliencyModel
+from pdb_saliency.predict.job import authors_engine
+
 from .validate import scored_maps
 
 _BINS = 2048
@@ -53,7 +54,9 @@ def observe(model: SaliencyModel, videos: Sequence[Video], device: torch.device,
         if of_video:
             overlaps.append(np.mean(of_video, axis=0))
     if not overlaps:
-        raise InputError(f"calibration needs annotated frames, and none of the {len(videos)} videos has one that is looked at")
+        raise InputError(
+            f"calibration needs annotated frames, and none of the {len(videos)} videos has one that is looked at"
+        )
     return Observed(counts, np.mean(overlaps, axis=0))
 
 

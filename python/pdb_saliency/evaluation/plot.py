@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import OutputError, SaliencyError
-from ..streams import printable
-from .files import write_file
+from pdb_saliency.errors import OutputError, SaliencyError
+from pdb_saliency.runtime.files import write_file
+from pdb_saliency.runtime.progress import printable
 
 PLOT_SUFFIXES = (".png", ".pdf")
 _LONGEST_NAME = 36

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError
-from .davis import scored_frames
-from .truth import STILLS, Truth, pictures_of, subfolders
+from pdb_saliency.errors import InputError
+from pdb_saliency.evaluation.metrics.davis import scored_frames
+
+from .pairs import STILLS, Truth, pictures_of, subfolders
 
 _SHOWN = 3
 
@@ -63,7 +64,9 @@ def find_tasks(folder: Path, truths: Sequence[Truth]) -> list[Task]:
         truth = truths[0]
         sequence, frames = next(iter(truth.masks.items()))
         expected = folder / sequence / f"{next(iter(frames))}.png"
-        raise InputError(f"{folder}: no prediction has the name of a mask of {truth.name}; expected for example {expected}")
+        raise InputError(
+            f"{folder}: no prediction has the name of a mask of {truth.name}; expected for example {expected}"
+        )
     return tasks
 
 
@@ -91,7 +94,9 @@ def match(method: str, folder: Path, truth: Truth) -> Task:
             else:
                 missing.append(_label(sequence, frame))
         extra += [
-            _label(sequence, frame) for frame in maps if frame not in frames and (sequence, frame) not in truth.unannotated
+            _label(sequence, frame)
+            for frame in maps
+            if frame not in frames and (sequence, frame) not in truth.unannotated
         ]
     known = {*truth.masks, *(sequence for sequence, _ in truth.unannotated)}
     if STILLS not in known and folder.is_dir():

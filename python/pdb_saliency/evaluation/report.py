@@ -6,7 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import fields
 
-from ..streams import printable
+from pdb_saliency.runtime.progress import printable
+
 from .scoring import Rules, Scores, TaskScores
 
 _COLUMNS = {
@@ -39,7 +40,9 @@ def table(results: Sequence[TaskScores], sequences: bool) -> str:
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = []
     for row in rows:
-        cells = [cell.ljust(width) if i < texts else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))]
+        cells = [
+            cell.ljust(width) if i < texts else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths))
+        ]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
@@ -82,4 +85,6 @@ def _rounded(value: float) -> float:
 
 def _cells(scores: Scores) -> list[str]:
     values = [getattr(scores, name) for name in _COLUMNS]
-    return ["-" if value is None else str(value) if isinstance(value, int) else f"{_rounded(value):.3f}" for value in values]
+    return [
+        "-" if value is None else str(value) if isinstance(value, int) else f"{_rounded(value):.3f}" for value in values
+    ]

@@ -13,16 +13,17 @@ from typing import Any
 import cv2
 import numpy as np
 
-from ..data.read import read_mask
-from ..errors import InputError, SaliencyError
-from ..options import THRESHOLD
-from ..pictures import read_levels
-from ..processes import ctrl_c_held, kill_pool, leave_with_parent, make_pool
-from ..streams import progress_bar
-from .davis import boundary_measure, statistics
-from .metrics import FrameScores, SaliencyScores, cut, score_frame
+from pdb_saliency.data.sets.read import read_mask
+from pdb_saliency.errors import InputError, SaliencyError
+from pdb_saliency.evaluation.metrics.davis import boundary_measure, statistics
+from pdb_saliency.evaluation.metrics.saliency import FrameScores, SaliencyScores, cut, score_frame
+from pdb_saliency.options import THRESHOLD
+from pdb_saliency.runtime.processes import ctrl_c_held, kill_pool, leave_with_parent, make_pool
+from pdb_saliency.runtime.progress import progress_bar
+from pdb_saliency.video.pictures import read_levels
+
+from .pairs import STILLS
 from .predictions import Pair, Task
-from .truth import STILLS
 
 _WORTH_A_PROCESS = 150  # Frames; fewer are scored sooner than a process has started.
 _CHUNK = 16

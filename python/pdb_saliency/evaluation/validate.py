@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..clips import CLIP_LENGTH
-from ..data.items import Video
-from ..data.read import read_frame, read_mask
-from ..engine import Engine
-from ..errors import InputError
-from ..frame import Frame
-from ..options import THRESHOLD
-from ..predict import authors_engine
-from .davis import scored_frames
-from .metrics import SaliencyScores
+from pdb_saliency.data.sets.items import Video
+from pdb_saliency.data.sets.read import read_frame, read_mask
+from pdb_saliency.errors import InputError
+from pdb_saliency.evaluation.metrics.davis import scored_frames
+from pdb_saliency.evaluation.metrics.saliency import SaliencyScores
+from pdb_saliency.inference.clips import CLIP_LENGTH
+from pdb_saliency.inference.engine import Engine
+from pdb_saliency.options import THRESHOLD
+from pdb_saliency.predict.job import authors_engine
+from pdb_saliency.video.frame import Frame
 
 
 @dataclass

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from ..errors import OutputError, SaliencyError
+from pdb_saliency.errors import OutputError, SaliencyError
 
 KEPT = 2
 _MAGIC = b"pdb-saliency checkpoint 1 "

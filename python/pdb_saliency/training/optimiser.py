@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..errors import InputError
-from ..layers import freeze_batch_norm
-from ..model import SaliencyModel
-from .presets import TrainConfig
+from pdb_saliency.errors import InputError
+from pdb_saliency.model.layers import freeze_batch_norm
+from pdb_saliency.model.saliency import SaliencyModel
+
+from .config import TrainConfig
 
 
 def set_training_mode(model: SaliencyModel, config: TrainConfig) -> None:

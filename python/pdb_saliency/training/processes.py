@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import torch
 
-from ..errors import SaliencyError
+from pdb_saliency.errors import SaliencyError
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

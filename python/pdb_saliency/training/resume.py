@@ -7,9 +7,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..assemble import one_line
-from ..errors import InputError, SaliencyError
-from .presets import TrainConfig
+from pdb_saliency.errors import InputError, SaliencyError
+from pdb_saliency.model.assemble import one_line
+
+from .config import TrainConfig
 
 
 def check_run(run: Path, config: TrainConfig, state: dict | None) -> None:

@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor, nn
 
-from ..errors import SaliencyError
-from ..model import SaliencyModel
+from pdb_saliency.errors import SaliencyError
+from pdb_saliency.model.saliency import SaliencyModel
 
 
 class Network(nn.Module):

@@ -1,0 +1,147 @@
+// Matrix kernels in registers: the dilated convolution of a strip, and its weight gradient. Both keep a tile of
+// kTile x (2 vectors) sums in registers and feed it one broadcast value against two vectors at a time.
+#pragma once
+
+#include "cpu/kernels/kernels.h"
+#include "cpu/kernels/vec.h"
+
+namespace pdb::cpu::PDB_ISA {
+
+// 16 vector registers hold 6 x 2 sums, two operands and a broadcast; 32 hold more.
+constexpr int kTile = PDB_VECTOR_BYTES == 64 ? 8 : 6;
+template <class T>
+constexpr int kRowBlock = 2 * Vec<T>::size;
+// Products that a pass over a strip sums before they join the total, whole taps at a time: rounding errors grow with the
+// length of such a sum, and the weights of a pass must fit in the first-level cache beside the pixels.
+constexpr int64_t kPassProducts = 96;
+
+// An integer as a type, to call a generic lambda with a compile-time size.
+template <int N>
+struct Constant {
+  static constexpr int value = N;
+};
+
+// sums[j][2] += sum over k of broadcast(left(j, k)) * row_k, where row_k are the two vectors at right + k * right_stride
+// and left(j, k) = left[j][k * left_stride]. prefetch: what lies `ahead` values behind each row_k is wanted soon.
+template <class T, int N, bool prefetch = false>
+PDB_INLINE void multiply(Vec<T> (&sums)[N][2], const T* const* left, int64_t left_stride, const T* right,
+                         int64_t right_stride, int64_t count, int64_t ahead = 0) {
+  using V = Vec<T>;
+  for (int64_t k = 0; k < count; ++k) {
+    if (prefetch) {
+      constexpr int64_t kLine = 64 / sizeof(T);  // of the cache
+      for (int64_t at = 0; at < kRowBlock<T>; at += kLine) __builtin_prefetch(right + k * right_stride + ahead + at, 0, 2);
+    }
+    const V right0 = V::load(right + k * right_stride);
+    const V right1 = V::load(right + k * right_stride + V::size);
+#pragma GCC unroll 8
+    for (int j = 0; j < N; ++j) {
+      const V value(left[j][k * left_stride]);
+      sums[j][0] = sums[j][0] + value * right0;
+      sums[j][1] = sums[j][1] + value * right1;
+    }
+  }
+}
+
+// sums[j][2] += sum over the channels of left[j][channel] * right[channel][row_block], from the last channel to the first:
+// h lies behind x in a frame and is mostly the smaller of the two, and a sum rounds less when its small terms come first.
+template <class T, int N, bool prefetch = false>
+PDB_INLINE void multiply_channels(Vec<T> (&sums)[N][2], const T* const* left, const T* right, int64_t channels, int64_t ahead = 0) {
+  const T* last[N];
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j) last[j] = left[j] + channels - 1;
+  multiply<T, N, prefetch>(sums, last, -1, right + (channels - 1) * kRowBlock<T>, -kRowBlock<T>, channels, ahead);
+}
+
+// One tile of a convolution: N pixels, one block of rows, `taps` taps from `offsets` on. The sum starts from zero and
+// joins what is there at the end.
+template <class T, int N>
+void convolve_tile(const Convolution<T>& c, const Source<T>& source, int64_t first_tap, int64_t taps, const T* weight,
+                   const int64_t* centers, const T* init, T* out) {
+  using V = Vec<T>;
+  V sums[N][2];
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j) sums[j][0] = sums[j][1] = V(T(0));
+  for (int64_t tap = first_tap; tap < first_tap + taps; ++tap) {
+    const T* left[N];
+#pragma GCC unroll 8
+    for (int j = 0; j < N; ++j) left[j] = source.frame + (centers[j] + c.offsets[tap]) * source.stride;
+    multiply_channels<T, N>(sums, left, weight + tap * c.channels * kRowBlock<T>, source.channels);
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j) {
+    T* to = out + j * c.rows;
+    const T* from = init ? init : to;
+    (V::load(from) + sums[j][0]).store(to);
+    (V::load(from + V::size) + sums[j][1]).store(to + V::size);
+  }
+}
+
+template <class T>
+void convolve(const Convolution<T>& c, const Source<T>& source, const int64_t* centers, int64_t pixels, const T* init,
+              T* out) {
+  const int64_t taps_a_pass = source.channels < kPassProducts ? kPassProducts / source.channels : 1;
+  for (int64_t tap = 0; tap < c.taps; tap += taps_a_pass) {
+    const int64_t taps = c.taps - tap < taps_a_pass ? c.taps - tap : taps_a_pass;
+    for (int64_t row = 0; row < c.rows; row += kRowBlock<T>) {
+      const T* block = c.weight + row * c.taps * c.channels;
+      const T* start = tap == 0 ? init + row : nullptr;
+      int64_t pixel = 0;
+      for (; pixel + kTile <= pixels; pixel += kTile)
+        convolve_tile<T, kTile>(c, source, tap, taps, block, centers + pixel, start, out + pixel * c.rows + row);
+      for (; pixel + 2 <= pixels; pixel += 2)
+        convolve_tile<T, 2>(c, source, tap, taps, block, centers + pixel, start, out + pixel * c.rows + row);
+      for (; pixel < pixels; ++pixel)
+        convolve_tile<T, 1>(c, source, tap, taps, block, centers + pixel, start, out + pixel * c.rows + row);
+    }
+  }
+}
+
+// dweight[j][2 vectors] += sum over the pixels of some picture rows, for N neighbouring channels. The sum starts from
+// zero: rounding errors grow with the pixels of a call, not of the whole picture.
+template <class T, int N>
+void weight_gradient_tile(const Source<T>& source, int64_t channel, const T* dgates, int64_t gates, int64_t width,
+                          int64_t rows, int64_t pitch, T* dweight) {
+  using V = Vec<T>;
+  V sums[N][2];
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j) sums[j][0] = sums[j][1] = V(T(0));
+  for (int64_t y = 0; y < rows; ++y) {
+    const T* left[N];
+#pragma GCC unroll 8
+    for (int j = 0; j < N; ++j) left[j] = source.frame + y * pitch * source.stride + channel + j;
+    multiply<T, N>(sums, left, source.stride, dgates + y * pitch * gates, gates, width);
+  }
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j) {
+    T* total = dweight + (channel + j) * kRowBlock<T>;
+    (V::load(total) + sums[j][0]).store(total);
+    (V::load(total + V::size) + sums[j][1]).store(total + V::size);
+  }
+}
+
+template <class T>
+void weight_gradient(const Source<T>& source, const T* dgates, int64_t gates, int64_t width, int64_t rows, int64_t pitch,
+                     T* dweight) {
+  int64_t channel = 0;
+  for (; channel + kTile <= source.channels; channel += kTile)
+    weight_gradient_tile<T, kTile>(source, channel, dgates, gates, width, rows, pitch, dweight);
+  for (; channel + 2 <= source.channels; channel += 2)
+    weight_gradient_tile<T, 2>(source, channel, dgates, gates, width, rows, pitch, dweight);
+  for (; channel < source.channels; ++channel)
+    weight_gradient_tile<T, 1>(source, channel, dgates, gates, width, rows, pitch, dweight);
+}
+
+template <class T>
+void bias_gradient(const T* dgates, int64_t gates, int64_t pixels, T* dbias) {
+  using V = Vec<T>;
+  V sums[2] = {V(T(0)), V(T(0))};
+  for (int64_t p = 0; p < pixels; ++p) {
+    sums[0] = sums[0] + V::load(dgates + p * gates);
+    sums[1] = sums[1] + V::load(dgates + p * gates + V::size);
+  }
+  (V::load(dbias) + sums[0]).store(dbias);
+  (V::load(dbias + V::size) + sums[1]).store(dbias + V::size);
+}
+
+}  // namespace pdb::cpu::PDB_ISA

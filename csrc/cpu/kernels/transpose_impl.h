@@ -1,0 +1,59 @@
+// The transpose of a matrix in blocks of as many rows and columns as a vector has values.
+#pragma once
+
+#include "cpu/kernels/vec.h"
+
+namespace pdb::cpu::PDB_ISA {
+
+// The values of a and b in turns, a's first, from value `first` of each on.
+template <class T, int first, size_t... I>
+PDB_INLINE Vec<T> interleave(Vec<T> a, Vec<T> b, std::index_sequence<I...>) {
+#if defined(__clang__)
+  return Vec<T>(__builtin_shufflevector(a.v, b.v, (first + I / 2 + I % 2 * Vec<T>::size)...));
+#else
+  return Vec<T>(__builtin_shuffle(a.v, b.v, typename Native<T>::Bits{(first + I / 2 + I % 2 * Vec<T>::size)...}));
+#endif
+}
+
+// Each round interleaves row i with row i + size / 2; as many rounds as it takes to halve `size` to 1 transpose.
+template <class T>
+PDB_INLINE void transpose_block(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
+  using V = Vec<T>;
+  constexpr int size = V::size;
+  using Lanes = std::make_index_sequence<size>;
+  V rows[size], next[size];
+#pragma GCC unroll 16
+  for (int i = 0; i < size; ++i) rows[i] = V::load(from + i * from_stride);
+#pragma GCC unroll 4
+  for (int round = 1; round < size; round *= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < size / 2; ++i) {
+      next[2 * i] = interleave<T, 0>(rows[i], rows[i + size / 2], Lanes());
+      next[2 * i + 1] = interleave<T, size / 2>(rows[i], rows[i + size / 2], Lanes());
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < size; ++i) rows[i] = next[i];
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < size; ++i) rows[i].store(to + i * to_stride);
+}
+
+template <class T>
+void transpose(const T* from, int64_t from_stride, int64_t rows, int64_t columns, T* to, int64_t to_stride) {
+  constexpr int64_t size = Vec<T>::size;
+  if (rows < size || columns < size) {
+    for (int64_t c = 0; c < columns; ++c)
+      for (int64_t r = 0; r < rows; ++r) to[c * to_stride + r] = from[r * from_stride + c];
+    return;
+  }
+  // The last block of a row or column overlaps the one before it.
+  for (int64_t column = 0; column < columns; column += size) {
+    const int64_t c = column + size <= columns ? column : columns - size;
+    for (int64_t row = 0; row < rows; row += size) {
+      const int64_t r = row + size <= rows ? row : rows - size;
+      transpose_block(from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
+    }
+  }
+}
+
+}  // namespace pdb::cpu::PDB_ISA

@@ -1,0 +1,87 @@
+// Weight gradients of several convolutions over all their images at once, by fused multiply-adds.
+#include "cuda/step/weight_gradient.h"
+
+#include "cuda/common/add.h"
+
+namespace pdb::cuda {
+namespace {
+
+constexpr int kRowThreads = 16, kColumnThreads = 8;  // how a block's threads lie over its part of the weight
+constexpr int kThreadRows = kBlockRows / kRowThreads, kThreadColumns = kFmaBlockColumns / kColumnThreads;
+constexpr int kPitch = kChunk + 1;  // so that the same pixel of several rows falls into different banks
+static_assert(kRowThreads * kColumnThreads == kWeightThreads, "every thread has its part");
+
+template <class T>
+__global__ void __launch_bounds__(kWeightThreads, 2) weight_gradient_kernel(const __grid_constant__ WeightJobs<T> jobs) {
+  using A = accumulation_t<T>;
+  auto& storage = shared_storage<WeightStorage<A, kFmaBlockColumns, kPitch>>();
+  const WeightProduct<T, kFmaBlockColumns> product(jobs);
+  const int thread_row = threadIdx.x / kColumnThreads, thread_column = threadIdx.x % kColumnThreads;
+  A sum[kThreadRows][kThreadColumns] = {};
+  const auto convert = [](auto value) { return A(widen(value)); };
+  product.for_each_chunk(storage, convert, [&] {
+    A part[kThreadRows][kThreadColumns] = {};
+    for (int p = 0; p < kChunk; ++p) {
+      A input[kThreadColumns];
+#pragma unroll
+      for (int c = 0; c < kThreadColumns; ++c) input[c] = storage.input[(thread_column + c * kColumnThreads) * kPitch + p];
+#pragma unroll
+      for (int r = 0; r < kThreadRows; ++r) {
+        const A grad = storage.grad[(thread_row + r * kRowThreads) * kPitch + p];
+#pragma unroll
+        for (int c = 0; c < kThreadColumns; ++c) part[r][c] += grad * input[c];
+      }
+    }
+    add(sum, part);
+  });
+#pragma unroll
+  for (int r = 0; r < kThreadRows; ++r)
+    product.template store_row<kThreadColumns>(
+        thread_row + r * kRowThreads, [&](int c) { return thread_column + c * kColumnThreads; },
+        [&](int c) { return sum[r][c]; });
+}
+
+template <class T>
+int launch_products(const WeightGradient<T>* gradients, int count, int64_t tiles, accumulation_t<T>* workspace,
+                    Stream stream) {
+  if constexpr (!std::is_same_v<T, double>)
+    if (weight_gradient_on_tensor_cores<T>(gradients[0].layer))
+      return launch_mma_weight_products(gradients, count, tiles, workspace, stream);
+  return launch_weight_products(weight_gradient_kernel<T>, gradients, count, tiles, workspace, stream);
+}
+
+}  // namespace
+
+template <class T>
+int64_t weight_gradient_tiles(const Layer& layer, int64_t channels) {
+  return WeightPlan(layer, 0, channels, 1, weight_gradient_on_tensor_cores<T>(layer)).tiles();
+}
+
+template <class T>
+int64_t weight_gradient_workspace(const Layer& layer, int64_t images, int64_t channels, int64_t tiles) {
+  return WeightPlan(layer, images, channels, tiles, weight_gradient_on_tensor_cores<T>(layer)).partial();
+}
+
+template <class T>
+int launch_weight_gradients(const WeightGradient<T>* gradients, int count, int64_t tiles, accumulation_t<T>* workspace,
+                            Stream stream) {
+  if (count == 0) return 0;
+  if (int error = launch_products(gradients, count, tiles, workspace, stream)) return error;
+  SplitSum<T> sums[kMaxWeightGradients];
+  for (int i = 0; i < count; ++i) {
+    const WeightGradient<T>& g = gradients[i];
+    const bool tensor_cores = weight_gradient_on_tensor_cores<T>(g.layer);
+    const WeightPlan plan(g.layer, g.first.images + g.second.images, g.channels, tiles, tensor_cores);
+    sums[i] = {workspace, plan.splits, plan.rows * plan.columns, g.target};
+    workspace += plan.partial();
+  }
+  return launch_add_splits(sums, count, stream);
+}
+
+#define INSTANTIATE(T)                                                                                      \
+  template int64_t weight_gradient_tiles<T>(const Layer&, int64_t);                                         \
+  template int64_t weight_gradient_workspace<T>(const Layer&, int64_t, int64_t, int64_t);                   \
+  template int launch_weight_gradients(const WeightGradient<T>*, int, int64_t, accumulation_t<T>*, Stream);
+PDB_FOR_EACH_DTYPE(INSTANTIATE)
+
+}  // namespace pdb::cuda

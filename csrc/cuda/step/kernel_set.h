@@ -1,0 +1,78 @@
+// Which kernels a layer runs on: tensor cores where it asks for them and they fit, else plain fused multiply-adds.
+#pragma once
+
+#include <type_traits>
+
+#include "cuda/step/kernels.h"
+
+namespace pdb::cuda {
+
+// Weights that are packed in one launch, one behind the other in a workspace.
+template <class T>
+class Packer {
+ public:
+  using A = accumulation_t<T>;
+
+  explicit Packer(A* room) : room_(room) {}
+
+  // Where the packed weight will be.
+  const A* add(WeightToPack<T> weight) {
+    weight.packed = room_;
+    weights_[count_++] = weight;
+    room_ += packed_size(weight);
+    return weight.packed;
+  }
+  A* end() const { return room_; }
+  int launch(Stream stream) const { return launch_pack_weights(weights_, count_, stream); }
+
+ private:
+  A* room_;
+  WeightToPack<T> weights_[kMaxWeightsToPack] = {};
+  int count_ = 0;
+};
+
+template <class T>
+class Path {
+ public:
+  using A = accumulation_t<T>;
+
+  Path(const Layer& layer, Stream stream = nullptr)
+      : layer_(layer), stream_(stream),
+        mma_(kCanMma && layer.tensor_cores && layer.kernel / 2 * layer.dilation <= kMmaMaxRadius) {}
+
+  bool on_tensor_cores() const { return mma_; }
+
+  // A weight (4C, channels, k, k) to be packed.
+  WeightToPack<T> weight(const T* data, int64_t channels, Packing packing) const {
+    return {data, 4 * layer_.channels, channels, layer_.kernel, packing, mma_, nullptr};
+  }
+  // Elements of A of it, packed.
+  int64_t packed(int64_t channels, Packing packing) const { return packed_size(weight(nullptr, channels, packing)); }
+
+  int forward_step(const ForwardStep<T>& step) const {
+    if constexpr (kCanMma)
+      if (mma_) return launch_mma_forward_step(layer_, step, stream_);
+    return launch_forward_step(layer_, step, stream_);
+  }
+
+  int backward_step(const BackwardStep<T>& step) const {
+    if constexpr (kCanMma)
+      if (mma_) return launch_mma_backward_step(layer_, step, stream_);
+    return launch_backward_step(layer_, step, stream_);
+  }
+
+  int input_gradient(int64_t images, int64_t channels, const DataGradients<T>& gradients, T* grad_input) const {
+    if constexpr (kCanMma)
+      if (mma_) return launch_mma_input_gradient(layer_, images, channels, gradients, grad_input, stream_);
+    return launch_input_gradient(layer_, images, channels, gradients, grad_input, stream_);
+  }
+
+ private:
+  static constexpr bool kCanMma = !std::is_same_v<T, double>;
+
+  const Layer& layer_;
+  Stream stream_;
+  bool mma_;
+};
+
+}  // namespace pdb::cuda

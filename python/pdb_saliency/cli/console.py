@@ -1,0 +1,110 @@
+"""What the command line prints, on standard streams that may be closed, full, or of any encoding."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from pdb_saliency.errors import OutputError
+from pdb_saliency.runtime.progress import printable, show_progress
+
+_LIBRARY = logging.getLogger("pdb_saliency")
+_KINDS = {logging.INFO: "info", logging.WARNING: "note", logging.ERROR: "error"}
+
+
+def prepare_streams() -> None:
+    """Put the null device where a standard stream is closed, and let the others escape what they cannot encode."""
+    # In the order of their descriptors, each of which takes the lowest free number: a video that got number 1 or 2 would
+    # receive what libraries print.
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+class Verbosity:
+    """What the command line says besides errors and results: with quiet nothing, with verbose also details ("info")."""
+
+    quiet = False
+    verbose = False
+
+
+def write_line(text: str) -> None:
+    """One line on stdout, `printable`. Raises as `write`."""
+    write(printable(text))
+
+
+def write(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
+    """Print lines at once, to stdout unless told otherwise. Each of them is made `printable`.
+
+    Where stderr cannot be written there is nobody to tell, and the work goes on. For stdout, raises OutputError, or
+    BrokenPipeError when its reader has gone.
+    """
+    _print("\n".join(map(printable, text.split("\n"))), stream or sys.stdout, end)
+
+
+def say(text: str) -> None:
+    """One line on stdout on what was done, which --quiet leaves out. Raises as `write`."""
+    if not Verbosity.quiet:
+        write_line(text)
+
+
+def tell(*parts: object) -> None:
+    """One line on stderr, "pdb-saliency: " and the parts, `printable`.
+
+    The first part is "error", "note", "info" or the message itself; errors are red on a terminal, unless NO_COLOR is set.
+    """
+    if (parts[0] == "note" and Verbosity.quiet) or (parts[0] == "info" and not Verbosity.verbose):
+        return
+    text = printable(": ".join(map(str, ("pdb-saliency", *parts))))
+    if parts[0] == "error" and _has_colours(sys.stderr):
+        text = text.replace("error", "\x1b[31merror\x1b[0m", 1)
+    _print(text, sys.stderr)
+
+
+class _Console(logging.Handler):
+    """Prints what the library logs as `tell` does: info, a note for a warning, an error, or the kind the record names."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tell(getattr(record, "kind", _KINDS.get(record.levelno, "error")), record.getMessage())
+
+
+@contextmanager
+def library_on_console() -> Iterator[None]:
+    """Within this context the library's log and its progress bars reach the user, as `Verbosity` allows."""
+    handler, level, propagate = _Console(), _LIBRARY.level, _LIBRARY.propagate
+    _LIBRARY.addHandler(handler)
+    _LIBRARY.setLevel(logging.INFO)
+    _LIBRARY.propagate = False  # Another library may have set up the root logger, which would say it all again.
+    show_progress(not Verbosity.quiet)
+    try:
+        yield
+    finally:
+        show_progress(False)
+        _LIBRARY.removeHandler(handler)
+        _LIBRARY.setLevel(level)
+        _LIBRARY.propagate = propagate
+
+
+def _print(text: str, stream: TextIO, end: str = "\n") -> None:
+    try:
+        print(text, file=stream, end=end, flush=True)
+    except OSError as error:
+        # What waits in the buffer would fail once more when Python flushes it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if stream is sys.stderr:
+            return
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise OutputError(f"standard output cannot be written ({error.strerror})") from error
+
+
+def _has_colours(stream: TextIO) -> bool:
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb" and stream.isatty()

@@ -1,0 +1,88 @@
+"""`pdb-saliency export`: a model for programs that do not have this package."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from pdb_saliency.options import CLIP_LENGTH
+
+from .arguments import add_verbosity, path, size
+from .console import say, tell
+from .predict_options import positive
+
+_FORMATS = ("torch-export", "aoti", "onnx")
+
+_HELP = """\
+Write a model as a file that runs without this package:
+
+  torch-export  FILE.pt2, a torch.export program:
+                torch.export.load(FILE).module()(clip)
+  aoti          FILE.pt2, an AOTInductor package, compiled (for minutes) for
+                this kind of machine; from Python
+                torch._inductor.aoti_load_package(FILE)(clip), from C++
+                AOTIModelPackageLoader
+  onnx          FILE.onnx, standard operators only, for onnxruntime and others;
+                needs pip install 'pdb-ext[export]'
+
+  input   clip      float32 (N, T, 3, H, W): RGB frames, 0 to 255, resized to
+                    H x W; N is free
+  output  saliency  float32 (N, T, H, W), 0 to 1
+
+Normalisation and calibration are inside; the guided filter, by which maps get
+the borders of the picture, is not. T is --clip-length, H x W is --size: for
+models that keep the frames' shape, 185x321 suits 16:9 and 321x185 upright
+video. The written file is run once and compared with the model before it is
+put in place. A model is exported in float32.
+"""
+
+_EXAMPLES = """\
+examples:
+  pdb-saliency export lite -o lite.onnx --format onnx
+  pdb-saliency export runs/best.safetensors -o model.pt2 --format torch-export --clip-length 8
+  pdb-saliency export lite -o lite-cuda.pt2 --format aoti --device cuda
+"""
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "export",
+        help="a model for programs without this package: torch.export, AOTInductor, ONNX",
+        description=_HELP,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=export)
+    parser.add_argument("model", metavar="MODEL", type=path, help="a name or a file, as for predict --weights")
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", type=lambda text: Path(path(text)), required=True, help="file to write"
+    )
+    parser.add_argument("--format", choices=_FORMATS, required=True, help="see above")
+    length_help = "frames of a clip, T (default: %(default)s)"
+    parser.add_argument("--clip-length", type=positive, default=CLIP_LENGTH, metavar="N", help=length_help)
+    size_help = "pixels of the input (default: the model's input size)"
+    parser.add_argument("--size", type=size, metavar="N|HxW", help=size_help)
+    parser.add_argument(
+        "--device", default="cpu", metavar="D", help="where an aoti package will run (default: %(default)s)"
+    )
+    add_verbosity(parser, verbose="also tell model, device and time")
+
+
+def export(arguments: argparse.Namespace) -> None:
+    from pdb_saliency.errors import InputError
+    from pdb_saliency.inference.engine import resolve_device
+    from pdb_saliency.inference.export import export as export_model
+    from pdb_saliency.model.weights import load_model
+
+    model = load_model(arguments.model)
+    if model.untrained:
+        tell("note", model.untrained)
+    height, width = arguments.size or model.config.input_size
+    if model.config.variant == "released" and (height, width) != model.config.input_size:
+        raise InputError(f"the released variant has its own input size, {model.config.input_size}: leave --size out")
+    device = resolve_device(arguments.device)
+    tell("info", f"{model.description}, on {device}")
+    difference = export_model(model, arguments.output, arguments.format, arguments.clip_length, device, (height, width))
+    shape = f"(N, {arguments.clip_length}, 3, {height}, {width})"
+    say(f"{arguments.output}: clip {shape} float32 RGB 0-255 -> saliency; relative RMS difference {difference:.1e}")

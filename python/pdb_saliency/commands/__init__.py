@@ -1,1 +1,0 @@
-"""The arguments and the work of single commands; `cli` puts them together."""

@@ -1,0 +1,1 @@
+"""Training clips, read from videos or made of stills."""

@@ -1,0 +1,1 @@
+"""A drawn clip with known masks, for a first run without data."""

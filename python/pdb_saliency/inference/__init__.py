@@ -1,0 +1,1 @@
+"""Frames in, saliency maps out, as fast as the device allows."""

@@ -1,0 +1,152 @@
+"""What a saliency model is made of: one frozen dataclass that is also stored beside the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from pdb_saliency.model.backbones import efficientnet
+
+from .input import InputSpec
+from .output import OutputSpec
+from .temporal import TEMPORAL_MODULES
+
+VARIANTS = ("paper", "released")
+BACKBONES = {"resnet50": "ResNet-50", "efficientnet_lite0": "EfficientNet-Lite0"}
+PDC_MODES = ("pdc", "aspp")
+DECODERS = ("none", "skip")
+MOTIONS = ("none", "residual")
+REFINEMENTS = ("none", "guided")
+# Far above any useful size; it keeps a damaged configuration from asking for absurd amounts of memory.
+MAX_SIZE = 1 << 14
+MAX_PIXELS = 1 << 24
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network of §3.3. The defaults are the paper's own model.
+
+    variant: "paper" follows Eq. 3-6 as printed; "released" is the authors' Caffe model: peepholes of one weight for
+        each pixel, directions merged by a sum, two-channel head, frozen batch normalisation.
+    backbone: "resnet50" or "efficientnet_lite0".
+    width: first channels of "resnet50" (64 gives 2048 features); "efficientnet_lite0" has fixed widths.
+    pdc: "pdc" (Eq. 3) or "aspp" (sum, Table 4).
+    pdc_dilations, pdc_channels: r_k and C of Eq. 1; one dilation alone is Table 4's single rate.
+    reduced_channels: channels behind the 1x1 reduction.
+    temporal: "none", "fc_lstm", "convlstm", "b_convlstm", "db_convlstm" or "pdb_convlstm" (Table 5).
+    hidden_channels: of each LSTM.
+    temporal_dilations: of the branches of "pdb_convlstm".
+    decoder: "none", the paper's 1x1 head on the temporal features; or "skip", which the paper does not have: the temporal
+        features are added to the spatial ones, by a 1x1 convolution that starts at zero, and a `SkipDecoder` predicts at
+        stride 4. A model thus begins its second stage of training as good as its spatial part is alone.
+    motion: "residual" joins the features that the temporal module sees with a `ResidualMotion` of the skip connection, so
+        that it can tell what moves from what the camera passes. The paper has "none". Needs decoder "skip".
+    input_size: (height, width) that `InputSpec` resizes frames to. The released variant takes only this size, because
+        its peepholes have one weight for each feature pixel. Sizes of the form 8k + 1 put the first and the last
+        feature exactly on the first and the last pixel.
+    keep_aspect: every video has an input size of its own, with about the pixels of `input_size` in the frames' shape. The
+        paper resizes all frames to one square.
+    refine: "guided" gives maps the borders of the picture by a guided filter (`refine`); the paper has "none", or its CRF.
+    calibration: scale and offset of the map's logits behind all that (`refine.calibrated`).
+    """
+
+    variant: str = "paper"
+    backbone: str = "resnet50"
+    width: int = 64
+    pdc: str = "pdc"
+    pdc_dilations: tuple[int, ...] = (2, 4, 8, 16)
+    pdc_channels: int = 512
+    reduced_channels: int = 32
+    temporal: str = "pdb_convlstm"
+    hidden_channels: int = 32
+    temporal_dilations: tuple[int, ...] = (1, 2)
+    decoder: str = "none"
+    motion: str = "none"
+    input_size: tuple[int, int] = (473, 473)
+    keep_aspect: bool = False
+    refine: str = "none"
+    calibration: tuple[float, float] = (1.0, 0.0)
+
+    def __post_init__(self):
+        choices = {"variant": VARIANTS, "backbone": BACKBONES, "pdc": PDC_MODES, "temporal": TEMPORAL_MODULES}
+        choices |= {"decoder": DECODERS, "motion": MOTIONS, "refine": REFINEMENTS}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        if self.variant == "released" and self.decoder != "none":
+            raise ValueError(f"the released variant has no decoder, got decoder={self.decoder!r}")
+        if self.motion != "none" and self.decoder != "skip":
+            raise ValueError(
+                f"motion {self.motion!r} is found in the skip connection, which decoder {self.decoder!r} has not"
+            )
+        if not isinstance(self.keep_aspect, bool) or (self.keep_aspect and self.variant == "released"):
+            raise ValueError(
+                f"keep_aspect must be true or false, and false for the released variant, got {self.keep_aspect!r}"
+            )
+        _check_calibration(self.calibration)
+        for name in ("width", "pdc_channels", "reduced_channels", "hidden_channels"):
+            _check_sizes(name, (getattr(self, name),))
+        for name in ("pdc_dilations", "temporal_dilations", "input_size"):
+            _check_sizes(name, getattr(self, name))
+        if len(self.input_size) != 2:
+            raise ValueError(f"input_size must be (height, width), got {self.input_size!r}")
+        if self.input_size[0] * self.input_size[1] > MAX_PIXELS:
+            raise ValueError(f"input_size must be at most {MAX_PIXELS} pixels, got {self.input_size!r}")
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """Size, channel order and normalisation that the backbone was trained with."""
+        height, width = self.input_size
+        if self.backbone == "efficientnet_lite0":
+            mean, std = efficientnet.MEAN, efficientnet.STD
+            return InputSpec(height, width, bgr=False, mean=mean, std=std, keep_aspect=self.keep_aspect)
+        # The mean colour that the authors' Caffe model subtracts.
+        mean = (104.00698793, 116.66876762, 122.67891434)
+        return InputSpec(height, width, bgr=True, mean=mean, std=(1.0, 1.0, 1.0), keep_aspect=self.keep_aspect)
+
+    @property
+    def output_spec(self) -> OutputSpec:
+        """From the network's map to the frame's."""
+        return OutputSpec(self.refine == "guided", *self.calibration)
+
+    def to_dict(self) -> dict:
+        """Plain values, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict) -> ModelConfig:
+        """The inverse of `to_dict`, also after a round through JSON. Raises ValueError that names a wrong entry."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if isinstance(values, dict):
+            values = _LATER | values
+        if not isinstance(values, dict) or set(values) != names:
+            found = ", ".join(sorted(map(str, values))) if isinstance(values, dict) else type(values).__name__
+            raise ValueError(f"a model configuration must have the entries {', '.join(sorted(names))}, got {found}")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def _check_calibration(calibration: tuple[float, float]) -> None:
+    numbers = isinstance(calibration, tuple) and all(type(number) in (int, float) for number in calibration)
+    if not numbers or len(calibration) != 2 or not (0 < calibration[0] < 100 and abs(calibration[1]) < 100):
+        raise ValueError(
+            f"calibration must be (scale, offset), 0 < scale < 100 and |offset| < 100, got {calibration!r}"
+        )
+
+
+def _check_sizes(name: str, sizes: tuple[int, ...]) -> None:
+    integers = isinstance(sizes, tuple) and all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
+    if not integers or not sizes or not all(1 <= size <= MAX_SIZE for size in sizes):
+        raise ValueError(f"{name} must hold integers from 1 to {MAX_SIZE}, got {sizes!r}")
+
+
+# Entries that models saved before there were such lack.
+_LATER = {"motion": "none", "keep_aspect": False, "refine": "none", "calibration": (1.0, 0.0)}
+
+PAPER = ModelConfig()
+RELEASED = ModelConfig(variant="released")
+# For CPUs. The PDC branches are a quarter as wide as the features, as in the paper; 185x321 is 16:9 with a quarter of the
+# paper's pixels, and the PDC's dilations shrink with it.
+LITE = ModelConfig(
+    backbone="efficientnet_lite0", pdc_dilations=(1, 2, 4, 8), pdc_channels=80, decoder="skip", motion="residual",
+    input_size=(185, 321), keep_aspect=True, refine="guided",
+)  # fmt: skip

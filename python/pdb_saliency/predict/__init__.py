@@ -1,0 +1,1 @@
+"""A video, or a folder of videos, in; a folder of results out."""

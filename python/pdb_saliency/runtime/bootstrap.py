@@ -1,0 +1,15 @@
+"""What `isolation.python_command` starts: runs CODE as `python -c CODE ARGUMENT...` does, with the search path it is given.
+
+Arguments: the number of folders, the folders, -c, CODE, ARGUMENT... It is started as a script, by its path, because that
+alone keeps the current folder out in every version of Python and leaves user site, environment and PYTHONHOME as they are.
+"""
+
+import sys
+
+# Before anything else is imported: first comes the folder of this file, where `files` and `processes` are ours.
+_count = int(sys.argv[1])
+sys.path[:] = sys.argv[2 : 2 + _count]
+_code = sys.argv[3 + _count]
+sys.argv[:] = ["-c", *sys.argv[4 + _count :]]
+del __file__, _count  # As `python -c` has none; multiprocessing would take it for the program.
+exec(compile(_code, "<string>", "exec"))

@@ -1,0 +1,1 @@
+"""How long every stage of `predict` takes."""

@@ -1,0 +1,81 @@
+"""Which samples make up which step, and loading them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from pdb_saliency.errors import InputError
+
+_GRACE = 30  # Seconds.
+
+
+@dataclass(frozen=True)
+class Share:
+    """This process's part of every step: samples [step * batch, (step + 1) * batch) lie in order of rank."""
+
+    rank: int
+    world: int
+    batch: int
+
+    def __post_init__(self):
+        if self.batch % self.world:
+            raise InputError(
+                f"a batch of {self.batch} samples cannot be shared by {self.world} processes: "
+                f"expected --batch with a multiple of {self.world}"
+            )
+
+    def numbers(self, step: int) -> range:
+        size = self.batch // self.world
+        start = step * self.batch + self.rank * size
+        return range(start, start + size)
+
+
+class StepSampler(Sampler):
+    """Lists of sample numbers, one for each step from `start` to `steps`."""
+
+    def __init__(self, share: Share, start: int, steps: int):
+        self.share, self.start, self.steps = share, start, steps
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (list(self.share.numbers(step)) for step in range(self.start, self.steps))
+
+    def __len__(self) -> int:
+        return max(self.steps - self.start, 0)
+
+
+def load_batches(
+    samples: Dataset, numbers: Sampler | list[list[int]], workers: int, pin: bool = False
+) -> Iterator[dict]:
+    """The batches that `numbers` lists, made by `workers` processes (0: here).
+
+    A sample is a function of its number, so the number of workers and where a run was interrupted change nothing.
+    Raises the InputError of a sample.
+    """
+    # The parent's threads may hold locks while a worker is forked; these workers use neither CUDA nor the thread pool.
+    loader = DataLoader(
+        samples, batch_sampler=numbers, num_workers=workers, pin_memory=pin, worker_init_fn=_prepare_worker,
+        prefetch_factor=2 if workers else None,
+    )  # fmt: skip
+    try:
+        yield from loader
+    except InputError as error:
+        # torch puts a worker's error, with its traceback, into the message of a new one.
+        line = str(error).rstrip().splitlines()[-1]
+        raise InputError(line.removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")) from None
+
+
+def _prepare_worker(_: int) -> None:
+    import cv2
+
+    # One thread each: parallel loading is what the workers are for.
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    # Ctrl-C reaches the whole process group; the main process ends its workers after it has saved.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # So may SIGTERM, from a batch system: that ends a worker, too, but only when the main process has had time to save.
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))

@@ -1,0 +1,108 @@
+"""Picture files as frames, and pictures as files."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from pdb_saliency.errors import InputError, OutputError
+
+from .frame import Frame
+
+# What cv2.imdecode turns into 8-bit colour. Float formats (.exr, .hdr, .pfm) have no 0-255 range and are left out.
+IMAGE_SUFFIXES = frozenset(
+    ".avif .bmp .dib .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .ras .sr .tif .tiff .webp".split()
+)
+
+
+class PictureFiles:
+    """Pictures as frames, named by their file names without suffix. paths: in order of time.
+
+    Raises InputError when two of them have the same name.
+    """
+
+    def __init__(self, paths: Sequence[Path]):
+        self.files = paths
+        self.count = len(paths)
+        self.fps = None
+        self.remark = None
+        first: dict[str, Path] = {}
+        for path in paths:
+            if first.setdefault(path.stem, path) != path:
+                raise InputError(f"{first[path.stem]} and {path} would both be written as {path.stem}.png")
+
+    def __iter__(self) -> Iterator[Frame]:
+        for path in self.files:
+            yield Frame(path.stem, read_picture(path))
+
+
+def read_picture(path: Path) -> np.ndarray:
+    """uint8 (H, W, 3), BGR. Grey becomes three equal channels, 16 bits become 8, alpha is dropped, EXIF rotation applied.
+
+    Raises InputError when the file cannot be read or does not decode.
+    """
+    return _decode(_bytes_of(path), path, cv2.IMREAD_COLOR)
+
+
+def read_levels(path: Path) -> np.ndarray:
+    """As `read_picture`, but of a grey PNG its levels as they are, uint8 or uint16 (H, W): a third of the time of three channels."""
+    data = _bytes_of(path)
+    # Behind the signature and the name of the first chunk: width, height, bits, kind of colour (0: grey).
+    grey = data.startswith(b"\x89PNG") and data[24:26] in (b"\x08\x00", b"\x10\x00")
+    return _decode(data, path, cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH if grey else cv2.IMREAD_COLOR)
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):  # A pipe would be waited for.
+            raise InputError(f"{path}: expected a picture file, got something that is no file")
+        return path.read_bytes()  # Not cv2.imread, which reports "no permission" and "no picture" alike.
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def _decode(data: bytes, path: Path, flags: int) -> np.ndarray:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if _is_complete(data) else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise InputError(f"{path}: this frame does not decode ({len(data)} bytes; empty, truncated, or not a picture)")
+    return image
+
+
+def write_picture(path: Path, image: np.ndarray) -> None:
+    """Write a PNG. image: uint8 (H, W), (H, W, 3) BGR or (H, W, 4) BGRA. Raises OutputError.
+
+    The picture is encoded in memory, because cv2.imwrite ignores a full disk. It survives a killed process, not a power
+    cut: nothing is forced to the disk.
+    """
+    encoded = cv2.imencode(".png", image)[1]
+    temporary = path.with_name(f".{path.name[:50]}.part")  # Cut, because a name may have 255 bytes at most.
+    try:
+        try:
+            with open(temporary, "wb") as file:
+                file.write(encoded)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _is_complete(data: bytes) -> bool:
+    """False where a JPEG or PNG file breaks off. OpenCV 4 decodes half a JPEG without a word, the rest of it black."""
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" in data
+    if not data.startswith(b"\xff\xd8"):
+        return len(data) > 0
+    # The end-of-image marker must follow the pixels; one further ahead belongs to a thumbnail, inside a segment.
+    position = 2
+    while data[position : position + 1] == b"\xff" and data[position + 1 : position + 2] != b"\xda":
+        position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return data.find(b"\xff\xd9", position) >= 0

@@ -1,0 +1,83 @@
+"""The CUDA side of the ops (csrc/ops/cuda) on the host, as torch ops on CPU tensors."""
+
+import atexit
+import contextlib
+import ctypes
+import functools
+import shutil
+import subprocess
+import tempfile
+import unittest.mock
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch.utils import cpp_extension
+
+from helpers.cuda_on_host import HOST, compile_all, compiler, host_library
+from helpers.paths import CSRC
+from pdb_ext import runtime
+
+
+@functools.cache
+def host_ops():
+    """The ops, registered for CPU tensors under a name of their own; the kernels run on the emulated GPU."""
+    torch.ops.load_library(str(ops_library()))
+    return torch.ops.pdb_ext_on_host
+
+
+def last_call() -> tuple[str, str, str, int, bool]:
+    """Of the last call of an op: op, path, kernel, layers, tensor_cores."""
+    library = ctypes.CDLL(str(ops_library()))
+    for name in ("op", "path", "kernel"):
+        getattr(library, f"pdb_last_{name}").restype = ctypes.c_char_p
+    library.pdb_last_tensor_cores.restype = ctypes.c_bool
+    names = (getattr(library, f"pdb_last_{name}")().decode() for name in ("op", "path", "kernel"))
+    return (*names, library.pdb_last_layers(), library.pdb_last_tensor_cores())
+
+
+class _OnHost:
+    """What `pdb_ext.cache_weights()` calls of the library, of the ops on the host."""
+
+    def __getattr__(self, name):
+        return getattr(ctypes.CDLL(str(ops_library())), f"pdb_{name}")
+
+
+@contextlib.contextmanager
+def cached_weights() -> Iterator[None]:
+    """`pdb_ext.cache_weights()` for the ops on the host."""
+    with unittest.mock.patch.object(runtime, "native", _OnHost()), runtime.cache_weights():
+        yield
+
+
+@functools.cache
+def ops_library() -> Path:
+    """Compiled for the test run, and linked to host_library()."""
+    kernels = host_library()
+    folder = Path(tempfile.mkdtemp(prefix="cuda_ops_on_host_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    sources = []
+    ops = CSRC / "ops"
+    for path in [*(path for path in ops.glob("*.cpp") if path.name != "module.cpp"), *ops.glob("cuda/*.cpp")]:
+        text = path.read_text()
+        # Chunks of two steps of SIZES in float64, of many in half precision.
+        text = text.replace("kChunkBytes = 256 << 20", "kChunkBytes = 16 << 10")
+        text = text.replace("TORCH_LIBRARY_IMPL(pdb_ext, CUDA,", "TORCH_LIBRARY_IMPL(pdb_ext_on_host, CPU,")
+        text = text.replace(
+            "TORCH_LIBRARY_IMPL(pdb_ext, CPU,", "TORCH_LIBRARY_IMPL(pdb_ext_on_host, Meta,"
+        )  # not tested here
+        text = text.replace("TORCH_LIBRARY(pdb_ext,", "TORCH_LIBRARY(pdb_ext_on_host,")
+        text = text.replace("FRAGMENT(pdb_ext,", "FRAGMENT(pdb_ext_on_host,").replace(
+            '"pdb_ext::', '"pdb_ext_on_host::'
+        )
+        sources.append(folder / "_".join(path.relative_to(ops).parts))
+        sources[-1].write_text(text)
+    sources.append(HOST / "ops_api.cpp")
+    include = [HOST, CSRC, *cpp_extension.include_paths()]
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
+    flags = ["-std=c++20", "-O0", abi, "-g0", "-fPIC", *(f"-I{path}" for path in include)]
+    link = [*(f"-L{path}" for path in cpp_extension.library_paths()), "-lc10", "-ltorch_cpu", str(kernels)]
+    library = folder / "cuda_ops_on_host.so"
+    objects = compile_all([compiler(), *flags], sources, folder)
+    subprocess.run([compiler(), "-shared", *map(str, objects), *link, "-o", str(library)], check=True)
+    return library

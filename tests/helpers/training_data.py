@@ -1,0 +1,55 @@
+"""Clips drawn in memory, for tests of training: a bright disc on a dark, noisy ground, moving by a pixel or two a frame."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from pdb_saliency.data.clip import TrainingClip
+from pdb_saliency.model.config import ModelConfig
+
+# About 20 thousand weights, 40 ms a step.
+TINY = ModelConfig(
+    width=2, pdc_dilations=(1, 2), pdc_channels=4, reduced_channels=4, hidden_channels=4, temporal_dilations=(1,),
+    input_size=(33, 33),
+)  # fmt: skip
+
+
+class DiscClips:
+    """A ClipSource. annotated: whether each frame has a mask, in turn."""
+
+    def __init__(self, size: int = 48, annotated: tuple[bool, ...] = (True,)):
+        self.size, self.annotated = size, annotated
+
+    def clip(self, rng: np.random.Generator, length: int) -> TrainingClip:
+        radius = rng.uniform(0.15, 0.3) * self.size
+        centre, speed = rng.uniform(0.3, 0.7, 2) * self.size, rng.uniform(-2, 2, 2)
+        ys, xs = np.mgrid[: self.size, : self.size]
+        frames, masks = [], []
+        for t in range(length):
+            y, x = centre + t * speed
+            inside = (ys - y) ** 2 + (xs - x) ** 2 < radius**2
+            frame = rng.integers(0, 80, (self.size, self.size, 3)) + 150 * inside[..., None]
+            frames.append(frame.astype(np.uint8))
+            masks.append(np.uint8(255) * inside if self.annotated[t % len(self.annotated)] else None)
+        return TrainingClip(f"disc {int(rng.integers(1 << 30))}", frames, masks)
+
+
+class DiscSamples(Dataset):
+    """What SampleStream makes of DiscClips, without augmentation: [number] is a function of the seed and the number."""
+
+    def __init__(self, spec, length: int = 1, seed: int = 0, annotated: tuple[bool, ...] = (True,)):
+        self.spec, self.length, self.seed = spec, length, seed
+        self.source = DiscClips(spec.height, annotated)
+
+    def __getitem__(self, number: int) -> dict:
+        import torch
+
+        clip = self.source.clip(np.random.default_rng([self.seed, number]), self.length)
+        masks = [np.zeros_like(clip.frames[0][..., 0]) if mask is None else mask for mask in clip.masks]
+        return {
+            "clip": self.spec.prepare(clip.frames),
+            "mask": torch.from_numpy(np.stack(masks)[:, None] / np.float32(255)),
+            "valid": torch.tensor([mask is not None for mask in clip.masks]),
+            "name": clip.name,
+        }
