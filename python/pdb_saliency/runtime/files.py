@@ -1,11 +1,51 @@
-"""Reports on disk: complete or not at all."""
+"""Files that are complete or not there at all."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pdb_saliency.errors import OutputError
+
+_CHUNK = 1 << 20  # bytes
+
+
+@contextmanager
+def replacing(path: Path, temporary: Path | None = None, *, durable: bool = False) -> Iterator[Path]:
+    """Gives the path of a hidden file to be written; at the end of the context it takes the place of `path`.
+
+    After an error or an interruption the hidden file is removed and `path` is as it was.
+    temporary: the hidden file, in the folder of `path`; by default .NAME.PROCESS.part.
+    durable: flush file and folder to the disk, so that a power cut cannot undo it.
+    Raises OSError.
+    """
+    temporary = temporary or temporary_beside(path)
+    try:
+        yield temporary
+        if durable:
+            _flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    if durable and hasattr(os, "O_DIRECTORY"):  # Windows cannot open folders.
+        _flush(path.parent)
+
+
+def temporary_beside(path: Path) -> Path:
+    """The hidden file that becomes `path`; its name is cut, because file names may have 255 bytes at most."""
+    return path.with_name(f".{path.name[:50]}.{os.getpid()}.part")
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def check_file(path: Path) -> None:
@@ -17,19 +57,23 @@ def check_file(path: Path) -> None:
 def write_file(path: Path, content: bytes) -> None:
     """Write `content`, making the folder where it is absent. Raises OutputError.
 
-    A link stays a link, and what is no file (/dev/null, a pipe) is written to, not replaced.
+    A link stays a link, and what is not a regular file (/dev/null, a pipe) is written to, not replaced.
     """
     try:
         path = path.resolve()
-        temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.part")
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and not path.is_file():
             path.write_bytes(content)
             return
-        try:
+        with replacing(path) as temporary:
             temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     except (OSError, RuntimeError) as error:  # RuntimeError: links in a loop, before Python 3.13.
         raise OutputError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
