@@ -76,7 +76,8 @@ def build_command(base: type, record: dict | None) -> type:
             path.unlink(missing_ok=True)
             if not record["native"]:
                 print(
-                    f"pdb_ext: nothing is compiled, the slower PyTorch reference will be used: {record['why_not_native']}"
+                    "pdb_ext: nothing is compiled, the slower PyTorch reference will be used: "
+                    f"{record['why_not_native']}"
                 )
                 self.extensions = []
             elif record["cuda"] is None:

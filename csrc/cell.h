@@ -1,5 +1,6 @@
-// The ConvLSTM cell for one channel of one pixel, forward and backward: the only place where its mathematics stands.
-// V is float or double, or a vector of them (csrc/cpu/vec.h) with sigmoid(), tanh() and unit() found by argument-dependent lookup.
+// The ConvLSTM cell for one channel of one pixel, forward and backward: the only place that holds its formulas. V is
+// float or double, or a vector of them (cpu/kernels/vec.h) whose sigmoid(), tanh() and unit() are found by
+// argument-dependent lookup.
 #pragma once
 
 #include <cmath>
@@ -12,10 +13,11 @@
 
 namespace pdb {
 
-// 1 / x. On a GPU within 2 ulp: an exact division has a branch for rare divisors, which keeps cells from interleaving.
+// 1 / x. On a GPU within 2 ulp: an exact division has a branch for rare divisors, which keeps the compiler from
+// interleaving cells.
 #if defined(__CUDA_ARCH__)
 PDB_HD float reciprocal(float x) { return __fdividef(1.0f, x); }
-#elif !defined(PDB_DEVICE_FUNCTIONS)  // tests/cuda_host/device_functions.h has them as inexact as a GPU's
+#elif !defined(PDB_DEVICE_FUNCTIONS)  // tests/kernels/cuda_host/device_functions.h defines it with the errors of a GPU
 PDB_HD float reciprocal(float x) { return 1.0f / x; }
 #endif
 
@@ -34,14 +36,14 @@ struct Gates {
   V i, f, o, g;
 };
 
-// Weights of the cell state in the gates i, f and o; all zero for a cell without peepholes.
+// Weights of the cell state in the gates i, f and o; zero for a cell without peepholes.
 template <class V>
 struct Peephole {
   V i, f, o;
 };
 
-// The forward step in two halves. The new state c_t, from pre-activations that become activations in place; all but o, to
-// which only its peephole is added: it reads c_t if peephole_current, else c_{t-1}.
+// The forward step in two halves. First the new state c_t: pre-activations become activations in place, except o, to
+// which only its peephole term is added (it reads c_t if peephole_current, else c_{t-1}).
 template <class V>
 PDB_HD V cell_state(Gates<V>& gates, const Peephole<V>& peephole, V c_previous, bool peephole_current) {
   gates.i = sigmoid(gates.i + peephole.i * c_previous);
@@ -51,7 +53,7 @@ PDB_HD V cell_state(Gates<V>& gates, const Peephole<V>& peephole, V c_previous, 
   gates.o = gates.o + peephole.o * (peephole_current ? c : c_previous);
   return c;
 }
-// h_t; turns the pre-activation o into its activation.
+// Then h_t; turns the pre-activation o into its activation.
 template <class V>
 PDB_HD V cell_output(V& o, V c) {
   o = sigmoid(o);
@@ -59,14 +61,16 @@ PDB_HD V cell_output(V& o, V c) {
 }
 
 template <class V>
-PDB_HD void cell_forward(Gates<V>& gates, const Peephole<V>& peephole, V c_previous, bool peephole_current, V& c, V& h) {
+PDB_HD void cell_forward(Gates<V>& gates, const Peephole<V>& peephole, V c_previous, bool peephole_current, V& c,
+                         V& h) {
   c = cell_state(gates, peephole, c_previous, peephole_current);
   h = cell_output(gates.o, c);
 }
 
 // gates: activations saved by cell_forward. dh: gradient of h_t. dc: in, the gradient that reaches c_t from later
 // steps; out, the gradient of c_{t-1}. dgates: gradients of the pre-activations.
-// The gradient of a peephole weight is the sum of dgates.i * c_{t-1}, dgates.f * c_{t-1}, dgates.o * (c_t or c_{t-1}).
+// The gradients of the peephole weights are the sums of dgates.i * c_{t-1}, dgates.f * c_{t-1} and dgates.o * (c_t or
+// c_{t-1}).
 template <class V>
 PDB_HD void cell_backward(const Gates<V>& gates, const Peephole<V>& peephole, V c_previous, V c, bool peephole_current,
                           V dh, V& dc, Gates<V>& dgates) {

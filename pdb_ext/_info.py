@@ -22,7 +22,8 @@ def build_info() -> dict:
       `build_info()["implementations"]["cpu"]["float32"]`; "other devices" stands for every device type not listed;
     - `cuda_path`: how the CUDA implementation is chosen (None without one): "by problem size", or what the environment
       variable PDB_EXT_CUDA_PATH forces, "step", "persistent" or "aten";
-    - `last_call`: how the last call of a native op in this process was computed (see :func:`pdb_ext.record_calls`), or None;
+    - `last_call`: how the last call of a native op in this process was computed (see :func:`pdb_ext.record_calls`),
+      or None;
     - `cpu_capability`: instruction set of the CPU kernels on this machine (None without a library);
     - `built_with`: the record of the build: torch, CUDA, compiler, flags, CUDA architectures, and why CUDA kernels were
       left out, if they were. None in a source tree that was not built.

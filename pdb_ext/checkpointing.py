@@ -1,4 +1,4 @@
-"""Training that stores the state of few steps and computes the steps between once more (Chen et al. 2016)."""
+"""Training that stores the state at few steps and computes the steps between them again (Chen et al. 2016)."""
 
 import torch
 from torch import Tensor
@@ -8,10 +8,11 @@ SAVE_NOTHING, SAVE_GATES_AND_CELLS, SAVE_CELLS = range(3)
 
 
 class CheckpointedConvLSTM(torch.autograd.Function):
-    """The native op in segments of `every` steps; between forward and backward only x, the output and c between them live.
+    """The native op in segments of `every` steps; only x, the output and c between segments live until backward.
 
-    Tensor arguments as those of torch.ops.pdb_ext.convlstm, options (dilation, reverse, peephole_current), save: what the
-    op keeps of a segment while its backward pass runs. Returns (output, c_n). `torch.utils.checkpoint` would do the same
+    Tensor arguments as those of torch.ops.pdb_ext.convlstm, options (dilation, reverse, peephole_current), save: what
+    the op keeps of a segment while its backward pass runs. Returns (output, c_n). `torch.utils.checkpoint` would do the
+    same
     with more memory: its forward pass makes the reserve, too.
     """
 

@@ -1,4 +1,4 @@
-"""The one check of the arguments of `convlstm`, for the native op and the reference alike."""
+"""The one place that checks arguments: of `convlstm`, native and reference, and of the modules."""
 
 from typing import NoReturn
 
@@ -19,7 +19,7 @@ def check_inputs(
     reverse: bool,
     output_peephole: str,
 ) -> None:
-    """Raises one ValueError (TypeError for what is no tensor) that names the argument, what it must be and what it is."""
+    """Raises one ValueError (TypeError for what is not a tensor): the argument, what it must be, and what it is."""
     state = _check_state_type(state)
     optional = {"bias": bias, "peephole": peephole, "state[0] (h_0)": state[0], "state[1] (c_0)": state[1]}
     tensors = {"x": x, "weight_x": weight_x, "weight_h": weight_h}
@@ -58,7 +58,7 @@ def check_choice_of_flag(name: str, value: bool | None) -> None:
 
 
 def is_autocast_enabled(device: str) -> bool:
-    """As torch.is_autocast_enabled, for device types without autocast too."""
+    """Like torch.is_autocast_enabled, but also for device types without autocast."""
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
@@ -120,3 +120,54 @@ def _broadcasts(tensor: Tensor, shape: tuple[int, ...]) -> bool:
     if tensor.dim() > len(shape):
         return False
     return all(size in (1, full) for size, full in zip(reversed(tensor.shape), reversed(shape)))
+
+
+# The arguments of the modules
+
+
+def check_sizes(**sizes: int) -> None:
+    for name, value in sizes.items():
+        if type(value) is not int or value < 1:
+            raise ValueError(f"ConvLSTM: {name} must be an integer of at least 1, got {value!r}")
+
+
+def check_kernel_size(kernel_size: int) -> None:
+    if type(kernel_size) is not int or kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"ConvLSTM: kernel_size must be an odd integer of at least 1, got {kernel_size!r}")
+
+
+def check_peephole(shape: tuple[int, ...] | None, C: int) -> None:
+    """Checks a shape against (3, C, H, W); H and W are known only when an input comes."""
+    if shape is None:
+        return
+    is_shape = isinstance(shape, (tuple, list)) and all(type(size) is int and size >= 1 for size in shape)
+    fits = is_shape and len(shape) <= 4
+    if fits:
+        full = (3, C, None, None)[4 - len(shape) :]
+        fits = all(size == 1 or size == want or want is None for size, want in zip(shape, full))
+    if not fits:
+        raise ValueError(f"ConvLSTM: peephole must be a shape broadcastable to (3, C, H, W) with C = {C}, got {shape}")
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
+
+
+def check_sequence(layer: str, x: Tensor, in_channels: int, batch_first: bool) -> None:
+    axes = "(N, T, Cin, H, W)" if batch_first else "(T, N, Cin, H, W)"
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{layer}: x must be a tensor of shape {axes}, got {type(x).__name__}")
+    if x.dim() != 5 or x.shape[2] != in_channels:
+        raise ValueError(f"{layer}: x must have shape {axes} with Cin = {in_channels}, got shape {tuple(x.shape)}")
+    if x.shape[1 if batch_first else 0] == 0:
+        raise ValueError(f"{layer}: x must have shape {axes} with T of at least 1, got shape {tuple(x.shape)}")
+
+
+def unpack_states(name: str, states: tuple | None, count: int, expected: str) -> tuple:
+    if states is None:
+        return (None,) * count
+    if not isinstance(states, (tuple, list)) or len(states) != count:
+        actual = f"{type(states).__name__} of length {len(states)}" if hasattr(states, "__len__") else type(states)
+        raise ValueError(f"{name} must be None or {expected}, got {actual}")
+    return tuple(states)

@@ -1,4 +1,4 @@
-"""The merge of the two directions, Eq. 5 of Song et al. 2018: one native op where the CPU has it, else PyTorch's operators."""
+"""The merge of the two directions, Eq. 5 of Song et al. 2018: one native op on the CPU, else PyTorch's operators."""
 
 import torch
 from torch import Tensor, nn
@@ -8,12 +8,12 @@ from .checks import is_autocast_enabled
 
 
 def tanh_merge(h_f: Tensor, h_b: Tensor, merge_f: nn.Module, merge_b: nn.Module, native: bool) -> Tensor:
-    """Y_t = tanh(W^f * H^f_t + W^b * H^b_t), in the native op where that is possible, else by calling the convolutions.
+    """Y_t = tanh(W^f * H^f_t + W^b * H^b_t), by the native op where possible, else by calling the convolutions.
 
     Args:
         h_f, h_b: (T, N, C, H, W).
         merge_f, merge_b: convolutions from C channels to C that keep H and W; the first may have a bias.
-        native: False to call them in any case.
+        native: False always calls the convolutions.
 
     Returns:
         (T, N, C, H, W).
@@ -35,11 +35,11 @@ def _runs_natively(h_f: Tensor, h_b: Tensor, merge_f: nn.Module, merge_b: nn.Mod
         return False
     tensors = (h_f, h_b, merge_f.weight, merge_b.weight)
     same_dtype = all(tensor.dtype == h_f.dtype for tensor in tensors) and h_f.dtype in (torch.float32, torch.float64)
-    return same_dtype and not ops._has_tangent((*tensors, merge_f.bias))
+    return same_dtype and not ops.has_tangent((*tensors, merge_f.bias))
 
 
 def _is_plain(module: nn.Module) -> bool:
-    """Whether its weights say all: an nn.Conv2d with "same" zero padding, not one of another kind, and without hooks."""
+    """Whether weight and bias are all there is: exactly nn.Conv2d, "same" zero padding, no hooks."""
     if type(module) is not nn.Conv2d:  # quantised, parametrised, wrapped
         return False
     (k, _), (d, _) = module.kernel_size, module.dilation

@@ -5,7 +5,16 @@ import math
 import torch
 from torch import Tensor, nn
 
-from .checks import check_choice_of_flag, check_steps
+from .checks import (
+    check_choice,
+    check_choice_of_flag,
+    check_kernel_size,
+    check_peephole,
+    check_sequence,
+    check_sizes,
+    check_steps,
+    unpack_states,
+)
 from .merge import tanh_merge
 from .ops import convlstm
 from .pdb_convlstm import pdb_convlstm, runs_in_one_op
@@ -54,10 +63,10 @@ class ConvLSTM(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        _check_sizes(in_channels=in_channels, hidden_channels=hidden_channels, dilation=dilation)
-        _check_kernel_size(kernel_size)
-        _check_choice("output_peephole", output_peephole, ("previous", "current"))
-        _check_peephole(peephole, hidden_channels)
+        check_sizes(in_channels=in_channels, hidden_channels=hidden_channels, dilation=dilation)
+        check_kernel_size(kernel_size)
+        check_choice("output_peephole", output_peephole, ("previous", "current"))
+        check_peephole(peephole, hidden_channels)
         if checkpoint_every is not None:
             check_steps(checkpoint_every)
         check_choice_of_flag("recompute_gates", recompute_gates)
@@ -82,7 +91,7 @@ class ConvLSTM(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Uniform within 1/sqrt(fan-in) as `torch.nn.Conv2d`, where the fan-in is that of x and h; peepholes start at 0."""
+        """Uniform within 1/sqrt(fan-in), like `torch.nn.Conv2d`; the fan-in counts x and h. Peepholes start at 0."""
         fan_in = (self.in_channels + self.hidden_channels) * self.kernel_size**2
         bound = 1 / math.sqrt(fan_in)
         for parameter in (self.weight_x, self.weight_h, self.bias):
@@ -92,7 +101,7 @@ class ConvLSTM(nn.Module):
             nn.init.zeros_(self.peephole)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        _check_sequence(type(self).__name__, x, self.in_channels, self.batch_first)
+        check_sequence(type(self).__name__, x, self.in_channels, self.batch_first)
         output, state = convlstm(
             x.transpose(0, 1) if self.batch_first else x,
             self.weight_x,
@@ -156,7 +165,7 @@ class DBConvLSTM(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        _check_choice("merge", merge, ("tanh", "sum"))
+        check_choice("merge", merge, ("tanh", "sum"))
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.merge = merge
@@ -179,8 +188,8 @@ class DBConvLSTM(nn.Module):
             layer.reset_parameters()
 
     def forward(self, x: Tensor, state: tuple[State, State] | None = None) -> tuple[Tensor, tuple[State, State]]:
-        _check_sequence(type(self).__name__, x, self.in_channels, self.batch_first)
-        state_f, state_b = _unpack("state", state, 2, "((h_f, c_f), (h_b, c_b))")
+        check_sequence(type(self).__name__, x, self.in_channels, self.batch_first)
+        state_f, state_b = unpack_states("state", state, 2, "((h_f, c_f), (h_b, c_b))")
         if self.batch_first:
             x = x.transpose(0, 1)
         if runs_in_one_op(x, self._layers(), [state_f, state_b]):
@@ -195,7 +204,7 @@ class DBConvLSTM(nn.Module):
 
     def _merged(self, h_f: Tensor, h_b: Tensor) -> Tensor:
         if self.merge == "tanh":
-            # Layers that were replaced, decomposed for export say, are of another class: then nothing may need our ops.
+            # Replaced layers (decomposed for export, for instance) are of another class: then nothing may need our ops.
             own = all(isinstance(layer, ConvLSTM) for layer in self._layers())
             y = tanh_merge(h_f, h_b, self.merge_forward, self.merge_backward, native=own)
         else:
@@ -255,11 +264,11 @@ class PDBConvLSTM(nn.Module):
             branch.reset_parameters()
 
     def forward(self, x: Tensor, states: tuple | None = None) -> tuple[Tensor, tuple]:
-        _check_sequence(type(self).__name__, x, self.in_channels, self.batch_first)
-        states = _unpack("states", states, len(self.branches), "one DBConvLSTM state for each branch")
+        check_sequence(type(self).__name__, x, self.in_channels, self.batch_first)
+        states = unpack_states("states", states, len(self.branches), "one DBConvLSTM state for each branch")
         frames = x.transpose(0, 1) if self.batch_first else x
         layers = [layer for branch in self.branches for layer in branch._layers()]
-        pairs = [_unpack("state", state, 2, "((h_f, c_f), (h_b, c_b))") for state in states]
+        pairs = [unpack_states("state", state, 2, "((h_f, c_f), (h_b, c_b))") for state in states]
         if runs_in_one_op(frames, layers, [state for pair in pairs for state in pair]):
             results = pdb_convlstm(frames, layers, [state for pair in pairs for state in pair])
             outputs, states = [], []
@@ -272,51 +281,3 @@ class PDBConvLSTM(nn.Module):
 
     def extra_repr(self) -> str:
         return f"dilations={self.dilations}, batch_first={self.batch_first}"
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if type(value) is not int or value < 1:
-            raise ValueError(f"ConvLSTM: {name} must be an integer of at least 1, got {value!r}")
-
-
-def _check_kernel_size(kernel_size: int) -> None:
-    if type(kernel_size) is not int or kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"ConvLSTM: kernel_size must be an odd integer of at least 1, got {kernel_size!r}")
-
-
-def _check_peephole(shape: tuple[int, ...] | None, C: int) -> None:
-    """H and W are known only when an input comes."""
-    if shape is None:
-        return
-    is_shape = isinstance(shape, (tuple, list)) and all(type(size) is int and size >= 1 for size in shape)
-    fits = is_shape and len(shape) <= 4
-    if fits:
-        full = (3, C, None, None)[4 - len(shape) :]
-        fits = all(size == 1 or size == want or want is None for size, want in zip(shape, full))
-    if not fits:
-        raise ValueError(f"ConvLSTM: peephole must be a shape broadcastable to (3, C, H, W) with C = {C}, got {shape}")
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {choices}, got {value!r}")
-
-
-def _check_sequence(layer: str, x: Tensor, in_channels: int, batch_first: bool) -> None:
-    axes = "(N, T, Cin, H, W)" if batch_first else "(T, N, Cin, H, W)"
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{layer}: x must be a tensor of shape {axes}, got {type(x).__name__}")
-    if x.dim() != 5 or x.shape[2] != in_channels:
-        raise ValueError(f"{layer}: x must have shape {axes} with Cin = {in_channels}, got shape {tuple(x.shape)}")
-    if x.shape[1 if batch_first else 0] == 0:
-        raise ValueError(f"{layer}: x must have shape {axes} with T of at least 1, got shape {tuple(x.shape)}")
-
-
-def _unpack(name: str, states: tuple | None, count: int, expected: str) -> tuple:
-    if states is None:
-        return (None,) * count
-    if not isinstance(states, (tuple, list)) or len(states) != count:
-        actual = f"{type(states).__name__} of length {len(states)}" if hasattr(states, "__len__") else type(states)
-        raise ValueError(f"{name} must be None or {expected}, got {actual}")
-    return tuple(states)

@@ -1,4 +1,8 @@
-"""`convlstm`: the public function, and what `torch.library` needs around the native op (fake kernels, autograd)."""
+"""`convlstm`: the public function, and what `torch.library` needs around the native op (fake kernels, autograd).
+
+The ops beside it (`pdb_convlstm`, `merge`) use from here: `autocast`, `has_tangent`, `saves`, `reserve_dtype`,
+`reserve_share`, `refuse_double_backward`.
+"""
 
 import functools
 import warnings
@@ -49,22 +53,23 @@ def convlstm(
         reverse: run t = T-1 ... 0. Outputs stay in frame order, and (h_n, c_n) is then the state at frame 0.
         output_peephole: whether the output gate reads c_{t-1} ("previous", as in the authors' released model)
             or c_t ("current", as in Shi et al. 2015).
-        checkpoint_every: save memory in training: store the state every so many steps only, and compute the steps between
-            once more in the backward pass. About sqrt(T) stores least. None stores what backward needs of every step, see
-            recompute_gates. The results are the same up to rounding. The reference knows no such thing.
-        recompute_gates: save memory in training: store the cell states (as large as the output, in float32 at least) but
-            not the gates (four times the output), and compute the gates once more in the backward pass. Costs one forward
-            convolution, not a whole forward pass; the results are the same up to rounding. With checkpoint_every it
-            holds for the steps between. On CUDA, backward over more than eight steps then takes them a few at a time, in
-            memory that does not grow with T. None: yes on CUDA in half precision over more than eight steps, unless the
-            layer is so large that the convolution costs more than what it saves (4 GFLOP a step), else no.
+        checkpoint_every: saves memory in training: the state is stored only every so many steps, and the steps between
+            are computed again in the backward pass. About sqrt(T) needs least. None stores what backward needs at every
+            step, see recompute_gates. The results are the same up to rounding. The reference ignores it.
+        recompute_gates: saves memory in training: the cell states are stored (as large as the output, in float32 at
+            least) but not the gates (four times the output), which are computed again in the backward pass. That costs
+            one forward convolution, not a whole forward pass; the results are the same up to rounding. With
+            checkpoint_every it applies to the steps between. On CUDA, backward over more than eight steps then takes
+            them a few at a time, in memory that does not grow with T. None: yes on CUDA in half precision over more
+            than eight steps, unless the layer is so large that the convolution costs more than what it saves (4 GFLOP a
+            step), else no.
 
     Returns:
         output (T, N, C, H, W), every h_t in frame order; and (h_n, c_n), each (N, C, H, W), the last state.
 
     Raises:
         ValueError: an argument has the wrong shape, dtype, device or value; the message names it.
-        TypeError: an argument that must be a tensor is none.
+        TypeError: an argument that must be a tensor is not one.
 
     Reverse-mode gradients are native; forward-mode ones (`torch.func.jvp`) come from the reference, and a gradient of a
     gradient is refused. An infinity or a value near the largest float may turn its neighbours into NaN where the CPU
@@ -76,16 +81,16 @@ def convlstm(
         check_steps(checkpoint_every)
     check_choice_of_flag("recompute_gates", recompute_gates)
     h_0, c_0 = state if state is not None else (None, None)
-    tensors = _autocast(x, weight_x, weight_h, bias, peephole, h_0, c_0)
+    tensors = autocast(x, weight_x, weight_h, bias, peephole, h_0, c_0)
     is_native = x.device.type in NATIVE_DEVICES
     if not is_native:
         _warn_of_fallback(x.device.type)
-    if not is_native or _has_tangent(tensors):
+    if not is_native or has_tangent(tensors):
         x, weight_x, weight_h, bias, peephole, h_0, c_0 = tensors
-        return reference.convlstm(
-            x, weight_x, weight_h, bias, peephole, None if h_0 is None else (h_0, c_0),
-            dilation=dilation, reverse=reverse, output_peephole=output_peephole,
-        )  # fmt: skip
+        state = None if h_0 is None else (h_0, c_0)
+        return reference.convlstm_of_checked(
+            x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole
+        )
     dtype = tensors[0].dtype
     if x.device.type == "cpu" and dtype in (torch.float16, torch.bfloat16):
         tensors = _cast(tensors, torch.float32)
@@ -99,16 +104,16 @@ def _cast(tensors: tuple[Tensor | None, ...], dtype: torch.dtype) -> tuple[Tenso
     return tuple(tensor.to(dtype) if tensor is not None else None for tensor in tensors)
 
 
-def _autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """What autocast does to the arguments of a convolution, if x is not float64: all to the autocast dtype."""
+def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The arguments in the autocast dtype, as autocast does for a convolution; unchanged if x is float64."""
     device = tensors[0].device.type
     if tensors[0].dtype == torch.float64 or not is_autocast_enabled(device):
         return tensors
     return _cast(tensors, torch.get_autocast_dtype(device))
 
 
-def _has_tangent(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether forward-mode differentiation runs, which the native op does not have: its tangents would be zero."""
+def has_tangent(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether forward-mode differentiation is active; the native op has none, and its tangents would be zero."""
     if torch.compiler.is_compiling():
         return False
     return any(tensor is not None and unpack_dual(tensor).tangent is not None for tensor in tensors)
@@ -141,7 +146,7 @@ def _call(
         peephole = peephole.expand(3, weight_h.shape[1], *x.shape[3:])
     tensors = (x, weight_x, weight_h, bias, peephole, h_0, c_0)
     training = torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    # Sizes are looked at for training alone: an exported program for inference shall not depend on them.
+    # Sizes matter only in training: a program exported for inference must not depend on them.
     if training and checkpoint_every is not None and checkpoint_every < x.shape[0]:
         save = saves(recompute_gates, x, weight_h, checkpoint_every)
         return CheckpointedConvLSTM.apply(*tensors, checkpoint_every, options, save)
@@ -151,9 +156,9 @@ def _call(
 
 
 def saves(recompute_gates: bool | None, x: Tensor, weight_h: Tensor, steps: int) -> int:
-    """What the op shall keep for backward, `save`, by the argument recompute_gates of :func:`convlstm`.
+    """The op's argument `save`, what it stores for backward, from the argument recompute_gates of :func:`convlstm`.
 
-    steps: over which the op is called.
+    steps: the number of steps that one call of the op computes.
     """
     if recompute_gates is None:
         (_, N, Cin, H, W), (rows, C, k, _) = x.shape, weight_h.shape
@@ -171,12 +176,12 @@ def _fake_convlstm(x, weight_x, weight_h, bias, peephole, h_0, c_0, dilation, re
 
 
 def reserve_dtype(dtype: torch.dtype) -> torch.dtype:
-    """In which the op keeps what backward needs."""
+    """The dtype in which the op stores what backward needs."""
     return torch.promote_types(dtype, torch.float32)
 
 
 def reserve_share(dtype: torch.dtype, save: int) -> int:
-    """Elements of the reserve for one of the output: gates are kept in x's dtype, cells in the reserve's (convlstm.h)."""
+    """Elements of the reserve per element of the output: gates are stored in x's dtype, cells in the reserve's."""
     gates = 4 * dtype.itemsize // reserve_dtype(dtype).itemsize
     return (0, gates + 1, 1)[save]
 
@@ -208,7 +213,7 @@ def _backward(ctx, grad_output, grad_c_n, _grad_reserve):
     return (*(grad if needed else None for grad, needed in zip(grads, needs)), None, None, None, None)
 
 
-def _refuse_double_backward(ctx, *_grads):
+def refuse_double_backward(ctx, *_grads):
     raise RuntimeError(
         "convlstm: double backward (a gradient of a gradient) is not supported by the native op; "
         "use pdb_ext.reference.convlstm for it"
@@ -219,4 +224,4 @@ if native is not None:
     torch.library.register_fake("pdb_ext::convlstm")(_fake_convlstm)
     torch.library.register_fake("pdb_ext::convlstm_backward")(_fake_convlstm_backward)
     torch.library.register_autograd("pdb_ext::convlstm", _backward, setup_context=_setup_context)
-    torch.library.register_autograd("pdb_ext::convlstm_backward", _refuse_double_backward)
+    torch.library.register_autograd("pdb_ext::convlstm_backward", refuse_double_backward)

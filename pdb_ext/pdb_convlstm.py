@@ -1,4 +1,4 @@
-"""`pdb_convlstm`: the layers of a pyramid dilated bidirectional ConvLSTM in one op, for devices that run them in one launch."""
+"""`pdb_convlstm`: all layers of a pyramid dilated bidirectional ConvLSTM as one op, in one launch on a GPU."""
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ def runs_in_one_op(x: Tensor, layers: list, states: list[State | None]) -> bool:
         *(t for s in states if s is not None for t in s),
     ]
     options = {(layer.checkpoint_every, layer.recompute_gates) for layer in layers}
-    return options in ({(None, None)}, {(None, False)}, {(None, True)}) and not ops._has_tangent(tuple(tensors))
+    return options in ({(None, None)}, {(None, False)}, {(None, True)}) and not ops.has_tangent(tuple(tensors))
 
 
 def pdb_convlstm(x: Tensor, layers: list, states: list[State | None]) -> list[tuple[Tensor, State]]:
@@ -49,7 +49,7 @@ def pdb_convlstm(x: Tensor, layers: list, states: list[State | None]) -> list[tu
         if peephole is not None:
             peephole = peephole.expand(3, layer.hidden_channels, *x.shape[3:])
         parameters += [layer.weight_x, layer.weight_h, layer.bias, peephole, *(state or (None, None))]
-    x, *parameters = ops._autocast(x, *parameters)
+    x, *parameters = ops.autocast(x, *parameters)
     parameters = [x.new_empty(0) if t is None else t for t in parameters]
     training = torch.is_grad_enabled() and any(t.requires_grad for t in (x, *parameters))
     save = ops.saves(layers[0].recompute_gates, x, layers[0].weight_h, x.shape[0]) if training else SAVE_NOTHING
@@ -104,4 +104,4 @@ if native is not None:
     torch.library.register_fake("pdb_ext::pdb_convlstm")(_fake_pdb_convlstm)
     torch.library.register_fake("pdb_ext::pdb_convlstm_backward")(_fake_pdb_convlstm_backward)
     torch.library.register_autograd("pdb_ext::pdb_convlstm", _backward, setup_context=_setup_context)
-    torch.library.register_autograd("pdb_ext::pdb_convlstm_backward", ops._refuse_double_backward)
+    torch.library.register_autograd("pdb_ext::pdb_convlstm_backward", ops.refuse_double_backward)

@@ -19,8 +19,23 @@ def convlstm(
     reverse: bool = False,
     output_peephole: str = "previous",
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Same arguments, but checkpoint_every and recompute_gates, result and errors as :func:`pdb_ext.convlstm`."""
+    """Arguments (without checkpoint_every and recompute_gates), results and errors as :func:`pdb_ext.convlstm`."""
     check_inputs(x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole)
+    return convlstm_of_checked(x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole)
+
+
+def convlstm_of_checked(
+    x: Tensor,
+    weight_x: Tensor,
+    weight_h: Tensor,
+    bias: Tensor | None,
+    peephole: Tensor | None,
+    state: tuple[Tensor, Tensor] | None,
+    dilation: int,
+    reverse: bool,
+    output_peephole: str,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The same for arguments that `check_inputs` has seen already."""
     T, N, _, H, W = x.shape
     C = weight_h.shape[1]
     padding = dilation * (weight_x.shape[-1] // 2)

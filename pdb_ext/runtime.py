@@ -1,4 +1,4 @@
-"""What runs: which implementation a call took, and what inference may keep from call to call."""
+"""What a call ran, and what inference may keep from one call to the next."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ from ._library import native
 
 
 class Calls(Sequence):
-    """The calls of native ops that a `record_calls` block has seen so far, oldest first: dicts, as it describes them."""
+    """The calls of native ops that a `record_calls` block has seen so far, oldest first, as the dicts it describes."""
 
     def __init__(self):
         self._calls: list[dict] = []
@@ -23,7 +23,7 @@ class Calls(Sequence):
             native.stop_recording()
 
     def _all(self) -> list[dict]:
-        """With those that have come since it was looked at last."""
+        """All calls so far, those since the last look included."""
         if self._recording:
             self._calls += native.recorded_calls(self._first + len(self._calls))
         return self._calls
@@ -54,14 +54,14 @@ def record_calls() -> Iterator[Calls]:
 
     - `op`: "convlstm", "convlstm_backward", "pdb_convlstm" or "pdb_convlstm_backward";
     - `device`: "cpu" or "cuda";
-    - `path`: on CUDA "step" (a launch a step), "persistent" (one for all steps) or "aten" (PyTorch's convolutions); on the
-      CPU the instruction set, such as "avx2";
-    - `kernel`: on CUDA a part of the names under which a profiler shows the kernels of the steps; on the CPU "winograd" or
-      "direct";
-    - `layers`: the number of layers that it computed together;
-    - `tensor_cores`: whether products ran on tensor cores (float32: in TF32).
+    - `path`: on CUDA "step" (one launch for each step), "persistent" (one launch for all steps) or "aten" (PyTorch's
+      convolutions); on the CPU the instruction set, such as "avx2";
+    - `kernel`: on CUDA a part of the names under which a profiler shows the kernels of the steps; on the CPU
+      "winograd" or "direct";
+    - `layers`: the number of layers computed together;
+    - `tensor_cores`: whether matrix products ran on tensor cores (for float32 that means TF32).
 
-    What ran in the reference, or is replayed in a CUDA graph, is no call. `build_info()["last_call"]` is the last one.
+    The reference and the replay of a CUDA graph are not recorded. `build_info()["last_call"]` is the last call.
     """
     calls = Calls()
     try:
@@ -72,23 +72,25 @@ def record_calls() -> Iterator[Calls]:
 
 @contextlib.contextmanager
 def cache_weights() -> Iterator[None]:
-    """Inside the block, inference of this thread on CUDA keeps the weights in the order in which its kernels read them::
+    """Inside the block, inference on CUDA in this thread keeps the weights in the order that its kernels read::
 
         with torch.no_grad(), pdb_ext.cache_weights():
             for x in frames:
                 h, state = layer(x, state)
 
-    Without it every call rearranges them first: a launch of its own, which counts where single steps run in a loop.
+    Without it every call rearranges them first, in a launch of its own, which is noticeable where single steps run in a
+    loop.
 
-    A weight that has changed is rearranged anew, after in-place operations, `load_state_dict` and the `step()` of any
+    A changed weight is rearranged again: after in-place operations, `load_state_dict` and the `step()` of any
     `torch.optim.Optimizer`. PyTorch does not count what is written through `weight.data`, by collectives
-    (`torch.distributed.broadcast`, DDP, FSDP), by the replay of a CUDA graph, or by another library into the same memory; do
-    not use the block around these, nor around `torch.compile(mode="reduce-overhead")`, whose CUDA graphs allow nothing to be
-    kept from their warm-up, nor around `torch.utils.swap_tensors`, which refuses tensors that somebody refers to.
+    (`torch.distributed.broadcast`, DDP, FSDP), by the replay of a CUDA graph, or by another library into the same
+    memory; do not use the block around these, nor around `torch.compile(mode="reduce-overhead")`, whose CUDA graphs
+    allow nothing to be kept from their warm-up, nor around `torch.utils.swap_tensors`, which refuses tensors that are
+    referred to elsewhere.
 
-    Calls that store something for a gradient, and CUDA graphs while they are captured, keep nothing; under autocast the
-    weights are new tensors in every call, so that nothing is found again. The memory, as large as the weights, is freed at
-    the end of the block. Has no effect on other devices.
+    Calls that store something for a gradient, and CUDA graphs during capture, keep nothing. Under autocast the weights
+    are new tensors in every call, so nothing is found again. The memory, as much as the weights take, is freed at the
+    end of the block. On other devices the block has no effect.
     """
     if native is None:
         yield

@@ -1,6 +1,6 @@
-// The backward pass. Each step, from the last to the first, is three parallel loops: the cell's gradients (strips), the
-// transposed convolution to x and to the previous h (strips), and the weights' gradients (each value summed by one thread
-// in one order). So the result does not depend on the number of threads.
+// The backward pass. Each step, from the last to the first, is three parallel loops: the cell's gradients (by strips),
+// the transposed convolution to x and to the previous h (by strips), and the weights' gradients (each value summed by
+// one thread in one order). So the result does not depend on the number of threads.
 #include <memory>
 
 #include "cpu/recompute.h"
@@ -27,7 +27,7 @@ class Backward {
         dx_(layer.batch * plan_.grid.pixels() * x_rows_),
         weights_(plan_, tensors.grad_weight_x || tensors.grad_weight_h, tensors.grad_bias) {
     if (!tensors.gates) recomputation_ = std::make_unique<Recomputation<T>>(plan_, tensors, peephole_.data());
-    if (tensors.grad_peephole) dpeephole_ = Buffer<T>::zeros(3 * plan_.picture_state());
+    if (tensors.grad_peephole) dpeephole_ = Buffer<T>::zeros(kPeepholeCount * plan_.picture_state());
     if (tensors.c_0) plan_.to_pixels(tensors.c_0, layer.batch, c_0_.data());
     if (tensors.grad_c_n) plan_.to_pixels(tensors.grad_c_n, layer.batch, dc_.data());
   }
@@ -42,13 +42,13 @@ class Backward {
     }
     if (x_rows_) plan_.parallel_rows(x_rows_, [&](int64_t n, int64_t y) { emit_dx(0, n, y); });
     weights_.result(tensors_.grad_weight_x, tensors_.grad_weight_h, tensors_.grad_bias);
-    if (tensors_.grad_peephole) plan_.from_pixels(dpeephole_.data(), 3, tensors_.grad_peephole);
+    if (tensors_.grad_peephole) plan_.from_pixels(dpeephole_.data(), kPeepholeCount, tensors_.grad_peephole);
     if (tensors_.grad_h_0) plan_.from_pixels(dh(-1), layer.batch, tensors_.grad_h_0);
     if (tensors_.grad_c_0) plan_.from_pixels(dc_.data(), layer.batch, tensors_.grad_c_0);
   }
 
  private:
-  // Rows of x, if wanted, and rows of h.
+  // Rows of x, if needed, and rows of h.
   StripConvolution<T> transposed() const {
     const int64_t gates = plan_.gates();
     if (!x_rows_) return StripConvolution<T>::transposed(plan_, tensors_.weight_h, plan_.layer.channels, gates);
@@ -59,7 +59,7 @@ class Backward {
   // Cell states [N][pixels][C] after `step`; null for the zeros before step 0.
   const T* cells(int64_t step) const {
     if (step < 0) return tensors_.c_0 ? c_0_.data() : nullptr;
-    return tensors_.cells + plan_.time(step) * plan_.state();
+    return tensors_.cells + plan_.layer.frame(step) * plan_.state();
   }
 
   // Gradient of h after `step`, [N][pixels][C].
@@ -69,8 +69,8 @@ class Backward {
   void cell(int64_t step) const {
     const int64_t C = plan_.layer.channels, batch = plan_.layer.batch;
     const T* gates = recomputation_ ? recomputation_->gates(step, cells(step - 1))
-                                    : tensors_.gates + 4 * plan_.time(step) * plan_.state();
-    // The pictures of a batch share the peephole: one thread sums its gradient over all of them.
+                                    : tensors_.gates + kGateCount * plan_.layer.frame(step) * plan_.state();
+    // The images of a batch share the peephole weights: one thread sums their gradient over all images.
     plan_.parallel(plan_.strips.size(), batch * kStripSlots * C * 32, [&](int64_t begin, int64_t end) {
       for (int64_t strip = begin; strip < end; ++strip)
         for (int64_t n = 0; n < batch; ++n) {
@@ -80,40 +80,35 @@ class Backward {
     });
   }
 
-  // What needs no loop of its own beside the cell's gradients: x and h for the weights' gradients and the gradient of the
-  // step before come in, the gradient of the last step's x goes out.
+  // Copies that need no loop of their own: x and h for the weights' gradients and the gradient of the step before come
+  // in, the gradient of the last step's x goes out.
   void move_row(int64_t step, int64_t n, int64_t y) const {
-    weights_.load_row(tensors_.x, plan_.time(step), h_previous(step), step > 0 ? plan_.time(step - 1) : 0, n, y);
+    weights_.load_row(tensors_.x, plan_.layer.frame(step), h_previous(step), step > 0 ? plan_.layer.frame(step - 1) : 0,
+                      n, y);
     load_dh(step - 1, n, y);
     if (x_rows_ && step + 1 < plan_.layer.steps) emit_dx(step + 1, n, y);
   }
 
-  // What the output sends to h of a step; what the next step sends is added by convolve.
+  // The gradient of the output at a step; convolve() adds what comes from the next step.
   void load_dh(int64_t step, int64_t n, int64_t y) const {
     const int64_t C = plan_.layer.channels, width = plan_.layer.width;
     T* to = dh(step) + n * plan_.picture_state() + y * width * C;
-    if (step < 0 || !tensors_.grad_output.data) std::fill_n(to, width * C, T(0));
-    else plan_.row_to_pixels(tensors_.grad_output, plan_.time(step), n, y, C, to, C);
+    if (step < 0 || !tensors_.grad_output.data)
+      std::fill_n(to, width * C, T(0));
+    else
+      plan_.row_to_pixels(tensors_.grad_output, plan_.layer.frame(step), n, y, C, to, C);
   }
 
   void emit_dx(int64_t step, int64_t n, int64_t y) const {
     const T* from = dx_.data() + (n * plan_.grid.height + y) * plan_.grid.width * x_rows_;
-    plan_.row_from_pixels(from, x_rows_, x_rows_, tensors_.grad_x, plan_.time(step), n, y);
+    plan_.row_from_pixels(from, x_rows_, x_rows_, tensors_.grad_x, plan_.layer.frame(step), n, y);
   }
 
   void cell_strip(int64_t step, int64_t n, int64_t strip, const T* gates) const {
-    const int64_t entry = plan_.strips.begin[strip], picture = n * plan_.picture_state();
+    const int64_t picture = n * plan_.picture_state();
     CellBackward<T> cell;
-    cell.pixels = plan_.strips.pixels(strip);
-    cell.channels = plan_.layer.channels;
-    cell.pixel = plan_.strips.pixel.data() + entry;
-    cell.slot = plan_.strips.slot.data() + entry;
-    cell.position = plan_.strips.position.data() + entry;
-    cell.peephole_current = plan_.layer.peephole_current;
-    cell.peephole = peephole_.data();
-    cell.peephole_stride = plan_.picture_state();
-    cell.c_previous = cells(step - 1) ? cells(step - 1) + picture : nullptr;
-    cell.saved_gates = gates + 4 * picture;
+    static_cast<CellStrip<T>&>(cell) = plan_.cell_strip(n, strip, peephole_.data(), cells(step - 1));
+    cell.saved_gates = gates + kGateCount * picture;
     cell.c = cells(step) + picture;
     cell.dh = dh(step) + picture;
     cell.dc = dc_.data() + picture;
@@ -154,11 +149,11 @@ class Backward {
   const int64_t x_rows_;
   const StripConvolution<T> to_inputs_;
   const Buffer<T> zeros_, peephole_;
-  const Buffer<T> dgates_;    // frames of 4C channels
-  const Buffer<T> dh_[2];     // [N][pixels][C], of step `step` in [(step + 1) % 2]
-  const Buffer<T> dc_;        // [N][pixels][C]: what later steps send to this one
+  const Buffer<T> dgates_;  // frames of 4C channels
+  const Buffer<T> dh_[2];   // [N][pixels][C], of step `step` in [(step + 1) % 2]
+  const Buffer<T> dc_;      // [N][pixels][C]: from later steps
   const Buffer<T> c_0_;
-  const Buffer<T> dx_;        // [N][pixels][Cin], of one step
+  const Buffer<T> dx_;  // [N][pixels][Cin], of one step
   Buffer<T> dpeephole_;
   const WeightGradient<T> weights_;
   std::unique_ptr<Recomputation<T>> recomputation_;  // where the gates were not saved

@@ -1,5 +1,5 @@
-// The forward pass. One step of the recurrence is one parallel loop over strips of pixels; a strip's dilated convolution,
-// all four gates, and its cell update follow each other while the pre-activations are in the cache.
+// The forward pass. One step of the recurrence is one parallel loop over strips of pixels; a strip's dilated
+// convolution, all four gates and its cell update follow each other while the pre-activations are in the cache.
 #include "cpu/strip_convolution.h"
 
 namespace pdb::cpu {
@@ -11,8 +11,9 @@ class Forward {
   Forward(const Layer& layer, const ForwardTensors<T>& tensors, const Threads& threads)
       : plan_(layer, threads),
         tensors_(tensors),
-        convolution_(StripConvolution<T>::forward(plan_, join_weights(plan_, tensors.weight_x, tensors.weight_h, plan_.gates()).data(),
-                                                  plan_.gates(), plan_.inputs())),
+        convolution_(StripConvolution<T>::forward(
+            plan_, join_weights(plan_, tensors.weight_x, tensors.weight_h, plan_.gates()).data(), plan_.gates(),
+            plan_.inputs())),
         bias_(Buffer<T>::zeros(convolution_.rows())),
         peephole_(peephole_to_pixels(plan_, tensors.peephole)),
         frames_{plan_.frames(plan_.inputs()), plan_.frames(plan_.inputs())},
@@ -25,10 +26,10 @@ class Forward {
     if (tensors_.h_0) plan_.to_frames(plan_.states(tensors_.h_0), 0, layer.channels, layer.in_channels, frames_[0]);
     if (tensors_.c_0) plan_.to_pixels(tensors_.c_0, layer.batch, c_.data());
     const T* c_previous = tensors_.c_0 ? c_.data() : nullptr;
-    plan_.to_frames(tensors_.x, plan_.time(0), layer.in_channels, 0, frames_[0]);
+    plan_.to_frames(tensors_.x, plan_.layer.frame(0), layer.in_channels, 0, frames_[0]);
     for (int64_t step = 0; step < layer.steps; ++step) {
-      const int64_t t = plan_.time(step);
-      // Updated in place unless every step's is saved.
+      const int64_t t = plan_.layer.frame(step);
+      // Updated in place unless the cells of every step are saved.
       T* c = tensors_.cells ? tensors_.cells + t * plan_.state() : c_.data();
       run_step(step, t, c_previous, c);
       c_previous = c;
@@ -58,38 +59,31 @@ class Forward {
     });
   }
 
-  // What needs no time of its own while a step runs: the next step's x comes in, the last step's h goes out.
+  // Copies that overlap with a running step: the next step's x comes in, the last step's h goes out.
   void move_row(int64_t step, int64_t n, int64_t y) const {
     if (step + 1 < plan_.layer.steps)
-      plan_.row_to_frame(tensors_.x, plan_.time(step + 1), n, y, plan_.layer.in_channels, 0, frames_[(step + 1) % 2]);
+      plan_.row_to_frame(tensors_.x, plan_.layer.frame(step + 1), n, y, plan_.layer.in_channels, 0,
+                         frames_[(step + 1) % 2]);
     if (step > 0) emit_row(step - 1, n, y);
   }
 
-  // One row of h of a step, from beside the x of the step after it.
+  // One row of a step's h, which lies beside the x of the step after it.
   void emit_row(int64_t step, int64_t n, int64_t y) const {
     const T* frame = plan_.frame(frames_[(step + 1) % 2], n, plan_.inputs()) + plan_.layer.in_channels;
     plan_.row_from_pixels(frame + plan_.grid.position(y, 0) * plan_.inputs(), plan_.inputs(), plan_.layer.channels,
-                          tensors_.output, plan_.time(step), n, y);
+                          tensors_.output, plan_.layer.frame(step), n, y);
   }
 
   void update(int64_t step, int64_t t, int64_t n, int64_t strip, T* gates, const T* c_previous, T* c) const {
-    const int64_t entry = plan_.strips.begin[strip], picture = n * plan_.picture_state();
+    const int64_t picture = n * plan_.picture_state();
     CellForward<T> cell;
-    cell.pixels = plan_.strips.pixels(strip);
-    cell.channels = plan_.layer.channels;
-    cell.pixel = plan_.strips.pixel.data() + entry;
-    cell.slot = plan_.strips.slot.data() + entry;
-    cell.position = plan_.strips.position.data() + entry;
-    cell.peephole_current = plan_.layer.peephole_current;
-    cell.peephole = peephole_.data();
-    cell.peephole_stride = plan_.picture_state();
-    cell.c_previous = c_previous ? c_previous + picture : nullptr;
+    static_cast<CellStrip<T>&>(cell) = plan_.cell_strip(n, strip, peephole_.data(), c_previous);
     cell.gates = gates;
     cell.gates_stride = convolution_.rows();
     cell.c = c + picture;
     cell.h = plan_.frame(frames_[(step + 1) % 2], n, plan_.inputs()) + plan_.layer.in_channels;
     cell.h_stride = plan_.inputs();
-    cell.saved_gates = tensors_.gates ? tensors_.gates + 4 * (t * plan_.state() + picture) : nullptr;
+    cell.saved_gates = tensors_.gates ? tensors_.gates + kGateCount * (t * plan_.state() + picture) : nullptr;
     plan_.kernel.cell_forward(cell);
   }
 

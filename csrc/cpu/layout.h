@@ -10,7 +10,7 @@ namespace pdb::cpu {
 
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// A picture of height x width pixels inside its frame.
+// An image of height x width pixels inside its frame.
 struct Grid {
   int64_t height, width;
   int64_t pad_y, pad_x;  // border on each side
@@ -22,7 +22,7 @@ struct Grid {
   int64_t position(int64_t pixel) const { return position(pixel / width, pixel % width); }
 };
 
-// The window of a k x k convolution with "same" padding over pictures of one size, without the positions that can only
+// The window of a k x k convolution with "same" padding over images of one size, without the positions that can only
 // ever meet padding (|offset| >= height or width): they contribute nothing, and the border need not reach them.
 struct Window {
   int64_t reach_y, reach_x;  // positions on each side of the centre
@@ -64,10 +64,10 @@ struct FilterStrides {
   int64_t row, channel;
 };
 
-// A weight to Convolution's layout, only the taps given.
+// Packs a weight in Convolution's layout, only the taps given.
 template <class T>
-void pack_weight(const T* weight, FilterStrides strides, int64_t rows, int64_t channels, const std::vector<int64_t>& taps,
-                 int64_t row_block, T* packed) {
+void pack_weight(const T* weight, FilterStrides strides, int64_t rows, int64_t channels,
+                 const std::vector<int64_t>& taps, int64_t row_block, T* packed) {
   for (int64_t block = 0; block < rows; block += row_block)
     for (const int64_t tap : taps)
       for (int64_t c = 0; c < channels; ++c)
@@ -75,10 +75,10 @@ void pack_weight(const T* weight, FilterStrides strides, int64_t rows, int64_t c
           *packed++ = r < rows ? weight[r * strides.row + c * strides.channel + tap] : T(0);
 }
 
-// The inverse for a gradient; `weight` must be zero at the taps that the window left out.
+// The inverse, for a gradient; `weight` must be zero at the taps that the window left out.
 template <class T>
-void unpack_weight(const T* packed, FilterStrides strides, int64_t rows, int64_t channels, const std::vector<int64_t>& taps,
-                   int64_t row_block, T* weight) {
+void unpack_weight(const T* packed, FilterStrides strides, int64_t rows, int64_t channels,
+                   const std::vector<int64_t>& taps, int64_t row_block, T* weight) {
   for (int64_t block = 0; block < rows; block += row_block)
     for (const int64_t tap : taps)
       for (int64_t c = 0; c < channels; ++c)

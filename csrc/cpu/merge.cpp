@@ -1,5 +1,5 @@
 // The merge of the two directions, Eq. 5: h_f and h_b of a frame lie side by side as x and h do in a layer, so that one
-// convolution adds both; its tanh follows while the sums are in the cache.
+// convolution adds both; the tanh follows while the sums are in the cache.
 #include "cpu/strip_convolution.h"
 
 namespace pdb::cpu {
@@ -28,7 +28,7 @@ class Merge {
   }
 
  private:
-  // The rows of the next frame come in and those of the last go out meanwhile.
+  // Meanwhile the rows of the next frame come in and those of the last go out.
   void run_frame(int64_t t) const {
     const int64_t strips = plan_.strips.size();
     plan_.parallel(plan_.layer.batch * strips, plan_.strip_work() / 4, [&](int64_t begin, int64_t end) {
@@ -39,8 +39,9 @@ class Merge {
         const Source<T> source{plan_.frame(frames_[t % 2], n, plan_.inputs()), plan_.inputs(), plan_.inputs()};
         convolution_.run(strip, source, bias_.data(), scratch, sums);
         const int64_t entry = plan_.strips.begin[strip];
-        plan_.kernel.tanh(sums, convolution_.rows(), plan_.strips.slot.data() + entry, plan_.strips.pixel.data() + entry,
-                          plan_.strips.pixels(strip), plan_.layer.channels, merged_[t % 2].data() + n * plan_.picture_state());
+        plan_.kernel.tanh(sums, convolution_.rows(), plan_.strips.slot.data() + entry,
+                          plan_.strips.pixel.data() + entry, plan_.strips.pixels(strip), plan_.layer.channels,
+                          merged_[t % 2].data() + n * plan_.picture_state());
         plan_.for_rows_of_strip(strip, [&](int64_t y) {
           if (t + 1 < plan_.layer.steps) load_row(t + 1, n, y);
           if (t > 0) emit_row(t - 1, n, y);

@@ -1,5 +1,5 @@
-// What forward and backward share: geometry, threads, buffers, and moving pictures in and out of frames. x_t and h_{t-1}
-// lie side by side in one frame of Cin + C channels, so that one dilated convolution gives all four gates.
+// What forward and backward share: geometry, threads, buffers, and moving images into and out of frames. x_t and
+// h_{t-1} lie side by side in one frame of Cin + C channels, so that one dilated convolution computes all four gates.
 #pragma once
 
 #include <algorithm>
@@ -9,6 +9,7 @@
 #include "cpu/kernels/kernels.h"
 #include "cpu/layer.h"
 #include "cpu/strips.h"
+#include "gate.h"
 
 namespace pdb::cpu {
 
@@ -33,9 +34,9 @@ class Buffer {
   std::unique_ptr<T[], Free> data_;
 };
 
-// Whether the 3x3 convolutions of a layer take Winograd's form. It needs 2.25 times fewer multiplications and some
-// additions a channel. With few channels these do not pay, and the sums are so short that the additions' rounding shows;
-// nor does it pay where the tiles mostly hang over the edge.
+// Whether the 3x3 convolutions of a layer use Winograd's form. It needs 2.25 times fewer multiplications but some
+// additions per channel. With few channels these do not pay, and the sums are so short that the additions' rounding
+// shows; nor does it pay if the tiles mostly hang over the edge.
 inline bool use_winograd(const Layer& layer) {
   const auto covered = [&](int64_t size) { return round_up(size, 2 * layer.dilation); };
   return layer.kernel == 3 && std::min(layer.channels, layer.in_channels) >= 16 &&
@@ -57,19 +58,18 @@ struct Plan {
         threads(threads),
         winograd(use_winograd(l)),
         window(l.height, l.width, l.kernel, l.dilation),
-        grid{l.height, l.width, (winograd ? 2 : window.reach_y) * l.dilation, (winograd ? 2 : window.reach_x) * l.dilation},
+        grid{l.height, l.width, (winograd ? 2 : window.reach_y) * l.dilation,
+             (winograd ? 2 : window.reach_x) * l.dilation},
         strips(winograd ? Strips::tiled(grid, l.dilation) : Strips::rows(grid)),
         kernel(kernels<T>()) {}
 
-  int64_t gates() const { return 4 * layer.channels; }
+  int64_t gates() const { return kGateCount * layer.channels; }
   int64_t inputs() const { return layer.in_channels + layer.channels; }
-  int64_t picture_state() const { return grid.pixels() * layer.channels; }  // values of one picture's h or c
+  int64_t picture_state() const { return grid.pixels() * layer.channels; }  // values of one image's h or c
   int64_t state() const { return layer.batch * picture_state(); }
   int64_t padded(int64_t rows) const { return round_up(rows, kernel.row_block); }
-  // Frame of the sequence at step `step` of the recurrence.
-  int64_t time(int64_t step) const { return layer.reverse ? layer.steps - 1 - step : step; }
 
-  // `work` is a unit's number of multiplications: a thread takes so many units that waking it pays.
+  // `work`: multiplications of a unit. A thread takes enough units to be worth waking.
   template <class Body>
   void parallel(int64_t units, int64_t work, const Body& body) const {
     const int64_t grain = std::max<int64_t>(1, 100'000 / std::max<int64_t>(1, work));
@@ -77,12 +77,12 @@ struct Plan {
   }
   int64_t strip_work() const { return kStripSlots * window.size() * gates() * inputs() / 2; }
 
-  // Only the borders are set, to zero: pictures are written into the rest before it is read. One row block more than the
-  // pixels, because the gradient kernels read past the last row.
+  // Only the borders are set, to zero: the rest is written before it is read. One row block more than the pixels,
+  // because the gradient kernels read past the last row.
   Buffer<T> frames(int64_t channels) const {
     const int64_t size = grid.frame_pixels() * channels;
     Buffer<T> buffer(layer.batch * size + kMaxRowBlock);
-    T* end = buffer.data();  // of the border so far: zeros go from the end of one row of a picture to the next row
+    T* end = buffer.data();  // of the last row: the border up to the next one is zeros
     for (int64_t n = 0; n < layer.batch; ++n)
       for (int64_t y = 0; y < grid.height; ++y) {
         T* row = buffer.data() + n * size + grid.position(y, 0) * channels;
@@ -103,7 +103,7 @@ struct Plan {
     return {data, layer.batch * channels * pixels, channels * pixels, pixels, layer.width, 1};
   }
 
-  // Row y of picture n of frame t into pixels of `stride` values. The other direction: of contiguous pictures.
+  // Row y of image n of frame t into pixels of `stride` values. The reverse writes contiguous images.
   void row_to_pixels(const Frames<const T>& pictures, int64_t t, int64_t n, int64_t y, int64_t channels, T* to,
                      int64_t stride) const {
     const T* from = pictures.data + t * pictures.step + n * pictures.image + y * pictures.row;
@@ -111,41 +111,66 @@ struct Plan {
     for (int64_t x = 0; x < grid.width; ++x)
       for (int64_t c = 0; c < channels; ++c) to[x * stride + c] = from[c * pictures.channel + x * pictures.column];
   }
-  void row_from_pixels(const T* from, int64_t stride, int64_t channels, T* pictures, int64_t t, int64_t n, int64_t y) const {
+  void row_from_pixels(const T* from, int64_t stride, int64_t channels, T* pictures, int64_t t, int64_t n,
+                       int64_t y) const {
     T* to = pictures + ((t * layer.batch + n) * channels * grid.height + y) * grid.width;
     kernel.transpose(from, stride, grid.width, channels, to, grid.pixels());
   }
 
-  // Calls body(n, y) for every row of a picture, in parallel.
+  // Calls body(n, y) for every row of every image, in parallel.
   template <class Body>
   void parallel_rows(int64_t channels, const Body& body) const {
     parallel(layer.batch * grid.height, 4 * grid.width * channels, [&](int64_t begin, int64_t end) {
       for (int64_t unit = begin; unit < end; ++unit) body(unit / grid.height, unit % grid.height);
     });
   }
-  // Calls body(y) for those rows that strip `strip` takes care of besides its own pixels.
+  // Calls body(y) for the rows that strip `strip` takes care of besides its own pixels.
   template <class Body>
   void for_rows_of_strip(int64_t strip, const Body& body) const {
     for (int64_t y = strip * grid.height / strips.size(); y < (strip + 1) * grid.height / strips.size(); ++y) body(y);
   }
 
-  // The pictures of frame t into frames of inputs() channels, from channel `first` on.
-  void to_frames(const Frames<const T>& pictures, int64_t t, int64_t channels, int64_t first, const Buffer<T>& frames) const {
+  // The images of frame t into frames of inputs() channels, from channel `first` on.
+  void to_frames(const Frames<const T>& pictures, int64_t t, int64_t channels, int64_t first,
+                 const Buffer<T>& frames) const {
     parallel_rows(channels, [&](int64_t n, int64_t y) { row_to_frame(pictures, t, n, y, channels, first, frames); });
   }
   void row_to_frame(const Frames<const T>& pictures, int64_t t, int64_t n, int64_t y, int64_t channels, int64_t first,
                     const Buffer<T>& frames) const {
-    row_to_pixels(pictures, t, n, y, channels, frame(frames, n, inputs()) + grid.position(y, 0) * inputs() + first, inputs());
+    row_to_pixels(pictures, t, n, y, channels, frame(frames, n, inputs()) + grid.position(y, 0) * inputs() + first,
+                  inputs());
   }
 
-  // Contiguous (count, channels, H, W) pixel-major, (count, H, W, channels), and back.
-  void to_pixels(const T* planar, int64_t count, T* pixels) const { transpose(planar, count, layer.channels, grid.pixels(), pixels); }
-  void from_pixels(const T* pixels, int64_t count, T* planar) const { transpose(pixels, count, grid.pixels(), layer.channels, planar); }
+  // The part of a cell kernel's arguments that forward and backward share, for strip `strip` of image n. peephole: all
+  // weights, pixel-major; c_previous: [N][pixels][C], or null for zeros.
+  CellStrip<T> cell_strip(int64_t n, int64_t strip, const T* peephole, const T* c_previous) const {
+    const int64_t entry = strips.begin[strip];
+    CellStrip<T> cell;
+    cell.pixels = strips.pixels(strip);
+    cell.channels = layer.channels;
+    cell.pixel = strips.pixel.data() + entry;
+    cell.slot = strips.slot.data() + entry;
+    cell.position = strips.position.data() + entry;
+    cell.peephole_current = layer.peephole_current;
+    cell.peephole = peephole;
+    cell.peephole_stride = picture_state();
+    cell.c_previous = c_previous ? c_previous + n * picture_state() : nullptr;
+    return cell;
+  }
+
+  // Contiguous (count, channels, H, W) to pixel-major (count, H, W, channels), and back.
+  void to_pixels(const T* planar, int64_t count, T* pixels) const {
+    transpose(planar, count, layer.channels, grid.pixels(), pixels);
+  }
+  void from_pixels(const T* pixels, int64_t count, T* planar) const {
+    transpose(pixels, count, grid.pixels(), layer.channels, planar);
+  }
 
  private:
   // (count, rows, columns) to (count, columns, rows).
   void transpose(const T* from, int64_t count, int64_t rows, int64_t columns, T* to) const {
-    for (int64_t n = 0; n < count; ++n) kernel.transpose(from + n * rows * columns, columns, rows, columns, to + n * rows * columns, rows);
+    for (int64_t n = 0; n < count; ++n)
+      kernel.transpose(from + n * rows * columns, columns, rows, columns, to + n * rows * columns, rows);
   }
 };
 
@@ -153,9 +178,9 @@ struct Plan {
 template <class T>
 Buffer<T> peephole_to_pixels(const Plan<T>& plan, const PeepholeWeights<T>& peephole) {
   if (!peephole.data) return {};
-  Buffer<T> result(3 * plan.picture_state());
+  Buffer<T> result(kPeepholeCount * plan.picture_state());
   T* to = result.data();
-  for (int64_t gate = 0; gate < 3; ++gate)
+  for (int64_t gate = 0; gate < kPeepholeCount; ++gate)
     for (int64_t y = 0; y < plan.grid.height; ++y)
       for (int64_t x = 0; x < plan.grid.width; ++x)
         for (int64_t c = 0; c < plan.layer.channels; ++c)

@@ -1,5 +1,5 @@
-// The activated gates of one step, computed again in the backward pass from x_t, h_{t-1} and c_{t-1}: the memory of one
-// step in place of that of all, for one more forward convolution. The same kernels give the same bits.
+// The activated gates of one step, recomputed in the backward pass from x_t, h_{t-1} and c_{t-1}: the memory of one
+// step instead of all, for one more forward convolution. The same kernels give the same bits.
 #pragma once
 
 #include "cpu/strip_convolution.h"
@@ -12,12 +12,13 @@ class Recomputation {
   Recomputation(const Plan<T>& plan, const BackwardTensors<T>& tensors, const T* peephole)
       : plan_(plan),
         tensors_(tensors),
-        convolution_(StripConvolution<T>::forward(plan_, join_weights(plan_, tensors.weight_x, tensors.weight_h, plan_.gates()).data(),
-                                                  plan_.gates(), plan_.inputs())),
+        convolution_(StripConvolution<T>::forward(
+            plan_, join_weights(plan_, tensors.weight_x, tensors.weight_h, plan_.gates()).data(), plan_.gates(),
+            plan_.inputs())),
         peephole_(peephole),
         bias_(Buffer<T>::zeros(convolution_.rows())),
         frames_(plan_.frames(plan_.inputs())),
-        gates_(4 * plan_.state()),
+        gates_(kGateCount * plan_.state()),
         c_(plan_.state()) {
     if (tensors.bias) std::copy_n(tensors.bias, plan_.gates(), bias_.data());
   }
@@ -26,9 +27,9 @@ class Recomputation {
   const T* gates(int64_t step, const T* c_previous) const {
     const Layer& layer = plan_.layer;
     const T* h_previous = step > 0 ? tensors_.output : tensors_.h_0;
-    plan_.to_frames(tensors_.x, plan_.time(step), layer.in_channels, 0, frames_);
+    plan_.to_frames(tensors_.x, plan_.layer.frame(step), layer.in_channels, 0, frames_);
     if (h_previous) {
-      const int64_t frame = step > 0 ? plan_.time(step - 1) : 0;
+      const int64_t frame = step > 0 ? plan_.layer.frame(step - 1) : 0;
       plan_.to_frames(plan_.states(h_previous), frame, layer.channels, layer.in_channels, frames_);
     }
     const int64_t strips = plan_.strips.size();
@@ -48,25 +49,18 @@ class Recomputation {
   }
 
  private:
-  // c and h, which the cell gives besides, are known already.
+  // The cell also gives c and h, which are known already.
   void activate(int64_t n, int64_t strip, T* sums, const T* c_previous, T* h) const {
-    const int64_t entry = plan_.strips.begin[strip], picture = n * plan_.picture_state();
+    const int64_t picture = n * plan_.picture_state();
     CellForward<T> cell;
-    cell.pixels = plan_.strips.pixels(strip);
-    cell.channels = plan_.layer.channels;
-    cell.pixel = plan_.strips.pixel.data() + entry;
-    cell.slot = plan_.strips.slot.data() + entry;
-    cell.peephole_current = plan_.layer.peephole_current;
-    cell.peephole = peephole_;
-    cell.peephole_stride = plan_.picture_state();
-    cell.c_previous = c_previous ? c_previous + picture : nullptr;
+    static_cast<CellStrip<T>&>(cell) = plan_.cell_strip(n, strip, peephole_, c_previous);
     cell.gates = sums;
     cell.gates_stride = convolution_.rows();
     cell.c = c_.data() + picture;
     cell.h = h;
-    cell.position = cell.slot;
+    cell.position = cell.slot;  // h, which is dropped, need not be in a frame
     cell.h_stride = plan_.layer.channels;
-    cell.saved_gates = gates_.data() + 4 * picture;
+    cell.saved_gates = gates_.data() + kGateCount * picture;
     plan_.kernel.cell_forward(cell);
   }
 

@@ -9,14 +9,14 @@ namespace pdb::cpu {
 template <class T>
 class StripConvolution {
  public:
-  // Gates from pixels: rows are weight's dimension 0; the window as it is.
+  // Gates from pixels: the rows are the weight's dimension 0, the window is not mirrored.
   static StripConvolution forward(const Plan<T>& plan, const T* weight, int64_t rows, int64_t channels) {
-    const int64_t area = plan.layer.kernel * plan.layer.kernel;
+    const int64_t area = plan.layer.taps();
     return {plan, weight, {channels * area, area}, rows, channels, false};
   }
   // Gradients of pixels from gradients of gates, weight (channels, rows, k, k): the window is mirrored.
   static StripConvolution transposed(const Plan<T>& plan, const T* weight, int64_t rows, int64_t channels) {
-    const int64_t area = plan.layer.kernel * plan.layer.kernel;
+    const int64_t area = plan.layer.taps();
     return {plan, weight, {area, rows * area}, rows, channels, true};
   }
 
@@ -40,7 +40,8 @@ class StripConvolution {
   }
 
  private:
-  StripConvolution(const Plan<T>& plan, const T* weight, FilterStrides strides, int64_t rows, int64_t channels, bool mirrored)
+  StripConvolution(const Plan<T>& plan, const T* weight, FilterStrides strides, int64_t rows, int64_t channels,
+                   bool mirrored)
       : plan_(plan),
         channels_(channels),
         rows_(plan.padded(rows)),
@@ -67,7 +68,7 @@ class StripConvolution {
 // cat((weight_x, weight_h), dim=1) of weights with `rows` rows: (rows, Cin + C, k, k), for x and h side by side.
 template <class T>
 Buffer<T> join_weights(const Plan<T>& plan, const T* weight_x, const T* weight_h, int64_t rows) {
-  const int64_t area = plan.layer.kernel * plan.layer.kernel;
+  const int64_t area = plan.layer.taps();
   const int64_t x = plan.layer.in_channels * area, h = plan.layer.channels * area;
   Buffer<T> joined(rows * (x + h));
   for (int64_t row = 0; row < rows; ++row) {

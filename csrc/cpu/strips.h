@@ -1,4 +1,4 @@
-// How a picture is cut into strips, for the direct convolution (48 pixels in a row) and for Winograd's (24 tiles).
+// How an image is cut into strips, for the direct convolution (48 consecutive pixels) and for Winograd's (24 tiles).
 #pragma once
 
 #include <cstdint>
@@ -11,12 +11,12 @@ namespace pdb::cpu {
 
 struct Strips {
   std::vector<int64_t> begin{0};  // strip i has the entries begin[i] .. begin[i + 1]
-  std::vector<int64_t> pixel;     // of each entry: its pixel in the picture,
+  std::vector<int64_t> pixel;     // of each entry: its pixel in the image,
   std::vector<int64_t> position;  // in a frame,
   std::vector<int64_t> slot;      // and its place among the strip's pre-activations
-  // Winograd only: strip i has the tiles i * kStripTiles and following.
-  std::vector<int64_t> corner;    // frame position of the top left of the 4x4 pixels that the tile reads
-  std::vector<int64_t> first;     // frame position of its first pixel
+  // Winograd only: strip i has the tiles from i * kStripTiles on.
+  std::vector<int64_t> corner;  // frame position of the top left of the 4x4 pixels that the tile reads
+  std::vector<int64_t> first;   // frame position of its first pixel
 
   int64_t size() const { return static_cast<int64_t>(begin.size()) - 1; }
   int64_t pixels(int64_t strip) const { return begin[strip + 1] - begin[strip]; }
@@ -36,7 +36,8 @@ struct Strips {
     return strips;
   }
 
-  // Tiles of 2x2 pixels that are `dilation` apart. At the lower and right edge they hang over; entries skip what does.
+  // Tiles of 2x2 pixels that are `dilation` apart. At the lower and right edges they hang over; there are no entries
+  // for pixels outside.
   static Strips tiled(const Grid& grid, int64_t dilation) {
     Strips strips;
     for (int64_t y = 0; y < grid.height; y += y % dilation == dilation - 1 ? dilation + 1 : 1)

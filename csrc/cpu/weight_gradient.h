@@ -1,6 +1,6 @@
 // Gradients of weight_x, weight_h and bias, summed over the steps. A unit of work owns the values it adds to and visits
-// pixels in one order, whichever thread runs it. A step is summed by itself before it joins the others, so that rounding
-// errors do not grow with the length of the sequence times the size of the picture.
+// pixels in one order, whichever thread runs it. Each step is summed by itself before it is added to the others, so
+// that rounding errors do not grow with sequence length times image size.
 #pragma once
 
 #include "cpu/plan.h"
@@ -12,15 +12,17 @@ template <class T>
 class WeightGradient {
  public:
   WeightGradient(const Plan<T>& plan, bool needs_weights, bool needs_bias)
-      : plan_(plan), offsets_(plan.window.offsets(plan.grid, 1)), blocks_(plan.padded(plan.gates()) / plan.kernel.row_block) {
+      : plan_(plan),
+        offsets_(plan.window.offsets(plan.grid, 1)),
+        blocks_(plan.padded(plan.gates()) / plan.kernel.row_block) {
     if (needs_weights) {
       const int64_t positions = plan.winograd ? 16 : plan.window.size();
       size_ = plan.padded(plan.gates()) * positions * plan.inputs();
       frames_ = plan.frames(plan.inputs());
       total_ = Buffer<T>::zeros(size_);
       step_ = Buffer<T>(size_);
-      // Winograd: a unit is one of 4 lines of positions and some row blocks, so many that their transforms of the source
-      // are few, and so few that every thread has a unit.
+      // Winograd: a unit is one of 4 lines of positions and some row blocks: many, so that the source is transformed
+      // few times, yet few enough that every thread has a unit.
       const int64_t threads = std::max(4, 2 * plan.threads.count);
       blocks_a_unit_ = plan.winograd ? std::max<int64_t>(1, blocks_ * 4 / threads) : 1;
       weight_units_ = (plan.winograd ? 4 : positions) * ((blocks_ + blocks_a_unit_ - 1) / blocks_a_unit_);
@@ -28,19 +30,21 @@ class WeightGradient {
     if (needs_bias) bias_ = Buffer<T>::zeros(plan.padded(plan.gates()));
   }
 
-  // Row y of picture n of the inputs of the next `add`: frame t of x, and frame h_t of h_previous unless that is null.
-  void load_row(const Frames<const T>& x, int64_t t, const Frames<const T>& h_previous, int64_t h_t, int64_t n, int64_t y) const {
+  // Row y of image n of the inputs of the next add(): frame t of x, and frame h_t of h_previous unless that is null.
+  void load_row(const Frames<const T>& x, int64_t t, const Frames<const T>& h_previous, int64_t h_t, int64_t n,
+                int64_t y) const {
     if (!total_) return;
     plan_.row_to_frame(x, t, n, y, plan_.layer.in_channels, 0, frames_);
-    if (h_previous.data) plan_.row_to_frame(h_previous, h_t, n, y, plan_.layer.channels, plan_.layer.in_channels, frames_);
+    if (h_previous.data)
+      plan_.row_to_frame(h_previous, h_t, n, y, plan_.layer.channels, plan_.layer.in_channels, frames_);
   }
 
-  // Adds one step: the rows that were loaded, without h where that is zero, and frames of the 4C gates' gradients.
+  // Adds one step: the rows that were loaded (without h if it is zero) and the frames of the 4C gates' gradients.
   void add(bool has_h, const Buffer<T>& dgates) const {
     const Layer& layer = plan_.layer;
     const int64_t channels = has_h ? plan_.inputs() : layer.in_channels;
     const int64_t work = layer.batch * plan_.grid.pixels() * plan_.kernel.row_block * layer.channels;
-    // Two loops: in one, a thread would get all the units of the bias and another all those of the weights.
+    // Two loops: in one, one thread would get all units of the bias and another all those of the weights.
     plan_.parallel(weight_units_, work, [&](int64_t begin, int64_t end) {
       const Buffer<T> scratch(plan_.winograd ? winograd_gradient_scratch(plan_.inputs(), blocks_a_unit_) : 0);
       for (int64_t unit = begin; unit < end; ++unit) add_weights(unit, channels, dgates, scratch.data());
@@ -54,7 +58,7 @@ class WeightGradient {
   void result(T* weight_x, T* weight_h, T* bias) const {
     if (bias) std::copy_n(bias_.data(), plan_.gates(), bias);
     if (!total_) return;
-    const int64_t area = plan_.layer.kernel * plan_.layer.kernel, x = plan_.layer.in_channels * area;
+    const int64_t area = plan_.layer.taps(), x = plan_.layer.in_channels * area;
     const int64_t row = plan_.inputs() * area, block = plan_.kernel.row_block;
     const Buffer<T> joined = Buffer<T>::zeros(plan_.gates() * row);
     const FilterStrides strides{row, area};
@@ -74,8 +78,10 @@ class WeightGradient {
  private:
   void add_weights(int64_t unit, int64_t channels, const Buffer<T>& dgates, T* scratch) const {
     for_each_range(unit, [&](int64_t begin, int64_t size) { std::fill_n(step_.data() + begin, size, T(0)); });
-    if (plan_.winograd) add_winograd(unit, channels, dgates, scratch);
-    else add_direct(unit, channels, dgates);
+    if (plan_.winograd)
+      add_winograd(unit, channels, dgates, scratch);
+    else
+      add_direct(unit, channels, dgates);
     for_each_range(unit, [&](int64_t begin, int64_t size) {
       const T* from = step_.data() + begin;
       T* to = total_.data() + begin;
@@ -89,22 +95,25 @@ class WeightGradient {
     const int64_t tap = plan_.inputs() * plan_.kernel.row_block;
     if (!plan_.winograd) return body(unit * tap, tap);
     const int64_t first = unit / 4 * blocks_a_unit_;
-    for (int64_t i = first; i < std::min(first + blocks_a_unit_, blocks_); ++i) body((16 * i + unit % 4 * 4) * tap, 4 * tap);
+    for (int64_t i = first; i < std::min(first + blocks_a_unit_, blocks_); ++i)
+      body((16 * i + unit % 4 * 4) * tap, 4 * tap);
   }
 
   // Unit: one tap of the window and one row block.
   void add_direct(int64_t unit, int64_t channels, const Buffer<T>& dgates) const {
     constexpr int64_t kChunkPixels = 256;  // stays in the second-level cache
     const Grid& grid = plan_.grid;
-    const int64_t taps = plan_.window.size(), block = plan_.kernel.row_block, gates = plan_.gates(), inputs = plan_.inputs();
+    const int64_t taps = plan_.window.size(), block = plan_.kernel.row_block, gates = plan_.gates(),
+                  inputs = plan_.inputs();
     const int64_t chunk = std::max<int64_t>(1, kChunkPixels / grid.width);
     for (int64_t n = 0; n < plan_.layer.batch; ++n)
       for (int64_t y = 0; y < grid.height; y += chunk) {
         const int64_t position = grid.position(y, 0);
         const T* source = plan_.frame(frames_, n, inputs) + (position + offsets_[unit % taps]) * inputs;
         const T* from = plan_.frame(dgates, n, gates) + position * gates + unit / taps * block;
-        plan_.kernel.weight_gradient({source, inputs, channels}, from, gates, grid.width, std::min(chunk, grid.height - y),
-                                     grid.pitch(), step_.data() + unit * inputs * block);
+        plan_.kernel.weight_gradient({source, inputs, channels}, from, gates, grid.width,
+                                     std::min(chunk, grid.height - y), grid.pitch(),
+                                     step_.data() + unit * inputs * block);
       }
   }
 
@@ -135,7 +144,7 @@ class WeightGradient {
   std::vector<int64_t> offsets_;
   int64_t blocks_, blocks_a_unit_ = 1, weight_units_ = 0, size_ = 0;
   Buffer<T> frames_, bias_;
-  Buffer<T> total_, step_;  // packed as the weights are: of all steps so far, and of one
+  Buffer<T> total_, step_;  // packed like the weights: of all steps so far, and of one step
 };
 
 }  // namespace pdb::cpu

@@ -1,8 +1,8 @@
 // Winograd's minimal filtering F(2x2, 3x3) (Lavin and Gray 2016): the transform of weights. Tiles and the transforms of
-// pixels: winograd_impl.h.
+// pixels are in kernels/winograd_impl.h.
 //
-// A tile is 2x2 pixels that are `dilation` apart; with g a 3x3 filter and d the 4x4 input pixels under the tile, equally
-// far apart,
+// A tile is 2x2 pixels that are `dilation` apart. With g a 3x3 filter and d the 4x4 input pixels under the tile,
+// equally far apart,
 //     Y = A^T [(G g G^T) . (B^T d B)] A,
 //     A^T = 1 1  1  0     G = 1    0   0      B^T = 1  0 -1  0
 //           0 1 -1 -1         1/2  1/2 1/2          0  1  1  0
@@ -50,8 +50,8 @@ void winograd_filter_gradient(const T* u, int64_t stride, T* out) {
   }
 }
 
-// One row block of a weight of 3x3 filters to WinogradConvolution's layout: packed [16][channels][row_block].
-// mirrored: turned by 180 degrees, for the transposed convolution.
+// Packs one row block of a weight of 3x3 filters in WinogradConvolution's layout: packed [16][channels][row_block].
+// mirrored: rotated by 180 degrees, for the transposed convolution.
 template <class T>
 void pack_winograd_block(const T* weight, FilterStrides strides, bool mirrored, int64_t first_row, int64_t rows,
                          int64_t channels, int64_t row_block, T* packed) {
@@ -65,11 +65,11 @@ void pack_winograd_block(const T* weight, FilterStrides strides, bool mirrored, 
     }
 }
 
-// The inverse for a gradient.
+// The inverse, for a gradient.
 template <class T>
 void unpack_winograd_block(const T* packed, FilterStrides strides, int64_t first_row, int64_t rows, int64_t channels,
                            int64_t row_block, T* weight) {
-  T lines[16 * kMaxRowBlock];  // of one channel: in `packed` they are so far apart that they may share a cache set
+  T lines[16 * kMaxRowBlock];  // of one channel: in `packed` they lie so far apart that they may share a cache set
   for (int64_t c = 0; c < channels; ++c) {
     for (int64_t position = 0; position < 16; ++position)
       std::copy_n(packed + (position * channels + c) * row_block, row_block, lines + position * row_block);

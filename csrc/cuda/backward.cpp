@@ -1,32 +1,37 @@
-// Backward of a layer, or of several in one launch: which kernel runs on which part of which array. Plain C++.
+// Backward of a layer, or of several in one launch: which kernel works on which part of which array. Plain C++.
 #include <algorithm>
 
-#include "cuda/step/backward_parts.h"
 #include "cuda/persistent/persistent.h"
+#include "cuda/step/backward_parts.h"
 
 namespace pdb::cuda {
 namespace {
 
-// Without saved gates, over more than two chunks, memory is what matters: gate gradients are kept of two chunks only.
+// Without saved gates, over more than two chunks, memory is what matters: only two chunks of gate gradients are kept.
 constexpr int64_t kChunkSteps = 4;
 
-// Elements of A that hold so many of T, in whole 16 bytes.
+// The number of A's elements that hold so many of T, rounded up to whole 16 bytes.
 template <class T>
 int64_t units(int64_t elements) {
   return (elements * int64_t(sizeof(T)) + 15) / 16 * int64_t(16 / sizeof(accumulation_t<T>));
 }
 
-// Layers whose steps run together: in one persistent launch, or, each of them alone, step by step.
+// Layers whose steps run together: in one persistent launch or, a single layer, step by step.
 template <class T>
 class BackwardPass {
  public:
   using A = accumulation_t<T>;
 
-  // gates: whether they are saved. In chunks the chains have one layer each. Messages call layer i
-  // first_number + i * number_step.
+  // gates: whether they are saved. In chunks the chains have one layer each. Messages number layer i as first_number +
+  // i * number_step.
   BackwardPass(const Chains& chains, bool gates, int first_number = 0, int number_step = 1)
-      : chains_(chains), first_number_(first_number), number_step_(number_step), count_(chains.chains * chains.depth),
-        saved_(gates), chunked_(backward_in_chunks(chains.layers[0], gates)), steps_(chains.layers[0].steps),
+      : chains_(chains),
+        first_number_(first_number),
+        number_step_(number_step),
+        count_(chains.chains * chains.depth),
+        saved_(gates),
+        chunked_(backward_in_chunks(chains.layers[0], gates)),
+        steps_(chains.layers[0].steps),
         chunk_(chunked_ ? kChunkSteps : steps_) {
     for (int i = 0; i < count_; ++i) works_[i].layer = layers_[i] = with_bounded_dilation(chains.layers[i]);
     chains_.layers = layers_;
@@ -44,8 +49,8 @@ class BackwardPass {
     for (int i = 0; i < count_; ++i) {
       const Path<T> own(layers_[i]);
       all += own.packed(layers_[i].channels, Packing::transposed) + whole(Sums<T>::size(layers_[i]) * chunked_) +
-             Path<T>(wide).packed(layers_[i].in_channels, Packing::transposed) + (chunked_ ? 2 : 1) * grad_gates_units(i) +
-             whole(layers_[i].state());
+             Path<T>(wide).packed(layers_[i].in_channels, Packing::transposed) +
+             (chunked_ ? 2 : 1) * grad_gates_units(i) + whole(layers_[i].state());
       if (!saved_)
         all += own.packed(layers_[i].channels, Packing::gates) + own.packed(layers_[i].in_channels, Packing::gates);
     }
@@ -66,8 +71,9 @@ class BackwardPass {
     bool second = false;
     for (int64_t end = steps_; end > 0; end = std::max<int64_t>(end - chunk_, 0), second = !second) {
       const Steps steps(works_[0].layer, std::max<int64_t>(end - chunk_, 0), end);
-      // The chunk behind is still read: at its first step.
-      for (int i = 0; i < count_; ++i) works_[i].grad_gates = reinterpret_cast<T*>(rooms[i] + second * grad_gates_units(i));
+      // The gate gradients of the later chunk are still needed: those of its first step are read.
+      for (int i = 0; i < count_; ++i)
+        works_[i].grad_gates = reinterpret_cast<T*>(rooms[i] + second * grad_gates_units(i));
       if (int error = through_time(steps, room, stream)) return error;
       if (int error = batched(steps, room, stream)) return error;
     }
@@ -85,7 +91,7 @@ class BackwardPass {
     return chains_;
   }
 
-  // Each weight in the ways in which it is needed. `room` is moved behind them.
+  // Packs each weight in the forms in which it is needed. `room` is moved past them.
   int pack(A*& room, Stream stream) {
     Packer<T> packer(room);
     const Layer wide = widest(works_, count_);
@@ -111,8 +117,8 @@ class BackwardPass {
       LayerWork<T>& work = works_[i];
       const BackwardTensors<T>& tensors = work.tensors;
       work.gates = saved_ ? tensors.gates : work.grad_gates;
-      // Gates that are computed again lie where their gradients will: each is read for the last time just when its gradient
-      // is written.
+      // Recomputed gates lie where their gradients will: each is read for the last time just when its gradient is
+      // written.
       if (!saved_)
         if (int error = recompute_gates(work.layer, tensors, steps, work.gates_weight_x, work.gates_weight_h,
                                         work.grad_gates, stream))
@@ -124,7 +130,7 @@ class BackwardPass {
       if (int error = launch(steps, room, stream)) return error;
     for (int i = 0; i < count_; ++i)
       works_[i].grad_gates_after =
-          works_[i].grad_gates + (frame(works_[i].layer, steps.begin) - steps.first) * 4 * works_[i].layer.state();
+          works_[i].grad_gates + (works_[i].layer.frame(steps.begin) - steps.first) * 4 * works_[i].layer.state();
     return 0;
   }
 
@@ -142,9 +148,12 @@ class BackwardPass {
       tensors[i].cells = work.tensors.cells + first;
       tensors[i].gates = work.gates;
       grad_gates[i] = work.grad_gates;
-      connections[i] = {work.grad_gates_after, ends ? nullptr : work.grad_c, begins ? nullptr : work.grad_c,
-                        begins ? nullptr : work.tensors.cells + frame(work.layer, steps.begin - 1) * state,
-                        first_number_ + i * number_step_, int(steps.begin)};
+      connections[i] = {work.grad_gates_after,
+                        ends ? nullptr : work.grad_c,
+                        begins ? nullptr : work.grad_c,
+                        begins ? nullptr : work.tensors.cells + work.layer.frame(steps.begin - 1) * state,
+                        first_number_ + i * number_step_,
+                        int(steps.begin)};
     }
     const PackedWeights<T> packed = persistent_weights_;
     persistent_weights_.is_packed = true;  // for the next chunk
@@ -163,7 +172,7 @@ class BackwardPass {
   bool saved_, chunked_;
   int64_t steps_, chunk_, persistent_ = 0, persistent_packed_ = 0;
   PackedWeights<T> persistent_weights_{};
-  Layer layers_[kMaxPersistentLayers] = {};  // as a persistent launch gets them
+  Layer layers_[kMaxPersistentLayers] = {};  // as passed to a persistent launch
   LayerWork<T> works_[kMaxPersistentLayers] = {};
 };
 
@@ -178,10 +187,11 @@ struct Level {
   Chains alone() const { return {layers, chains, 1}; }
 };
 
-// The levels one after the other, from the last; what reaches the output of the layers before lies in `behind`.
+// The levels one after the other, from the last; the gradient that reaches the output of the layers before lies in
+// `behind`.
 template <class T>
-int backward_by_levels(const Chains& chains, const BackwardTensors<T>* tensors, bool gates, accumulation_t<T>* workspace,
-                       Stream stream) {
+int backward_by_levels(const Chains& chains, const BackwardTensors<T>* tensors, bool gates,
+                       accumulation_t<T>* workspace, Stream stream) {
   const int64_t sequence = chains.layers[0].steps * chains.layers[0].state();
   T* const behind = reinterpret_cast<T*>(workspace);
   for (int d = chains.depth - 1; d >= 0; --d) {
@@ -230,7 +240,8 @@ int64_t chains_backward_workspace(const Chains& chains, bool gates) {
 }
 
 template <class T>
-int chains_backward(const Chains& chains, const BackwardTensors<T>* tensors, accumulation_t<T>* workspace, Stream stream) {
+int chains_backward(const Chains& chains, const BackwardTensors<T>* tensors, accumulation_t<T>* workspace,
+                    Stream stream) {
   const bool gates = tensors[0].gates != nullptr;
   if (chains.depth > 1 && backward_in_chunks(chains.layers[0], gates))
     return backward_by_levels(chains, tensors, gates, workspace, stream);

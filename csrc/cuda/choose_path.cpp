@@ -10,7 +10,8 @@
 namespace pdb::cuda {
 namespace {
 
-// Operations of one multiprocessor in a cycle, dense, float32 sums. Tensor cores: 16 bit; TF32 has half of it.
+// Operations per cycle of one multiprocessor, dense, with float32 sums. Tensor cores: for 16-bit types; TF32 has half
+// of it.
 double operations_per_cycle(int architecture, bool tensor_cores, int64_t element_size) {
   if (!tensor_cores) return element_size == 8 ? 64 : 256;
   const bool data_centre = architecture / 10 == 9 || architecture / 10 == 10;  // sm_90, sm_100
@@ -45,14 +46,15 @@ const char* kernel_name(CudaPath path, Pass pass, bool tensor_cores, const Devic
   return forward ? "forward_step_kernel" : "backward_step_kernel";
 }
 
-// A step of n operations takes about n / (0.2 R) fused and n / (0.6 R) + 15 us through cuDNN, R being the peak rate: a
-// plain mma.sync pipeline reaches about a fifth of it, cuDNN's kernels about three fifths, and its step is three
-// launches and two dispatches longer, 15 us or some 22,500 cycles. Both are even at n = 15 us * R / (1/0.2 - 1/0.6).
-// Without tensor cores the shares are about 0.4 and 0.8. For an H100 in bfloat16 that gives 3.6 GFLOP: the paper's
-// layer (0.5 GFLOP a step) is fused, nowcasting with C = 64, N = 8, 64 x 64 pixels (19 GFLOP) is not.
+// A step of n operations takes about n / (0.2 R) fused and n / (0.6 R) + 15 us through cuDNN, where R is the peak rate:
+// a plain mma.sync pipeline reaches about a fifth of it, cuDNN's kernels about three fifths, and its step needs three
+// launches and two dispatches more: 15 us, or some 22,500 cycles. Both take the same time at n = 15 us * R / (1/0.2 -
+// 1/0.6). Without tensor cores the shares are about 0.4 and 0.8. For an H100 in bfloat16 that gives 3.6 GFLOP: the
+// paper's layer (0.5 GFLOP a step) is fused; nowcasting with C = 64, N = 8, 64 x 64 pixels (19 GFLOP) is not.
 double break_even_operations(const Layer& layer, int64_t element_size, const Device& device) {
   constexpr double kCycles = 22500;
-  // Dilations whose halo the tensor-core step cannot hold leave it to plain multiply-adds; cuDNN has no such limit.
+  // A dilation whose halo is too large for the tensor-core step falls back to plain multiply-adds; cuDNN has no such
+  // limit.
   const bool tensor_cores = layer.tensor_cores && layer.kernel / 2 * layer.dilation <= kMmaMaxRadius;
   const double rate = device.multiprocessors * operations_per_cycle(device.architecture, tensor_cores, element_size);
   return kCycles * rate / (tensor_cores ? 1 / 0.2 - 1 / 0.6 : 1 / 0.4 - 1 / 0.8);
@@ -74,8 +76,8 @@ CudaPath choose_path(const Chains& chains, int64_t element_size, const Device& d
   if (forced && *forced != CudaPath::persistent) return *forced;
   for (int i = 0; !forced && i < chains.chains * chains.depth; ++i) {
     const Layer& layer = chains.layers[i];
-    const double operations = 2.0 * 4 * layer.channels * (layer.in_channels + layer.channels) * layer.taps() *
-                              layer.batch * layer.pixels();
+    const double operations =
+        2.0 * 4 * layer.channels * (layer.in_channels + layer.channels) * layer.taps() * layer.batch * layer.pixels();
     if (operations > break_even_operations(layer, element_size, device)) return CudaPath::aten;
   }
   return persistent_fits(chains, element_size, pass) ? CudaPath::persistent : CudaPath::step;

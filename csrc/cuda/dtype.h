@@ -34,7 +34,7 @@ using accumulation_t = typename Accumulation<T>::type;
   INSTANTIATE(pdb::cuda::Half)          \
   INSTANTIATE(pdb::cuda::BFloat16)
 
-// The same for the types whose products run on tensor cores (float: in TF32).
+// The same for the types whose products run on tensor cores (float: as TF32).
 #define PDB_FOR_EACH_MMA_DTYPE(INSTANTIATE) \
   INSTANTIATE(float)                        \
   INSTANTIATE(pdb::cuda::Half)              \

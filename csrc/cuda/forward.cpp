@@ -1,7 +1,6 @@
-// The time loop of forward: which kernel runs on which part of which array. Plain C++.
-#include "cuda/step/kernel_set.h"
+// The time loop of forward: which kernel works on which part of which array. Plain C++.
 #include "cuda/persistent/persistent.h"
-#include "cuda/step/frames.h"
+#include "cuda/step/kernel_set.h"
 
 namespace pdb::cuda {
 namespace {
@@ -37,7 +36,7 @@ int forward(const Layer& given, const ForwardTensors<T>& tensors, Stream stream)
     return persistent_forward({&layer, 1, 1}, &tensors, {tensors.packed, tensors.is_packed}, tensors.workspace, stream);
   const Path<T> path(layer, stream);
   const int64_t Cin = layer.in_channels, state = layer.state();
-  A* const running_c = tensors.workspace;  // where the steps' cell states are not kept
+  A* const running_c = tensors.workspace;  // used if the steps' cell states are not kept
   Packer<T> packer(tensors.packed);
   ForwardStep<T> step{};
   step.weight_x = packer.add(path.weight(tensors.weight_x, Cin, Packing::gates));
@@ -49,7 +48,7 @@ int forward(const Layer& given, const ForwardTensors<T>& tensors, Stream stream)
   step.h_previous = tensors.h_0;
   step.c_0 = tensors.c_0;
   for (int64_t s = 0; s < layer.steps; ++s) {
-    const int64_t t = frame(layer, s);
+    const int64_t t = layer.frame(s);
     step.x = tensors.x + t * layer.batch * Cin * layer.pixels();
     step.h = tensors.output + t * state;
     step.c = tensors.cells ? tensors.cells + t * state : running_c;

@@ -1,21 +1,21 @@
-// Schemas of the ops and the check of their arguments. The kernels register themselves: convlstm_cpu.cpp, cuda/.
+// Schemas of the ops and the checks of their arguments. The implementations register themselves: ops/cpu, ops/cuda.
 #include "ops/convlstm.h"
 
 #include <torch/library.h>
 
-#include <algorithm>
-
 namespace pdb {
 namespace {
 
-void check_tensor(const char* op, const char* name, const at::Tensor& tensor, at::IntArrayRef shape, const at::Tensor& x) {
+void check_tensor(const char* op, const char* name, const at::Tensor& tensor, at::IntArrayRef shape,
+                  const at::Tensor& x) {
   TORCH_CHECK(tensor.sizes() == shape, op, ": ", name, " must have shape ", shape, ", got ", tensor.sizes());
   TORCH_CHECK(tensor.device() == x.device(), op, ": ", name, " must be on the device of x, ", x.device(), ", got ",
               tensor.device());
   TORCH_CHECK(tensor.layout() == at::kStrided, op, ": ", name, " must be a strided tensor, got ", tensor.layout());
 }
 
-void check_like_x(const char* op, const char* name, const at::Tensor& tensor, at::IntArrayRef shape, const at::Tensor& x) {
+void check_like_x(const char* op, const char* name, const at::Tensor& tensor, at::IntArrayRef shape,
+                  const at::Tensor& x) {
   check_tensor(op, name, tensor, shape, x);
   TORCH_CHECK(tensor.scalar_type() == x.scalar_type(), op, ": ", name, " must have the dtype of x, ", x.scalar_type(),
               ", got ", tensor.scalar_type());
@@ -28,7 +28,7 @@ void check_optional(const char* op, const char* name, const OptionalTensor& tens
 
 }  // namespace
 
-Sizes check_inputs(const char* op, const Inputs& inputs) {
+Layer check_inputs(const char* op, const Inputs& inputs) {
   const at::Tensor& x = inputs.x;
   TORCH_CHECK(x.dim() == 5, op, ": x must have shape (T, N, Cin, H, W), got ", x.sizes());
   TORCH_CHECK(x.size(0) > 0 && x.size(2) > 0 && x.size(3) > 0 && x.size(4) > 0, op,
@@ -37,35 +37,35 @@ Sizes check_inputs(const char* op, const Inputs& inputs) {
   TORCH_CHECK(inputs.weight_h.dim() == 4 && inputs.weight_h.size(1) > 0 && inputs.weight_h.size(2) % 2 == 1, op,
               ": weight_h must have shape (4C, C, k, k) with an odd k, got ", inputs.weight_h.sizes());
   TORCH_CHECK(inputs.dilation > 0, op, ": dilation must be at least 1, got ", inputs.dilation);
-  TORCH_CHECK(inputs.h_0.has_value() == inputs.c_0.has_value(), op, ": h_0 and c_0 must be given together or not at all");
+  TORCH_CHECK(inputs.h_0.has_value() == inputs.c_0.has_value(), op,
+              ": h_0 and c_0 must be given together or not at all");
   const int64_t C = inputs.weight_h.size(1), k = inputs.weight_h.size(2);
-  // Beyond the larger side of the picture every tap but the centre lies outside, whatever the dilation: bounded by it, no
-  // offset can overflow.
-  const int64_t dilation = std::min(inputs.dilation, std::max(x.size(3), x.size(4)));
-  const Sizes s{x.size(0), x.size(1), x.size(2), C, x.size(3), x.size(4), k, dilation};
+  const Layer l = with_bounded_dilation({x.size(0), x.size(1), x.size(2), C, x.size(3), x.size(4), k, inputs.dilation,
+                                         inputs.reverse, inputs.peephole_current});
   check_like_x(op, "x", x, x.sizes(), x);
   check_like_x(op, "weight_h", inputs.weight_h, {4 * C, C, k, k}, x);
-  check_like_x(op, "weight_x", inputs.weight_x, {4 * C, s.in_channels, k, k}, x);
+  check_like_x(op, "weight_x", inputs.weight_x, {4 * C, l.in_channels, k, k}, x);
   check_optional(op, "bias", inputs.bias, {4 * C}, x);
-  check_optional(op, "peephole", inputs.peephole, {3, C, s.height, s.width}, x);
-  check_optional(op, "h_0", inputs.h_0, {s.batch, C, s.height, s.width}, x);
-  check_optional(op, "c_0", inputs.c_0, {s.batch, C, s.height, s.width}, x);
-  return s;
+  check_optional(op, "peephole", inputs.peephole, {kPeepholeCount, C, l.height, l.width}, x);
+  check_optional(op, "h_0", inputs.h_0, {l.batch, C, l.height, l.width}, x);
+  check_optional(op, "c_0", inputs.c_0, {l.batch, C, l.height, l.width}, x);
+  return l;
 }
 
 Save check_save(int64_t save) {
-  TORCH_CHECK(save >= 0 && save <= 2, "convlstm: save must be 0 (nothing), 1 (gates and cells) or 2 (cells), got ", save);
+  TORCH_CHECK(save >= 0 && save <= 2, "convlstm: save must be 0 (nothing), 1 (gates and cells) or 2 (cells), got ",
+              save);
   return static_cast<Save>(save);
 }
 
-Save check_saved(const Sizes& s, const Inputs& inputs, const at::Tensor& output, const at::Tensor& reserve,
+Save check_saved(const Layer& l, const Inputs& inputs, const at::Tensor& output, const at::Tensor& reserve,
                  const OptionalTensor& grad_output, const OptionalTensor& grad_c_n) {
   const char* op = "convlstm_backward";
-  const std::array<int64_t, 5> sequence{s.steps, s.batch, s.channels, s.height, s.width};
+  const std::array<int64_t, 5> sequence{l.steps, l.batch, l.channels, l.height, l.width};
   check_like_x(op, "output", output, sequence, inputs.x);
   check_optional(op, "grad_output", grad_output, sequence, inputs.x);
   check_optional(op, "grad_c_n", grad_c_n, at::IntArrayRef(sequence).slice(1), inputs.x);
-  const auto size = [&](Save save) { return reserve_size(save, s.sequence(), inputs.x.scalar_type()); };
+  const auto size = [&](Save save) { return reserve_size(save, l.sequence(), inputs.x.scalar_type()); };
   const Save save = reserve.numel() == size(Save::cells) ? Save::cells : Save::gates_and_cells;
   TORCH_CHECK(reserve.sizes() == at::IntArrayRef({size(save)}), op,
               ": reserve must have the shape that convlstm gives with save=1 or save=2, (", size(Save::gates_and_cells),
@@ -73,19 +73,21 @@ Save check_saved(const Sizes& s, const Inputs& inputs, const at::Tensor& output,
   check_tensor(op, "reserve", reserve, reserve.sizes(), inputs.x);
   TORCH_CHECK(reserve.is_contiguous(), op, ": reserve must be contiguous, got strides ", reserve.strides());
   const auto dtype = inputs.x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  TORCH_CHECK(reserve.scalar_type() == dtype, op, ": reserve must be of dtype ", dtype, ", got ", reserve.scalar_type());
+  TORCH_CHECK(reserve.scalar_type() == dtype, op, ": reserve must be of dtype ", dtype, ", got ",
+              reserve.scalar_type());
   return save;
 }
 
 }  // namespace pdb
 
-// convlstm: all steps of one layer; equations in pdb_ext/ops.py. `peephole` has its full shape (3, C, H, W), and
-// peephole_current says that the output gate reads c_t. `reserve` is what convlstm_backward needs besides `output`: with
-// save = 1 the gates, in x's dtype, and the cell states, together 5*T*N*C*H*W values of the accumulation type (float64 for
-// float64, else float32; 3*T*N*C*H*W for half types), in an order of the implementation's own; with save = 2 T*N*C*H*W, and
-// convlstm_backward computes the gates again; with save = 0 none. The op owns the input convolution, so that an
-// implementation may hoist, fuse or recompute it.
-// convlstm_backward: the gradients in the order of convlstm's arguments; those that `needs` leaves out have no elements.
+// convlstm: all steps of one layer; the equations are in pdb_ext/ops.py. `peephole` has its full shape (3, C, H,
+// W); with peephole_current the output gate reads c_t. `reserve` is what convlstm_backward needs besides `output`: with
+// save = 1 the gates, in x's dtype, and the cell states, together 5*T*N*C*H*W values of the accumulation type (float64
+// for float64, else float32; 3*T*N*C*H*W for half types), in an order of the implementation's own; with save = 2 the
+// T*N*C*H*W cell states alone, and convlstm_backward computes the gates again; with save = 0 nothing. The op includes
+// the input convolution, so that an implementation may hoist, fuse or recompute it.
+// convlstm_backward: the gradients in the order of convlstm's arguments; those that `needs` leaves out have no
+// elements.
 TORCH_LIBRARY(pdb_ext, m) {
   m.def(
       "convlstm(Tensor x, Tensor weight_x, Tensor weight_h, Tensor? bias, Tensor? peephole, Tensor? h_0, Tensor? c_0, "
@@ -93,7 +95,8 @@ TORCH_LIBRARY(pdb_ext, m) {
       {at::Tag::pt2_compliant_tag});
   m.def(
       "convlstm_backward(Tensor? grad_output, Tensor? grad_c_n, Tensor x, Tensor weight_x, Tensor weight_h, "
-      "Tensor? bias, Tensor? peephole, Tensor? h_0, Tensor? c_0, Tensor output, Tensor reserve, int dilation, bool reverse, "
+      "Tensor? bias, Tensor? peephole, Tensor? h_0, Tensor? c_0, Tensor output, Tensor reserve, int dilation, bool "
+      "reverse, "
       "bool peephole_current, bool[7] needs) -> (Tensor x, Tensor weight_x, Tensor weight_h, Tensor bias, "
       "Tensor peephole, Tensor h_0, Tensor c_0)",
       {at::Tag::pt2_compliant_tag});

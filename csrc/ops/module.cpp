@@ -1,9 +1,9 @@
-// The Python module _C: what is no op. Importing it also registers the ops (convlstm.cpp).
+// The Python module _C: everything that is not an op. Importing it also registers the ops (convlstm.cpp).
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include "ops/calls.h"
 #include "cpu/kernels/kernels.h"
+#include "ops/calls.h"
 #include "ops/weight_cache.h"
 
 namespace {
@@ -23,17 +23,22 @@ pybind11::list to_list(const std::vector<pdb::Call>& calls) {
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
-  m.def("cpu_capability", [] { return pdb::cpu::kernels<float>().name; },
-        "The instruction set of the CPU kernels in use: 'avx512', 'avx2' or 'generic'.");
-  m.def("last_call", []() -> pybind11::object {
-    const auto call = pdb::last_call();
-    return call ? pybind11::object(to_dict(*call)) : pybind11::none();
-  }, "The last call of an op in this process, or None (calls.h).");
-  m.def("start_recording", &pdb::start_recording, "Begins to record calls; returns the number of the next one.");
-  m.def("recorded_calls", [](uint64_t first) { return to_list(pdb::recorded_calls(first)); },
-        "The calls from this number on.");
-  m.def("stop_recording", &pdb::stop_recording, "Ends what one start_recording() began.");
-  m.def("start_caching_weights", &pdb::start_caching_weights, "Begins to keep packed weights (weight_cache.h).");
-  m.def("stop_caching_weights", &pdb::stop_caching_weights, "Ends what one start_caching_weights() began.");
-  m.def("forget_weights", &pdb::forget_weights, "Nothing that was kept so far, in any thread, is used again.");
+  m.def(
+      "cpu_capability", [] { return pdb::cpu::kernels<float>().name; },
+      "The instruction set of the CPU kernels in use: 'avx512', 'avx2' or 'generic'.");
+  m.def(
+      "last_call",
+      []() -> pybind11::object {
+        const auto call = pdb::last_call();
+        return call ? pybind11::object(to_dict(*call)) : pybind11::none();
+      },
+      "The last call of an op in this process, or None (calls.h).");
+  m.def("start_recording", &pdb::start_recording, "Starts recording calls; returns the number of the next one.");
+  m.def(
+      "recorded_calls", [](uint64_t first) { return to_list(pdb::recorded_calls(first)); },
+      "The calls from this number on.");
+  m.def("stop_recording", &pdb::stop_recording, "Ends one start_recording().");
+  m.def("start_caching_weights", &pdb::start_caching_weights, "Starts keeping packed weights (weight_cache.h).");
+  m.def("stop_caching_weights", &pdb::stop_caching_weights, "Ends one start_caching_weights().");
+  m.def("forget_weights", &pdb::forget_weights, "Nothing kept so far, in any thread, will be reused.");
 }

@@ -1,5 +1,5 @@
 // pdb_convlstm: all layers of a pyramid dilated bidirectional ConvLSTM in one op, so that a device can run them in one
-// launch. Here: the schemas, and the implementation that calls convlstm layer by layer.
+// launch. This file has the schemas, and the implementation that calls convlstm layer by layer.
 #include "ops/pdb_convlstm.h"
 
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -46,7 +46,8 @@ void check_pdb(const char* op, const at::Tensor& x, Parameters parameters, at::I
   TORCH_CHECK(!dilations.empty(), op, ": dilations must name at least one branch");
   const int64_t count = 2 * kLayerParameters * static_cast<int64_t>(dilations.size());
   TORCH_CHECK(static_cast<int64_t>(parameters.size()) == count, op, ": parameters must have ", count, " elements (",
-              kLayerParameters, " of two layers for each of ", dilations.size(), " dilations), got ", parameters.size());
+              kLayerParameters, " of two layers for each of ", dilations.size(), " dilations), got ",
+              parameters.size());
   const at::Tensor first = PdbLayer(parameters, 0).weight_h;
   for (int64_t layer = 0; layer < count / kLayerParameters; ++layer) {
     const PdbLayer p(parameters, layer);
@@ -72,11 +73,11 @@ PdbResult pdb_convlstm_by_layers(const at::Tensor& x, Parameters parameters, at:
   return {at::stack(outputs), at::stack(c_ns), at::stack(reserves)};
 }
 
-std::vector<at::Tensor> pdb_convlstm_backward_by_layers(const OptionalTensor& grad_output, const OptionalTensor& grad_c_n,
-                                                        const at::Tensor& x, Parameters parameters,
-                                                        const at::Tensor& output, const at::Tensor& reserve,
-                                                        at::IntArrayRef dilations, bool peephole_current,
-                                                        at::ArrayRef<bool> needs) {
+std::vector<at::Tensor> pdb_convlstm_backward_by_layers(const OptionalTensor& grad_output,
+                                                        const OptionalTensor& grad_c_n, const at::Tensor& x,
+                                                        Parameters parameters, const at::Tensor& output,
+                                                        const at::Tensor& reserve, at::IntArrayRef dilations,
+                                                        bool peephole_current, at::ArrayRef<bool> needs) {
   static const auto convlstm_backward = find_op<Backward>("pdb_ext::convlstm_backward");
   check_pdb("pdb_convlstm_backward", x, parameters, dilations);
   TORCH_CHECK(needs.size() == parameters.size() + 1, "pdb_convlstm_backward: needs must have ", parameters.size() + 1,
@@ -116,8 +117,8 @@ PdbResult pdb_convlstm(const at::Tensor& x, Parameters parameters, at::IntArrayR
 
 std::vector<at::Tensor> pdb_convlstm_backward(const OptionalTensor& grad_output, const OptionalTensor& grad_c_n,
                                               const at::Tensor& x, Parameters parameters, const at::Tensor& output,
-                                              const at::Tensor& reserve, at::IntArrayRef dilations, bool peephole_current,
-                                              const c10::List<bool>& needs) {
+                                              const at::Tensor& reserve, at::IntArrayRef dilations,
+                                              bool peephole_current, const c10::List<bool>& needs) {
   const std::vector<bool> given(needs.begin(), needs.end());
   c10::SmallVector<bool, 32> wanted(given.begin(), given.end());
   return pdb_convlstm_backward_by_layers(grad_output, grad_c_n, x, parameters, output, reserve, dilations,
@@ -126,9 +127,10 @@ std::vector<at::Tensor> pdb_convlstm_backward(const OptionalTensor& grad_output,
 
 }  // namespace
 
-// parameters: for each of `dilations`, the forward layer's weight_x, weight_h, bias, peephole, h_0, c_0, then the same of
-// the backward layer, which reads the forward layer's output in reverse; what is absent has no elements. x as in convlstm.
-// output (2B, T, N, C, H, W), c_n (2B, N, C, H, W) and reserve (2B, ...) stack those of the 2B layers, save is theirs.
+// parameters: for each of `dilations`, the forward layer's weight_x, weight_h, bias, peephole, h_0, c_0, then the same
+// of the backward layer, which reads the forward layer's output in reverse; absent ones have no elements. x as in
+// convlstm. output (2B, T, N, C, H, W), c_n (2B, N, C, H, W) and reserve (2B, ...) stack those of the 2B layers; save
+// applies to each layer.
 // pdb_convlstm_backward: the gradients of x and of every parameter; those that `needs` leaves out have no elements.
 TORCH_LIBRARY_FRAGMENT(pdb_ext, m) {
   m.def(

@@ -11,8 +11,8 @@ namespace {
 
 constexpr size_t kMostEntries = 256;
 
-// One of the tensors. The weak references keep the addresses of it and its storage from being used for others: to assign
-// `.data` changes the storage but not the version, and a freed one's memory is soon used again.
+// One of the tensors. The weak references keep its address and its storage's from being reused: assigning `.data`
+// changes the storage but not the version, and freed memory is soon allocated again.
 struct Source {
   c10::weak_intrusive_ptr<c10::TensorImpl, c10::UndefinedTensorImpl> tensor;
   c10::weak_intrusive_ptr<c10::StorageImpl> storage;
@@ -21,8 +21,12 @@ struct Source {
   std::vector<int64_t> sizes, strides;
 
   explicit Source(const at::Tensor& t)
-      : tensor(t.getIntrusivePtr()), storage(storage_of(t)), data(t.const_data_ptr()), version(t._version()),
-        sizes(t.sizes().vec()), strides(t.strides().vec()) {}
+      : tensor(t.getIntrusivePtr()),
+        storage(storage_of(t)),
+        data(t.const_data_ptr()),
+        version(t._version()),
+        sizes(t.sizes().vec()),
+        strides(t.strides().vec()) {}
 
   bool is(const at::Tensor& t) const { return tensor._unsafe_get_target() == t.unsafeGetTensorImpl(); }
   bool is_unchanged(const at::Tensor& t) const {
@@ -50,7 +54,7 @@ struct Entry {
 struct Cache {
   std::vector<Entry> entries;  // the oldest first
   int users = 0;
-  uint64_t forgotten = 0;  // the count of forget_weights() that the entries have seen
+  uint64_t forgotten = 0;  // the count of forget_weights() when the entries were last checked
 };
 
 std::atomic<uint64_t> forgotten{0};

@@ -1,10 +1,10 @@
-// Weights as a kernel reads them, kept from call to call while somebody asks for it (pdb_ext.cache_weights()): inference then
+// Packed weights (as a kernel reads them), kept from call to call within pdb_ext.cache_weights(), so that inference
 // does not pack them in every call.
 //
-// A kept weight is used again only for the very same tensors with the same version, PyTorch's count of in-place changes, on
-// the same stream. PyTorch does not count what is written by fused optimizers, after whose steps forget_weights() is called,
-// through `.data`, by collectives (DDP, FSDP), by the replay of a CUDA graph or by other libraries; that is why nothing is kept
-// unless the user says that it may be, and only for calls of the user's own thread.
+// A kept weight is reused only for the very same tensors with the same version, PyTorch's count of in-place changes,
+// and on the same stream. PyTorch does not count changes made by fused optimizers (forget_weights() is called after
+// their steps), through `.data`, by collectives (DDP, FSDP), by the replay of a CUDA graph, or by other libraries. That
+// is why nothing is kept unless the user allows it, and only for calls of the user's own thread.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -14,28 +14,28 @@
 
 namespace pdb {
 
-// Begins, and ends, to keep weights in calls of this thread; calls nest. At the end of the last all are dropped.
+// Start and stop keeping weights in calls of this thread. They nest; the last stop drops everything.
 void start_caching_weights();
 void stop_caching_weights();
 bool caches_weights();
-// Nothing that was kept so far, in any thread, is used again.
+// Nothing kept so far, in any thread, will be reused.
 void forget_weights();
 
-// What tells apart in which form tensors were packed, besides the tensors themselves.
+// The form in which tensors were packed.
 struct PackedForm {
-  int64_t kind;        // of the caller's
+  int64_t kind;        // chosen by the caller
   int64_t elements;    // of the result
-  const void* stream;  // on which it was packed
+  const void* stream;  // where it was packed
 
   bool operator==(const PackedForm& other) const {
     return kind == other.kind && elements == other.elements && stream == other.stream;
   }
 };
 
-// The kept result for these weights; an undefined tensor if there is none.
+// The kept result for these weights, or an undefined tensor if there is none.
 at::Tensor find_packed(const std::vector<at::Tensor>& weights, const PackedForm& form);
 
-// Keeps a result, in place of an older one for the same tensors.
+// Keeps a result; it replaces an older one for the same tensors.
 void keep_packed(const std::vector<at::Tensor>& weights, const PackedForm& form, const at::Tensor& packed);
 
 }  // namespace pdb

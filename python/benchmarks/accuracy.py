@@ -1,9 +1,10 @@
-"""Float32 error after many steps, against PyTorch's own: `python python/benchmarks/accuracy.py [--draws N] [--steps T]`.
+"""Float32 error after many steps, beside PyTorch's own: `python python/benchmarks/accuracy.py [--draws N] [--steps T]`.
 
-For every draw of inputs, the RMS error against float64 of the output and of every gradient, divided by that of the reference
-(plain PyTorch) in float32. Peepholes of unit scale amplify a rounding error through 80 steps so much that the quotient of any
-two implementations scatters. How much of that is luck the second line of each problem says: there the reference itself runs
-with its channels in another order, the same mathematics with the same operators, rounded differently.
+For every draw of inputs: the RMS error of the output and of every gradient against float64, divided by that of the
+reference (plain PyTorch) in float32. Peepholes of unit scale amplify a rounding error through 80 steps so much that the
+quotient of any two implementations scatters. The second line of each problem shows how much of that is luck: there the
+reference itself runs with its channels in another order, the same mathematics with the same operators, rounded
+differently.
 """
 
 import argparse
@@ -88,9 +89,8 @@ def main():
         for (name, kind), values in quotients(problem, arguments.steps, arguments.draws).items():
             high = statistics.quantiles(values, n=20)[-1]
             share = sum(value > 4 for value in values) / len(values)
-            print(
-                f"  {name:26}{kind:10} median {statistics.median(values):.2f}   95 % below {high:.2f}   above 4: {share:.1%}"
-            )
+            median = statistics.median(values)
+            print(f"  {name:26}{kind:10} median {median:.2f}   95 % below {high:.2f}   above 4: {share:.1%}")
 
 
 if __name__ == "__main__":

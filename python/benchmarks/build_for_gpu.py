@@ -1,9 +1,9 @@
-"""Builds pdb_ext for a GPU, there or elsewhere: `python python/benchmarks/build_for_gpu.py [--architecture 9.0a]`.
+"""Builds pdb_ext for a GPU, here or elsewhere: `python python/benchmarks/build_for_gpu.py [--architecture 9.0a]`.
 
-Needs nvcc and, for another machine, the Python and torch of that machine, but no GPU. The library goes to build-gpu/, which
-git ignores and which can be carried: it leaves the library in the tree alone, which may be that of another Python.
-With build-gpu/ in PYTHONPATH behind the tree, pdb_ext finds it as it finds an installed one, by the fingerprint of its
-sources, so that a library of other sources is never measured. `gpu_check.py` does that.
+Needs nvcc and, for another machine, the Python and torch of that machine, but no GPU. The library goes to build-gpu/,
+which git ignores and which can be carried to another machine; the library in the tree, which may be that of another
+Python, stays as it is. With build-gpu/ behind the tree in PYTHONPATH, pdb_ext finds it as it finds an installed one, by
+the fingerprint of its sources, so that a library of other sources is never measured. `gpu_check.py` does that.
 """
 
 import argparse

@@ -3,9 +3,10 @@
 --sweep also varies T, N, channels and side, one at a time and in four corners: some 15 minutes with 2 threads.
 
 Checks every implementation against float64, then times all of them interleaved, and prints medians with quartiles, the
-ratios to naive eager and to the best peer, and beside them the time that a direct convolution's multiplications take at the
-rate of a large float32 matrix product, measured in the same run. (Winograd's form needs fewer, and can be below it.)
-The table has torch.compile and, where it is installed, JAX (`lax.scan`, unrolled) among the peers; the sweep has not.
+ratios to naive eager and to the best peer, and beside them the time that a direct convolution's multiplications take at
+the rate of a large float32 matrix product, measured in the same run. (Winograd's algorithm needs fewer and
+can be faster than that.) In the table the peers include torch.compile and, if it is installed, JAX (`lax.scan`,
+unrolled); in the sweep they do not.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def measure(row, implementations, training, seconds, samples, jax):
 
 @functools.cache
 def _matmul_rate():
-    """Operations per second of a large float32 matrix product, best of 50 after a warm-up; one rate for the whole run."""
+    """Operations per second of a large float32 matrix product: best of 50 after a warm-up, once for the whole run."""
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
     times = interleave({"product": lambda: a @ b}, seconds=60, samples=50)["product"]
     return 2 * 1024**3 / min(times)
@@ -82,14 +83,12 @@ def show(result):
     )
     for name, t in sorted(result["times"].items(), key=lambda item: item[1]["median_ms"]):
         print(f"  {name:32} {t['median_ms']:9.2f} ms   [{t['low_ms']:.2f}, {t['high_ms']:.2f}]")
-    print(
-        f"  pdb_ext: {result['over_naive']:.2f}x naive eager, {result['over_best_peer']:.2f}x the best peer ({result['best_peer']})",
-        flush=True,
-    )
+    naive, best = f"{result['over_naive']:.2f}x naive eager", f"{result['over_best_peer']:.2f}x the best peer"
+    print(f"  pdb_ext: {naive}, {best} ({result['best_peer']})", flush=True)
 
 
 def show_sweep(results):
-    """The rows by size, with pdb_ext's rate in a direct convolution's multiplications: constant where the cost is linear.
+    """The rows by size, with pdb_ext's rate in a direct convolution's multiplications: constant if the cost is linear.
 
     Returns the verdict: the row in which pdb_ext is least faster than the best peer, and by how much.
     """

@@ -1,7 +1,8 @@
 """How the CRF scales with processes: `python python/benchmarks/crf.py [--workers 1 2 4]`.
 
-Frames of the demo's film with blurred masks go through `RefiningWriter`, which `predict --crf` uses. The answers are compared
-with those of the library, called directly, first; then the numbers of processes take turns. Starting them is left out.
+Frames of the demo's film with blurred masks go through `RefiningWriter`, which `predict --crf` uses. First the results
+are compared with those of direct calls of the library; then the numbers of processes take turns. The time to start them
+is left out.
 """
 
 import argparse
@@ -77,9 +78,8 @@ def main() -> None:
     for workers, values in rates.items():
         scale = statistics.median(rate / one for rate, one in zip(values, rates[1]))
         spread = f"[{min(values):.2f}, {max(values):.2f}]"
-        print(
-            f"{workers:2} processes: {statistics.median(values):.2f} frames/s {spread}, {scale / workers:.2f} N of one process"
-        )
+        rate, efficiency = f"{statistics.median(values):.2f} frames/s {spread}", f"{scale / workers:.2f} N"
+        print(f"{workers:2} processes: {rate}, {efficiency} of one process")
 
 
 if __name__ == "__main__":

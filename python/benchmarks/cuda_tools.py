@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def find_tool(name: str) -> str | None:
-    """A tool's path: in PATH, of the toolkit in CUDA_HOME or /usr/local/cuda, or from a package of the nvidia namespace."""
+    """A tool's path: in PATH, the toolkit of CUDA_HOME or /usr/local/cuda, or a package of the nvidia namespace."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH") or "/usr/local/cuda"
     folders = [Path(home, "bin")]
     spec = importlib.util.find_spec("nvidia")

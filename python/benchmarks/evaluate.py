@@ -1,8 +1,8 @@
 """Speed of `pdb-saliency evaluate`: `python python/benchmarks/evaluate.py MASKS`.
 
-MASKS: a folder with a folder of masks for each sequence, as DAVIS's Annotations/480p. The maps are the masks, blurred. Every
-run is a process of its own, start and decoding included, with all metrics, J and F among them; the last lines take the
-saliency metrics of pysodmetrics, where it is installed, on one core for comparison, decoding left out.
+MASKS: a folder with a folder of masks for each sequence, as DAVIS's Annotations/480p. The maps are the masks, blurred.
+Every run is a process of its own, start and decoding included, with all metrics, J and F among them; the last lines
+take the saliency metrics of pysodmetrics, where it is installed, on one core for comparison, decoding left out.
 """
 
 import argparse
@@ -68,9 +68,8 @@ def main() -> None:
         for workers in dict.fromkeys((1, os.cpu_count() or 1)):
             times = [evaluate(Path(folder), masks, workers) for _ in range(5)]
             rates = sorted(count / seconds for seconds in times)
-            print(
-                f"{count} frames, {workers} processes: {statistics.median(rates):.0f} frames/s [{rates[0]:.0f}, {rates[-1]:.0f}]"
-            )
+            rate = f"{statistics.median(rates):.0f} frames/s [{rates[0]:.0f}, {rates[-1]:.0f}]"
+            print(f"{count} frames, {workers} processes: {rate}")
         try:
             print(f"pysodmetrics, one core: {1 / pysodmetrics(Path(folder), masks, 40):.0f} frames/s")
         except ImportError:

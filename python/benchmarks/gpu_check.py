@@ -1,16 +1,16 @@
-"""Everything that needs a GPU, in one command: `python python/benchmarks/gpu_check.py [--stage quick|full] [--out FOLDER]`.
+"""All that needs a GPU, in one command: `python python/benchmarks/gpu_check.py [--stage quick|full] [--out DIR]`.
 
-Two stages, each a command of its own where a machine is lent for minutes; without --stage both, one after the other:
+There are two stages, which can be run one by one where a machine is lent for minutes; without --stage both run:
 
-    quick   under 200 s, and under 240 s with the build: the answers of every path, the tests of pyramids, graphs, streams
-            and determinism, the kernels of a call, and the paper's module against its peers
-    full    under 540 s; goes on from what quick has left in FOLDER: all tests, ncu, memcheck, memory, and as many rows of the
-            table as there is time for, the most important first
+    quick   under 200 s, and under 240 s with the build: the results of every path, the tests of pyramids, graphs,
+            streams and determinism, the kernels of a call, and the paper's module against its peers
+    full    under 540 s; continues from the results of quick in DIR: all tests, ncu, memcheck, memory, and as many rows
+            of the table as time allows, the most important first
 
-Every part is a process of its own with a limit; what fails, hangs or takes the GPU with it costs itself alone.
-gpu_check.json and gpu_check.md are written after every measurement, and printed last is one screen of headlines; exits with
-1 if anything failed. --no-build takes the library that build_for_gpu.py has left in build-gpu/, here or elsewhere.
-`--device cpu` goes through all of it on a tiny workload, to test this program itself.
+Every part is a process with a time limit, so that a part that fails, hangs or loses the GPU does not affect the others.
+gpu_check.json and gpu_check.md are written after every measurement. At the end one screen of headlines is printed. The
+exit code is 1 if anything failed. --no-build takes the library that build_for_gpu.py has left in build-gpu/, here or
+elsewhere. `--device cpu` runs all of it on a tiny workload, to test this program itself.
 """
 
 import argparse
@@ -31,13 +31,12 @@ from pathlib import Path
 import torch
 
 import build_for_gpu
-import gpu_headlines
-import gpu_jobs
-import gpu_parts as parts
-import gpu_report
-from gpu_processes import ROOT, TIME_WAS_UP, clocks, log_to, run_jobs, say, stop_all
+from gpu import headlines as gpu_headlines
+from gpu import jobs as gpu_jobs
+from gpu import parts
+from gpu import report as gpu_report
+from gpu.processes import ROOT, TIME_WAS_UP, clocks, log_to, run_jobs, say, stop_all
 
-HERE = Path(__file__).resolve().parent
 # Seconds: of a stage, less what its last part takes to end; of a part at most. The measurements have what these leave.
 STAGES = {"quick": 185, "full": 520}
 LIMITS = {"build": 150, "answers": 60, "quick tests": 60, "profile": 45, "floors": 25}
@@ -136,7 +135,7 @@ class Check:
                 say(f"{VERDICTS[result.get('passed', False)]} {key.replace(' | ', ' ')}: {words}")
             self.write()
 
-        command = [sys.executable, "-u", str(HERE / program), "--device", self.device]
+        command = parts.worker(program, "--device", self.device)
         run_jobs(command, jobs, self.folder / f"{name}.jsonl", until, done, **parts.environment())
 
     def answers(self) -> None:
@@ -146,21 +145,21 @@ class Check:
 
         def of_path(path: str) -> None:
             jobs = dict.fromkeys(gpu_jobs.answers(path), ANSWER_S)
-            self.run_jobs("gpu_answers.py", jobs, "answers", until, path)
+            self.run_jobs("answers", jobs, "answers", until, path)
 
         with concurrent.futures.ThreadPoolExecutor(len(paths)) as pool:
             list(pool.map(of_path, paths))
 
     def profile(self) -> None:
         jobs = dict.fromkeys(gpu_jobs.PROFILED if self.device == "cuda" else gpu_jobs.PROFILED[:1], PROFILE_S)
-        self.run_jobs("gpu_profile.py", jobs, "profile", time.time() + self.left("profile"))
+        self.run_jobs("profile", jobs, "profile", time.time() + self.left("profile"))
 
     def benchmark(self, jobs: list[gpu_jobs.Job]) -> None:
-        """A process for all jobs of one group that follow each other; what was measured before is not measured again."""
+        """One process for consecutive jobs of the same group. What was measured before is not measured again."""
         todo = [job for job in jobs if self.is_open(job)]
         for group, some in itertools.groupby(todo, key=lambda job: job.group):
             silences = {job.key: gpu_jobs.SILENCE[group] for job in some}
-            self.run_jobs("gpu_benchmark.py", silences, "benchmark", self.until)
+            self.run_jobs("benchmark", silences, "benchmark", self.until)
 
     def is_open(self, job: gpu_jobs.Job) -> bool:
         return self.report["benchmark"].get(job.key, {"error": TIME_WAS_UP}).get("error") == TIME_WAS_UP

@@ -1,8 +1,9 @@
 """Resident memory over a long video: `python python/benchmarks/long_video.py [--frames 100000]`.
 
-A generated stream goes through the engine (clips of five, its threads) and every kind of output that grows with the run;
-the network is replaced by a grey-scale one, so that 100,000 frames take minutes. Resident memory, of this process and of its
-children, is sampled every 1/20 of the run; the last line is its growth, between a tenth of the run and its end, in bytes a frame.
+A generated stream goes through the engine (clips of five, its threads) and every kind of output that grows with the
+run. A grey-scale model replaces the network, so that 100,000 frames take minutes. The resident memory of this process
+and its children is sampled 20 times. The last line is its growth, without the first tenth of the run, in bytes per
+frame.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import torch
 
 from pdb_saliency.inference.engine import Engine
 from pdb_saliency.predict.job import run
+from pdb_saliency.predict.outputs.result import RunInfo
 from pdb_saliency.predict.outputs.writer import ResultWriter
 from pdb_saliency.video.frame import Frame
 
@@ -24,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
 
 
 class GeneratedFilm:
-    """Frames that exist only while they are looked at: a bright box drifts over noise."""
+    """Frames that are generated when they are read: a bright box drifts over noise."""
 
     fps = 25.0
     files = ()
@@ -43,7 +45,7 @@ class GeneratedFilm:
 
 
 def resident() -> int:
-    """Bytes, of this process and the processes that it started."""
+    """Resident memory in bytes of this process and the processes that it started."""
     tasks = f"/proc/{os.getpid()}/task"
     children = [child for task in os.listdir(tasks) for child in Path(tasks, task, "children").read_text().split()]
     pages = 0
@@ -56,10 +58,10 @@ def resident() -> int:
 
 
 class Watched(ResultWriter):
-    """Samples resident memory. Pictures are removed again, for the sake of the disk."""
+    """Samples resident memory. Pictures are removed again, to save disk space."""
 
     def __init__(self, out: Path, kinds: list[str], total: int):
-        super().__init__(out, kinds, fps=25.0)
+        super().__init__(out, kinds, RunInfo(fps=25.0))
         self.samples: list[tuple[int, int]] = []
         self._step = max(1, total // 20)
 
@@ -74,7 +76,7 @@ class Watched(ResultWriter):
 
 def measure(frames: int, kinds: list[str]) -> list[tuple[int, int]]:
     """(frames written, resident bytes), 20 times."""
-    from fake_model import GreyModel
+    from helpers.fake_model import GreyModel
 
     with tempfile.TemporaryDirectory() as folder, Watched(Path(folder), kinds, frames) as writer:
         run(GeneratedFilm(frames), Engine(GreyModel(), torch.device("cpu")), writer, progress=False)
@@ -82,7 +84,7 @@ def measure(frames: int, kinds: list[str]) -> list[tuple[int, int]]:
 
 
 def growth(samples: list[tuple[int, int]]) -> float:
-    """Bytes a frame, by least squares over the samples after a tenth of the run."""
+    """Bytes per frame, by least squares over the samples after a tenth of the run."""
     late = np.array([sample for sample in samples if sample[0] > samples[-1][0] / 10], float)
     return float(np.polyfit(late[:, 0], late[:, 1], 1)[0])
 
@@ -96,9 +98,8 @@ def main() -> None:
     begin = time.monotonic()
     samples = measure(arguments.frames, arguments.save.split(","))
     rate = arguments.frames / (time.monotonic() - begin)
-    print(
-        f"growth {growth(samples):.1f} bytes a frame ({arguments.save}; a frame has {72 * 128 * 3} bytes); {rate:.0f} frames/s"
-    )
+    frame = f"a frame has {72 * 128 * 3} bytes"
+    print(f"growth {growth(samples):.1f} bytes a frame ({arguments.save}; {frame}); {rate:.0f} frames/s")
 
 
 if __name__ == "__main__":

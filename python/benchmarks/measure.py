@@ -24,7 +24,7 @@ def relative_error(value: Tensor, exact: Tensor) -> float:
 
 
 def interleave(contestants: dict[str, Callable], seconds: float, samples: int) -> dict[str, list[float]]:
-    """Times (s) of at least 5 and at most `samples` rounds, each running every contestant once, within about `seconds`."""
+    """Times (s) of 5 to `samples` rounds, each of which runs every contestant once, within about `seconds`."""
     times = {name: [] for name in contestants}
     for run in contestants.values():  # warm-up: compiles, allocates, fills caches
         run()
@@ -50,7 +50,7 @@ def summary(times: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 
 
 def ratio(times: dict[str, list[float]], slow: str, fast: str) -> float:
-    """How many times faster `fast` is: the median over the rounds of the ratio within a round, so that drift cancels."""
+    """How many times faster `fast` is: the median of the ratios within rounds, so that drift cancels."""
     return statistics.median(a / b for a, b in zip(times[slow], times[fast]))
 
 

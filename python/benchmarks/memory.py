@@ -1,8 +1,8 @@
 """Peak memory and time of one training step of a layer on the CPU: `python python/benchmarks/memory.py [--steps T]`.
 
-Each implementation runs in a process of its own: x (T, 1, 32, 60, 60) float32, forward, and backward to x and all weights.
-Printed are the growth of the process's peak resident memory, x and the gradients included, and the median time of five steps;
-the processes take turns only once, so that times that differ by less than a tenth do not tell.
+Each implementation runs in its own process: x (T, 1, 32, 60, 60) float32, forward, and backward to x and all weights.
+The table shows the growth of the process's peak resident memory, x and the gradients included, and the median time of
+five steps. The processes take turns only once, so that differences in time of less than a tenth mean nothing.
 """
 
 import argparse

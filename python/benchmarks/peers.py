@@ -1,7 +1,7 @@
 """The ways people compute a ConvLSTM layer in PyTorch today, as peers for the benchmarks.
 
-Every peer has the signature layer(x, weight_x, weight_h, bias, dilation, reverse) -> output, all tensors time-major as in
-`pdb_ext.convlstm`, and every peer gets its weights as separate tensors: concatenating them is part of its work.
+Every peer has the signature layer(x, weight_x, weight_h, bias, dilation, reverse) -> output, all tensors time-major as
+in `pdb_ext.convlstm`, and every peer gets its weights as separate tensors: concatenating them is part of its work.
 """
 
 import torch

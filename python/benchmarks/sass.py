@@ -1,22 +1,24 @@
 """What a change does to the CUDA kernels, without a GPU: `python python/benchmarks/sass.py [FILES] [--against COMMIT]`.
 
-The sources of csrc/cuda (all, or FILES) are compiled for one architecture and disassembled. For every kernel the tables say
+The sources of csrc/cuda (all, or FILES) are compiled for one architecture and disassembled. A FILE is the name of a
+source, which may have namesakes in other folders, or the end of its path, such as persistent/forward.cu. For every
+kernel the tables show
 
     instr.   instructions on the way through it, or through one pass of a loop (sass_way.py says which way that is)
     loads    of these, loads from global memory
-    trips    how often a warp waits for such loads, one such time after the other
-    flight   loads that were on their way at a wait, at most
+    trips    round trips to memory: how often a warp waits for such loads
+    flight   the most loads in flight at a wait
     alone    cycles of one warp alone, with the compiler's own stall counts and the latencies of sass_machine.py
     busy     cycles that a scheduler would be busy with all warps of a block, if none ever waited
-    passes   of a loop, if its length is known; else a loop counts once in what is around it
+    passes   of a loop, if its length is known; otherwise a loop counts once in the code around it
     size     instructions in all (with --against)
 
-The larger one of alone and busy is the estimate for a block. Loops are named by their line, blocks by the line that most
-of their instructions come from.
+The larger of alone and busy is the estimate for a block. Loops are named by their line, blocks by the line that most of
+their instructions come from.
 
-    python python/benchmarks/sass.py persistent_forward.cu --kernel 'persistent_kernel.*MmaCore'     loops
-    python python/benchmarks/sass.py persistent_forward.cu --by-line                                  source lines
-    python python/benchmarks/sass.py persistent_forward.cu --at 'policy.finish' --against HEAD~1      one region
+    python python/benchmarks/sass.py persistent/forward.cu --kernel 'persistent_kernel.*MmaCore'     loops
+    python python/benchmarks/sass.py persistent/forward.cu --by-line                                  source lines
+    python python/benchmarks/sass.py persistent/forward.cu --at 'policy.finish' --against HEAD~1      one region
 """
 
 import argparse
@@ -36,24 +38,24 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def arguments(given: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="of csrc/cuda, by name")
+    parser.add_argument(
+        "files", nargs="*", type=Path, metavar="FILE", help="below csrc/cuda: a name, or the end of a path"
+    )
     parser.add_argument("--kernel", default="", metavar="REGEX", help="only kernels whose name matches")
     parser.add_argument("--against", metavar="COMMIT", help="compare with the kernels of this commit")
-    parser.add_argument(
-        "--at", metavar="REGEX", help="only what comes from a source line that matches, or is inlined there"
-    )
-    parser.add_argument("--avoid", metavar="REGEX", help="go around what comes from a source line that matches")
+    parser.add_argument("--at", metavar="REGEX", help="only instructions from a matching source line, or inlined there")
+    parser.add_argument("--avoid", metavar="REGEX", help="avoid instructions from a matching source line")
     passes = parser.add_argument("--passes", action="append", default=[], type=line_and_number, metavar="REGEX=N")
-    passes.help = "of the loops, as compiled, whose line matches"
-    parser.add_argument("--by-line", action="store_true", help="the source lines on the way, instead of the loops")
+    passes.help = "number of passes of the compiled loops whose line matches"
+    parser.add_argument("--by-line", action="store_true", help="show the source lines on the way instead of the loops")
     parser.add_argument(
-        "--share", type=float, default=0.02, help="of the cycles, of the lines shown (default: %(default)s)"
+        "--share", type=float, default=0.02, help="least share of the cycles of a line shown (default: %(default)s)"
     )
-    parser.add_argument("--blocks", type=int, metavar="N", help="also the blocks of at least N instructions")
-    parser.add_argument("--warps", type=int, help="on a scheduler (default: those of a block)")
+    parser.add_argument("--blocks", type=int, metavar="N", help="also show the blocks of at least N instructions")
+    parser.add_argument("--warps", type=int, help="on a scheduler (default: those of one block)")
     parser.add_argument("--architecture", default="90a", metavar="NUMBER")
     parser.add_argument("--repository", type=Path, default=ROOT, metavar="FOLDER", help="default: this one")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the numbers there")
     return parser.parse_args(given)
 
 

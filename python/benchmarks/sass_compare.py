@@ -8,7 +8,7 @@ COLUMNS = ("registers", "spills", "size", "on the way", "loads", "trips", "fligh
 
 
 def compare(before: list[KernelReport], now: list[KernelReport]) -> list[str]:
-    """A table: every kernel's name, and below it what it was and is; kernels of one version only come last."""
+    """A table: every kernel's name, and below it the old and new numbers; kernels of one version only come last."""
     old, new = _by_name(before), _by_name(now)
     both = [name for name in new if name in old]
     rows = [COLUMNS, *(tuple(map(_change, _values(old[name]), _values(new[name]))) for name in both)]

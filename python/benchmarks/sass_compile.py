@@ -1,7 +1,6 @@
-"""Kernels compiled for one architecture, disassembled, and named so that two versions of the sources can be compared."""
+"""Compiles kernels for one architecture, disassembles them, and names them so that two versions can be compared."""
 
 import contextlib
-import functools
 import re
 import subprocess
 import tempfile
@@ -18,7 +17,7 @@ NVCC_FLAGS = ["-std=c++17", "-O3", "-lineinfo"]
 
 @dataclass
 class Compiled:
-    """A kernel with what ptxas says of it: registers a thread, bytes of stack, spills and static shared memory."""
+    """A kernel and what ptxas reports: registers per thread, bytes of stack, spills and static shared memory."""
 
     name: str
     file: Path
@@ -41,10 +40,16 @@ def tool(name: str) -> str:
 
 
 def sources(root: Path, given: list[Path]) -> list[Path]:
-    """The .cu of csrc/cuda in the repository at root: all, or those with the names of `given`, wherever they lie."""
+    """The .cu files below csrc/cuda in the repository at root: all, or those whose path ends in one of `given`.
+
+    So `persistent/forward.cu` is one file, and `weight_gradient.cu` means all files of that name.
+    """
     found = sorted((root / "csrc/cuda").rglob("*.cu"))
-    names = {path.name for path in given}
-    return [path for path in found if path.name in names] if given else found
+    return [path for path in found if not given or any(is_end(each, path) for each in given)]
+
+
+def is_end(end: Path, path: Path) -> bool:
+    return path.parts[-len(end.parts) :] == end.parts
 
 
 def compile_kernels(root: Path, source: Path, architecture: str) -> list[Compiled]:
@@ -68,7 +73,7 @@ def _output(command: list[str], **options) -> str:
 
 
 def _usage(report: str) -> dict[str, tuple[int, int, int, int]]:
-    """Kernel -> (registers, stack, spills, shared) of what ptxas -v says."""
+    """Kernel -> (registers, stack, spills, shared) from the report of ptxas -v."""
     pattern = (
         r"Compiling entry function '(\w+)'[^\n]*\n.*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes"
     )
@@ -132,13 +137,13 @@ class Sources:
     def _read(self, file: str) -> None:
         if file not in self._lines:
             path = Path(file)
-            self._lines[file] = path.read_text(errors="replace").splitlines() if path.is_file() else []
+            text = path.read_text(errors="replace") if path.is_file() else ""
+            self._lines[file] = [line.strip() for line in text.splitlines()]
 
-    @functools.cache
     def text(self, place: Place) -> str:
         file, number = place
         lines = self._lines.get(file, [])
-        return lines[number - 1].strip() if 0 < number <= len(lines) else ""
+        return lines[number - 1] if 0 < number <= len(lines) else ""
 
     @staticmethod
     def name(place: Place) -> str:

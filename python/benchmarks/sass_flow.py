@@ -16,14 +16,14 @@ class Block:
 
     @property
     def call(self) -> str | None:
-        """The label of the subroutine that the block ends in a call of."""
+        """The label of the subroutine, if the block ends in a call."""
         last = self.instructions[-1]
         return last.label if last.name == "CALL" and not str(last.label).startswith(".L") else None
 
 
 @dataclass
 class Loop:
-    """A natural loop. latches: its blocks that jump back to the head. passes: how often it runs, where that is known."""
+    """A natural loop. latches: its blocks that jump back to the head. passes: how often it runs, if known."""
 
     head: int
     blocks: set[int]

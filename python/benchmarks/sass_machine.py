@@ -1,7 +1,7 @@
 """What sass_model.py assumes of an H100, in cycles. None of it was measured for this project: these are assumptions.
 
-Instructions of fixed latency (arithmetic, HMMA and DFMA among it) are not in these tables: the compiler spaces them by its
-own stall counts, which are read from the code. The others hold a scoreboard until their result is there.
+Instructions of fixed latency (arithmetic, including HMMA and DFMA) are not in these tables: the compiler spaces them by
+its own stall counts, which are read from the code. The others hold a scoreboard until their result is available.
 """
 
 import re

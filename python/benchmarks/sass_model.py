@@ -1,8 +1,9 @@
 """How long one warp alone would take for a way through a kernel, and how often it waits for global memory.
 
-Instructions issue in order, each after the stall count of the one before. A wait for a scoreboard lasts until what holds it
-has its result: issue plus the latency of sass_machine.py. Loads that are on their way together cost one round trip: a load
-belongs to the round trip during which it was issued, and the first wait for one of them ends it.
+Instructions issue in order, each after the stall count of the one before. A wait for a scoreboard lasts until the
+instruction that holds it has its result: issue plus the latency of sass_machine.py. Loads that are in flight together
+cost one round trip: a load belongs to the round trip during which it was issued, and the first wait for one of them
+ends it.
 """
 
 from collections.abc import Callable
@@ -15,12 +16,12 @@ from sass_parse import Instruction
 
 @dataclass
 class Executed:
-    """An instruction on the way. cycles: its wait, its stall count and what it blocks. trips: 1 if it ended a round trip."""
+    """An instruction on the way. cycles: its wait, stall count and blocking time. trips: 1 if it ended a round trip."""
 
     instruction: Instruction
     cycles: float
     trips: int
-    in_flight: int  # loads from global memory that were on their way when it waited for one of them
+    in_flight: int  # loads from global memory in flight when it waited for one of them
 
 
 @dataclass
@@ -103,7 +104,7 @@ def run(way: list[Instruction]) -> Run:
 
 def _awaited(instruction: Instruction, warp: _Warp) -> list[_Pending]:
     """Takes what the instruction waits for off the scoreboards."""
-    awaited, boards = [], {board: 0 for board in instruction.control.wait}
+    awaited, boards = [], dict.fromkeys(instruction.control.wait, 0)
     if instruction.opcode == "DEPBAR.LE":  # DEPBAR.LE SB0, 0x1: all but the last one
         board, left = instruction.operands.split(",")[:2]
         boards[int(board.removeprefix("SB"))] = int(left, 16)

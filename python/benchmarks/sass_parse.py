@@ -1,8 +1,8 @@
-"""nvdisasm's listing of a cubin as kernels of instructions: what runs, how the compiler scheduled it, where it comes from.
+"""nvdisasm's listing of a cubin as kernels of instructions: what runs, how it was scheduled, where it comes from.
 
-The upper word of an instruction's 128 bits ends in what the compiler tells the hardware (sm_70 and later): how many cycles
-to wait before the next instruction, which of six scoreboards the instruction holds until its result is there or its operands
-have been read, and which scoreboards must be free before it starts.
+The upper word of an instruction's 128 bits ends in the compiler's scheduling bits (sm_70 and later): how many cycles to
+wait before the next instruction, which of six scoreboards the instruction holds until its result is available or its
+operands have been read, and which scoreboards must be free before it starts.
 """
 
 import math
@@ -120,7 +120,7 @@ def _read_code(text: str, kernel: Kernel) -> None:
 
 
 def _complete_places(instructions: list[Instruction]) -> None:
-    """For some instructions the compiler forgets the calls that a line was inlined at: the nearest that knows them helps."""
+    """If the compiler lost the calls that a line was inlined at, the nearest instruction with them supplies them."""
     callers: dict[Place, list[tuple[int, tuple[Place, ...]]]] = defaultdict(list)  # where, and the places around it
     for at, instruction in enumerate(instructions):
         for depth in range(len(instruction.places) - 1):

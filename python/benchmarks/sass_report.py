@@ -20,7 +20,7 @@ _ORDER = [name for name, _ in CLASSES]
 
 @dataclass
 class Numbers:
-    """Of a way, or of part of one."""
+    """The numbers of a way, or of part of one."""
 
     instructions: int
     loads: int
@@ -51,7 +51,7 @@ def cut(text: str, width: int) -> str:
 
 
 class KernelReport:
-    """What there is to say of one kernel. part: the instructions that were asked for, if not all were."""
+    """The report on one kernel. part: the instructions that were asked for, if not all."""
 
     def __init__(self, compiled: Compiled, ways: Ways, sources: Sources, warps: int | None, part: Belongs | None):
         self.compiled, self.ways, self.sources, self._part = compiled, ways, sources, part

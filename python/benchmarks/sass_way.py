@@ -1,8 +1,8 @@
 """Which way a warp takes through a kernel, so that it can be timed.
 
-The way is the longest one, for a warp that does not split: every `if` is taken that leads to more work. Two things are gone
-around where that is possible: subroutines (the slow case of a division), and what is left over of an unrolled loop. Every
-loop runs as often as is known, else once.
+The way is the longest one, for a warp that does not diverge: every `if` is taken that leads to more work. Two things
+are avoided where possible: subroutines (the slow case of a division), and the remainder of an unrolled loop. Every loop
+runs as often as is known, otherwise once.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from sass_machine import is_memory
 from sass_model import Run, run
 from sass_parse import Instruction, Kernel, Place
 
-DETOUR = 400  # cycles of other work that makes the way lead through what it else goes around
+DETOUR = 400  # cycles of other work that make the way lead through what it otherwise avoids
 PREFERRED = 1000  # cycles that a preferred instruction counts for
 Step = int | Loop  # of a way: a block, or a whole loop
 
@@ -128,14 +128,14 @@ class Ways:
         return self._block_worth[function, step]
 
     def _is_avoided(self, block: Block) -> bool:
-        """Whether most of a block is to be gone around, or a load in it: other instructions move into blocks for all."""
+        """Whether most of a block is to be avoided, or a load in it: other instructions are moved between blocks."""
         found = list(filter(self._avoid, block.instructions))
         return 2 * len(found) > len(block.instructions) or any(map(is_memory, found))
 
 
 def _leftovers(flow: Flow) -> set[int]:
-    """The blocks for what is left over of an unrolled loop: outside of it, but all that they load and store is for lines for
-    which it loads and stores. Of several loops for the same lines, the largest is the unrolled one."""
+    """The blocks for the remainder of an unrolled loop: outside of it, but all their loads and stores are for lines for
+    which it loads and stores, too. Of several loops for the same lines, the largest is the unrolled one."""
     found: set[int] = set()
     memory = {number: _memory_places(block) for number, block in flow.blocks.items()}
     innermost = [loop for _, loop in flow.all_loops() if not loop.children]

@@ -1,10 +1,11 @@
 """Seams between clips: `python python/experiments/seams.py DATA [--frames N]`.
 
-DATA: JPEGImages/<sequence>/*.jpg and Annotations/<sequence>/*.png, as DAVIS. Of the maps of successive frames it prints the
-mean |difference|, over pairs that a border of the authors' non-overlapping clips of 5 separates and over all other pairs: a
-seam makes the first larger than the second. The pairs are the same for every way of cutting the video into clips, so that
-the motion in them is, too. And the mean absolute error against the masks, which a way of cutting should not make worse.
-Every frame is encoded once for all of them.
+DATA: JPEGImages/<sequence>/*.jpg and Annotations/<sequence>/*.png, as in DAVIS. Printed is the mean |difference|
+between the maps of successive frames, over the pairs that a border of the authors' non-overlapping clips of 5
+separates, and over
+all other pairs: a seam makes the first larger than the second. The pairs, and so the motion in them, are the same for
+every way of dividing the video into clips. Also printed is the mean absolute error against the masks, which should not
+become worse. Every frame is encoded only once.
 """
 
 import argparse
@@ -49,7 +50,7 @@ WAYS = {
 
 
 def differences(maps):
-    """Mean |difference| of each pair of successive maps, and whether a border of the authors' clips separates it."""
+    """Mean |difference| of each pair of successive maps, and whether a border of the authors' clips lies between."""
     values = [np.abs(b - a).mean() for a, b in zip(maps, maps[1:])]
     return np.array(values), np.arange(1, len(maps)) % CLIP_LENGTH == 0
 
@@ -79,7 +80,7 @@ def main():
             found[way][1].extend(values[~at_border])
             found[way][2].extend(absolute_error(map_, mask) for map_, mask in zip(maps, masks) if mask.exists())
         print(folder.name, len(frames), "frames", flush=True)
-    print(f"{'':<28} {'at borders':>10} {'elsewhere':>10} {'ratio':>6} {'MAE':>7}   (x 1000, but the ratio)")
+    print(f"{'':<28} {'at borders':>10} {'elsewhere':>10} {'ratio':>6} {'MAE':>7}   (x 1000, except the ratio)")
     for way, (border, inside, errors) in found.items():
         border, inside, error = (float(np.mean(values)) for values in (border, inside, errors))
         print(f"{way:<28} {1e3 * border:10.3f} {1e3 * inside:10.3f} {border / inside:6.3f} {1e3 * error:7.2f}")

@@ -1,17 +1,16 @@
-"""What the temporal part of a model is worth: the model beside its own spatial part, and beside itself with frames out of order.
+"""What the temporal part of a model is worth: the model against its spatial part alone, and against shuffled frames.
 
     python python/experiments/temporal_value.py MODEL VIDEOS [--every N]
 
-MODEL needs decoder "skip", whose temporal part adds to the spatial features, so that leaving it out leaves a whole model.
-Clips of five as `predict` makes them; the shuffled ones are put back into order before they are scored. Reported are max F,
-MAE, J at the threshold, as in `evaluate`, and steadiness: the mean IoU of the masks of consecutive frames, the earlier one
-carried over to the later frame by DIS optical flow.
+MODEL needs decoder "skip": its temporal part adds to the spatial features, so the model is complete without it. Clips
+have five frames, as in `predict`; the maps of shuffled clips are put back into order before they are scored. Reported
+are max F, MAE and J at the threshold, as in `evaluate`, and steadiness: the mean IoU of the masks of consecutive
+frames, the earlier one warped to the later frame by DIS optical flow.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -31,7 +30,10 @@ _FLOW_SIZE = (320, 180)
 
 @torch.inference_mode()
 def clip_maps(model: SaliencyModel, frames: list[np.ndarray], how: str, order: np.ndarray) -> np.ndarray:
-    """float32 (T, height, width) at the network's size. how: "full", "spatial" or "shuffled" (the frames in `order`)."""
+    """Maps, float32 (T, height, width) at the network's size.
+
+    how: "full", "spatial" (without the temporal part) or "shuffled" (the frames in the order `order`).
+    """
     if how == "shuffled":
         return clip_maps(model, [frames[i] for i in order], "full", order)[np.argsort(order)]
     clip = model.input_spec.fitted(*frames[0].shape[:2]).prepare(frames)
@@ -74,7 +76,7 @@ def score(model: SaliencyModel, folder: Path, every: int, how: str) -> dict[str,
     return {"max_f": result["max_f"], "mae": result["mae"], "j": np.mean(overlaps), "steadiness": np.mean(steady)}
 
 
-def main(tell: Callable[[str], None] = print) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("videos", type=Path)
@@ -83,10 +85,10 @@ def main(tell: Callable[[str], None] = print) -> None:
     model = load_model(arguments.model).eval()
     if model.config.decoder != "skip":
         parser.error(f"{arguments.model}: expected a model with decoder 'skip', got {model.config.decoder!r}")
-    tell("| | max F | MAE | J | steadiness |\n|---|---|---|---|---|")
+    print("| | max F | MAE | J | steadiness |\n|---|---|---|---|---|")
     for how, words in (("full", "the model"), ("shuffled", "frames shuffled"), ("spatial", "spatial part alone")):
         values = score(model, arguments.videos, arguments.every, how)
-        tell(f"| {words} | " + " | ".join(f"{value:.3f}" for value in values.values()) + " |")
+        print(f"| {words} | " + " | ".join(f"{value:.3f}" for value in values.values()) + " |")
 
 
 if __name__ == "__main__":

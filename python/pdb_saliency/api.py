@@ -1,4 +1,4 @@
-"""Saliency from other software, in three lines::
+"""The Python API: saliency in three lines::
 
 import pdb_saliency as ps
 model = ps.load()
@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pdb_saliency.inference.engine import Engine, resolve_device
+from pdb_saliency.inference.devices import resolve_device
+from pdb_saliency.inference.engine import Engine
 from pdb_saliency.model.weights import load_model
 from pdb_saliency.video.frame import Frame
 from pdb_saliency.video.source import open_source
@@ -31,11 +32,11 @@ _OUTPUTS = ("numpy", "torch")
 
 
 def load(weights: str | Path | None = None, device: str = "auto", **options: Any) -> Predictor:
-    """A saliency model, ready to be used on frames.
+    """A saliency model, ready for frames.
 
-    weights: as for `load_model`: a name, a file, or None for the model that comes with the package. device: "auto" (CUDA
-    where available, else the CPU), "cpu", "cuda:1", ... options: the fields of `EngineOptions`: clip_length, overlap,
-    causal, batch, precision, compile.
+    weights: as for `load_model`: a name, a file, or None for the model that comes with the package. device: "auto"
+    (CUDA if available, else the CPU), "cpu", "cuda:1", ... options: the fields of `EngineOptions`: clip_length,
+    overlap, causal, batch, precision, compile.
 
     Raises WeightsError; SaliencyError for a device that cannot be used; ValueError or TypeError for wrong options.
     """
@@ -44,10 +45,10 @@ def load(weights: str | Path | None = None, device: str = "auto", **options: Any
 
 
 class Predictor:
-    """A model and the engine that runs it. `load` makes one; Predictor(my_model) wraps a SaliencyModel of one's own.
+    """A model and the engine that runs it. `load` creates one; Predictor(my_model) wraps your own SaliencyModel.
 
-    Attributes: model (the SaliencyModel, as given); engine; untrained (what in the model is random, in words, or None).
-    May be used by one thread at a time.
+    Attributes: model (the SaliencyModel, as given); engine; untrained (which parts of the model have random weights, in
+    words, or None). Use it in one thread at a time.
     """
 
     def __init__(self, model: nn.Module, device: torch.device | str = "cpu", options: EngineOptions = EngineOptions()):
@@ -58,16 +59,19 @@ class Predictor:
     def stream(
         self, source: str | PathLike[str] | Iterable[Array], *, output: str | None = None
     ) -> Iterator[tuple[Array, Array]]:
-        """Each frame with its saliency: (H, W, 3) uint8 RGB, and (H, W) float32 in [0, 1].
+        """Yields each frame with its saliency: (H, W, 3) uint8 RGB, and (H, W) float32 in [0, 1].
 
-        source: a video file, a folder of pictures or a glob; or anything that can be iterated into frames, (H, W, 3) uint8
-        RGB, as numpy arrays or tensors of any device: a list, a generator, a camera's reader. It is read in a thread of its
-        own, a few frames ahead; an endless one is fine, and ends when the iterator is closed. Frames come back as copies, so
-        that a reader may use one buffer for all.
-        output: "numpy" or "torch" (on the CPU) for frame and saliency; None: what the source gives, for files numpy.
+        source: a video file, a folder of pictures or a glob; or any iterable of frames, (H, W, 3) uint8 RGB, as numpy
+        arrays or as tensors on any device: a list, a generator, a camera's reader. It is read in its own thread, a few
+        frames ahead. It may be endless; reading stops when the iterator is closed. Frames are copied, so that a reader
+        may use one buffer for all of them.
+        output: "numpy" or "torch" (on the CPU) for frame and saliency; None: the type of the source's frames, numpy for
+        files.
 
-        A map comes with the last frame of its clip; with `load(causal=True)` at once. Memory does not grow with the video.
-        Raises InputError for what cannot be read, after all frames before it; SaliencyError when the network fails.
+        A map is ready when the last frame of its clip has been read; with `load(causal=True)`, when its own frame has.
+        Memory does not grow with the video.
+        Raises InputError for a frame that cannot be read, after all frames before it; SaliencyError if the network
+        fails; TypeError or ValueError for wrong arguments.
         """
         if output not in (None, *_OUTPUTS):
             raise ValueError(f"output must be None, {' or '.join(map(repr, _OUTPUTS))}, got {output!r}")
@@ -80,7 +84,7 @@ class Predictor:
     def __call__(self, frames: Array | Iterable[Array]) -> Array:
         """Saliency (T, H, W), float32 in [0, 1], of a whole video in memory: frames (T, H, W, 3) uint8 RGB, or a list.
 
-        A tensor for tensors, else an array. All frames must have one size (`stream` takes others).
+        Returns a tensor for tensors, else an array. All frames must have the same size (`stream` accepts any).
         Raises InputError for frames of another shape or dtype, ValueError for T = 0 and for sizes that differ.
         """
         maps = [saliency for _, saliency in self.stream(frames)]
@@ -88,7 +92,7 @@ class Predictor:
             raise ValueError("frames must hold at least one frame, got none")
         if sizes := {tuple(map_.shape) for map_ in maps} - {tuple(maps[0].shape)}:
             raise ValueError(
-                f"frames must have one size, got {tuple(maps[0].shape)} and {sizes.pop()}; `stream` takes others"
+                f"frames must have one size, got {tuple(maps[0].shape)} and {sizes.pop()}; `stream` accepts any"
             )
         return torch.stack(maps) if isinstance(maps[0], Tensor) else np.stack(maps)
 
@@ -98,7 +102,7 @@ class Predictor:
             yield _as(image, output == "torch"), _as(saliency, output == "torch")
 
     def _of_arrays(self, arrays: Iterable[Array], output: str | None) -> Iterator[tuple[Array, Array]]:
-        given: deque[Array] = deque()  # Appended to by the reading thread, emptied here.
+        given: deque[Array] = deque()  # filled by the reading thread, emptied here
 
         def frames() -> Iterator[Frame]:
             for index, array in enumerate(arrays):
@@ -115,8 +119,8 @@ class Predictor:
 def _to_bgr(array: Array) -> np.ndarray:
     image = array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
     if image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3 and image.size:
-        return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR)  # Many times as fast as image[:, :, ::-1].
-    return image  # The engine refuses it, in words that name what came.
+        return cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2BGR)  # many times faster than image[:, :, ::-1]
+    return image  # The engine refuses it, with a message that says what it got.
 
 
 def _copy(array: Array) -> Array:

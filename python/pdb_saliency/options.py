@@ -1,32 +1,38 @@
-"""What a run can write and how it runs, and the defaults. Imports nothing heavy, so that the command line knows them at once."""
+"""Choices that the command line and the library share, with their defaults. Imports the standard library only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-PICTURES = ("maps", "masks", "overlay", "cutout", "side")  # A folder each, with one picture for every frame.
-VIDEOS = {"video": "overlay.mp4", "side-video": "side.mp4", "cutout-webm": "cutout.webm", "cutout-prores": "cutout.mov"}
-RECORDS = {"json": "frames.jsonl", "coco": "coco.json", "report": "report.html"}
-FILES = {**VIDEOS, **RECORDS}  # One file each, for the whole run.
-KINDS = (*PICTURES, *FILES)
+# Of `predict`; what it can write is listed in predict/outputs.
 DEMO_KINDS = ("maps", "masks", "overlay", "video", "report")
-THRESHOLD = 0.42  # Of the masks; §4.3, validated by the authors on the training set of DAVIS.
-CLIP_LENGTH = 5  # The authors' batch: consecutive, non-overlapping.
+THRESHOLD = 0.42  # of the masks; §4.3, validated by the authors on the training set of DAVIS
+CLIP_LENGTH = 5  # the authors' batch: consecutive, non-overlapping
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
+
+# Of training and of the networks.
+STAGES = ("spatial", "temporal", "joint")
+PRESETS = ("paper", "modern")
+CLIP_KINDS = ("copies", "camera", "cutouts", "video")  # The paper's are copies of a still, and video.
+TEMPORAL_KINDS = ("fc_lstm", "convlstm", "b_convlstm", "db_convlstm", "pdb_convlstm")  # The rows of Table 5.
+MOTIONS = ("none", "residual")
+BATCH_NORMS = ("frozen", "new_layers", "train")
+AUGMENTATIONS = ("paper", "modern", "none")
+TRAINING_PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
 
 @dataclass(frozen=True)
 class EngineOptions:
     """How a stream of frames goes through the network.
 
-    clip_length: frames that the network sees together; the authors' 5.
-    overlap: frames that neighbouring clips share, below clip_length. Their maps are blended, with weights that grow by one
-        from either end of a clip to its middle: 1, 2, 3, 2, 1 for five frames.
-    causal: every map comes with its frame, from this and earlier frames alone, see `SaliencyModel.step`; no clips, no
-        overlap. For live sources.
+    clip_length: frames that the network sees together; 5 in the authors' code.
+    overlap: frames that neighbouring clips share, less than clip_length. Their maps are blended, with weights that grow
+        by one from both ends of a clip to its middle: 1, 2, 3, 2, 1 for five frames.
+    causal: for live sources. Every map comes with its frame, computed from this and earlier frames alone, see
+        `SaliencyModel.step`. There are no clips and no overlap.
     batch: frames that go through the spatial part of the network together; None: 1 on a CPU, 16 on a GPU.
     precision: of the network, one of `PRECISIONS`; "auto" is float16 on CUDA GPUs, else float32.
-    compile: `torch.compile` the spatial part. Where that fails a line says so, and the run goes on without.
+    compile: `torch.compile` the spatial part. If that fails, a warning is logged and the network runs without it.
 
     Raises ValueError, which names the option.
     """

@@ -1,17 +1,10 @@
-"""The tables of the GPU check (python/benchmarks/gpu_report.py and what it uses), from made-up measurements."""
+"""The tables of the GPU check (python/benchmarks/gpu/report.py and what it uses), from made-up measurements."""
 
 import json
 
 import pytest
 
-from helpers.paths import BENCHMARKS
-
 HEAD = {"workload": "PDB module of the paper", "precision": "bfloat16", "pass": "forward", "flops": 1e9, "depth": 10}
-
-
-@pytest.fixture(autouse=True)
-def benchmarks_can_be_imported(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
 def times(device, wall=None, **more):
@@ -28,7 +21,7 @@ def eager_group():
 
 
 def test_the_table_takes_ratios_within_a_group():
-    import gpu_report
+    from gpu import report as gpu_report
 
     # Measured while the GPU was twice as slow.
     compiled = {"torch.compile, default": times(50.0), "pdb_ext": times(20.0)}
@@ -51,7 +44,7 @@ def test_the_table_takes_ratios_within_a_group():
 
 
 def test_floor_is_the_larger_of_arithmetic_and_latency():
-    import gpu_report
+    from gpu import report as gpu_report
 
     assert gpu_report.floor_ms(1e12, 10, 1e14, 1e-6) == pytest.approx(10.0)
     assert gpu_report.floor_ms(1e9, 100, 1e14, 1e-6) == pytest.approx(0.1)
@@ -60,7 +53,7 @@ def test_floor_is_the_larger_of_arithmetic_and_latency():
 
 def whole_report():
     """As a run leaves it in which everything was measured."""
-    import gpu_jobs
+    from gpu import jobs as gpu_jobs
 
     report = {name: {} for name in ("machines", "seconds", "clocks", "checks", "answers", "profile", "floors", "ncu")}
     report["benchmark"] = {}
@@ -79,7 +72,7 @@ def whole_report():
 
 
 def test_the_screen_fits_what_shows_the_end_of_an_output():
-    import gpu_headlines
+    from gpu import headlines as gpu_headlines
 
     report = whole_report()
     report["checks"]["tests"] = {"passed": False, "late": True, "seconds": 130, "output": ""}
@@ -97,8 +90,8 @@ def test_the_screen_fits_what_shows_the_end_of_an_output():
 
 
 def test_predictions_stand_beside_what_was_measured():
-    import gpu_predictions
-    import gpu_report
+    from gpu import predictions as gpu_predictions
+    from gpu import report as gpu_report
 
     rows = json.loads(gpu_predictions.FILE.read_text())
     values = gpu_predictions.measured(whole_report())
@@ -115,7 +108,7 @@ def test_predictions_stand_beside_what_was_measured():
 
 
 def test_metrics_of_ncu():
-    import gpu_parts
+    from gpu import parts as gpu_parts
 
     text = """
   void pdb::cuda::persistent_kernel<pdb::cuda::<unnamed>::Forward<...>>(T1) (128, 1, 1)x(256, 1, 1), Context 1, CC 9.0
@@ -137,7 +130,7 @@ def test_metrics_of_ncu():
 
 @pytest.mark.parametrize("nan", [float("nan"), 1.0])
 def test_answers_are_judged_by_pytorchs_own_error(nan):
-    import gpu_answers
+    from gpu import answers as gpu_answers
 
     assert gpu_answers.judge({"ours": [3e-3], "eager": [2e-3]}, "float32") == (True, pytest.approx(1.5))
     assert not gpu_answers.judge({"ours": [5e-3, 0.0], "eager": [2e-3, 0.0]}, "float32")[0]
@@ -155,12 +148,12 @@ def test_answers_are_judged_by_pytorchs_own_error(nan):
 
 def test_jax_computes_the_same():
     pytest.importorskip("jax")
-    import gpu_jobs
-    import gpu_workload
     import jax_peers
+    from gpu import jobs as gpu_jobs
+    from gpu import workloads as gpu_workloads
     from measure import relative_error
 
-    workload, exact = gpu_workload.workloads(gpu_jobs.TINY, "float32", "cpu")
+    workload, exact = gpu_workloads.with_exact(gpu_jobs.TINY, "float32", "cpu")
     run, convert = jax_peers.contestant(workload, True, "float32", unroll=False)
     for ours, value in zip(convert(run()), exact, strict=True):
         assert relative_error(ours, value) < 1e-5

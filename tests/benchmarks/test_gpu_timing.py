@@ -1,9 +1,7 @@
-"""How python/benchmarks/gpu_timing.py takes times on a GPU, with a GPU and a clock that are made up."""
+"""How python/benchmarks/gpu/timing.py takes times on a GPU, with a GPU and a clock that are made up."""
 
 import pytest
 import torch
-
-from helpers.paths import BENCHMARKS
 
 LAUNCH_S = 5e-6  # what launching a kernel costs the CPU
 
@@ -47,8 +45,7 @@ class Event:
 
 @pytest.fixture
 def machine(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import gpu_timing
+    from gpu import timing as gpu_timing
 
     machine, empty = Machine(), torch.empty
     monkeypatch.setattr(torch.cuda, "Event", machine.event)
@@ -74,7 +71,7 @@ def kernels(machine, count, seconds):
 
 def test_a_launch_is_hidden_from_the_device_time_only(machine):
     """A graph of 20 us, and 200 kernels of 1 us that take five times as long to launch."""
-    from gpu_timing import time_interleaved
+    from gpu.timing import time_interleaved
 
     functions = {"graph": kernels(machine, 1, 2e-5), "eager": kernels(machine, 200, 1e-6)}
     times = time_interleaved(functions, "cuda", 0.5, kinds=("device", "wall", "flushed"))
@@ -86,7 +83,7 @@ def test_a_launch_is_hidden_from_the_device_time_only(machine):
 
 
 def test_what_the_queue_cannot_hold_is_said_not_to_be_hidden(machine):
-    from gpu_timing import time_interleaved
+    from gpu.timing import time_interleaved
 
     times = time_interleaved({"long": kernels(machine, 10_000, 1e-6)}, "cuda", 2.0)["long"]
     assert times["hidden"] == 0 and times["calls"] == 1

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -190,6 +191,28 @@ def test_names():
         "k<F<Half, C>>",
     ]
     assert shortened(["k<F<C<1>>>", "k<F<C<2>>>"]) == ["k<F<C<1>>>", "k<F<C<2>>>"]
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ([], ["persistent/forward.cu", "step/fma/forward.cu", "step/mma/forward.cu"]),
+        (["forward.cu"], ["persistent/forward.cu", "step/fma/forward.cu", "step/mma/forward.cu"]),
+        (["persistent/forward.cu"], ["persistent/forward.cu"]),
+        (["mma/forward.cu", "csrc/cuda/step/fma/forward.cu"], ["step/fma/forward.cu", "step/mma/forward.cu"]),
+        (["ward.cu", "nt/forward.cu"], []),
+    ],
+    ids=str,
+)
+def test_a_file_is_named_by_the_end_of_its_path(tmp_path, given, expected):
+    from sass_compile import sources
+
+    for folder in ("persistent", "step/fma", "step/mma"):
+        path = tmp_path / "csrc/cuda" / folder / "forward.cu"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    found = sources(tmp_path, [Path(path) for path in given])
+    assert [path.relative_to(tmp_path / "csrc/cuda").as_posix() for path in found] == expected
 
 
 def test_the_command_compares_with_a_commit(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""An independent writer of .caffemodel files, and the released network's layers with random weights, for the tests."""
+"""A writer of .caffemodel files that shares no code with the reader, and the released network with random weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def message(number: int, payload: bytes) -> bytes:
 
 
 def blob(array: np.ndarray, *, packed=True, double=False, legacy=False) -> bytes:
-    """BlobProto: shape = 7 (or num, channels, height, width = 1-4), data = 5, double_data = 8; a diff nobody wants."""
+    """BlobProto: shape = 7 (or num, channels, height, width = 1-4), data = 5, double_data = 8; and a diff to ignore."""
     if legacy:
         dims = (1,) * (4 - array.ndim) + array.shape
         out = b"".join(key(index, 0) + varint(size) for index, size in enumerate(dims, 1))

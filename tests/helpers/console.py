@@ -1,5 +1,6 @@
 """The command line, in this process and in others."""
 
+import argparse
 import os
 import subprocess
 import sys
@@ -7,6 +8,8 @@ import sys
 import pytest
 
 from pdb_saliency import cli
+from pdb_saliency.cli import data
+from pdb_saliency.cli.console import library_on_console
 
 
 def run_process(*arguments, **options):
@@ -21,3 +24,12 @@ def help_of(command, capsys):
         cli.main([*command, "--help"])
     assert stop.value.code == 0
     return capsys.readouterr().out
+
+
+def run_data(*words):
+    """`pdb-saliency data` without the rest of the command line, so that its errors are raised."""
+    parser = argparse.ArgumentParser()
+    data.add_parser(parser.add_subparsers())
+    arguments = parser.parse_args(["data", *map(str, words)])
+    with library_on_console():
+        arguments.command(arguments)

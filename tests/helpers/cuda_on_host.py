@@ -1,19 +1,14 @@
-"""Runs the CUDA kernels of csrc/cuda on the host: builds them with tests/kernels/cuda_host and calls them through ctypes."""
+"""Runs the kernels of csrc/cuda on the host: builds them with tests/kernels/cuda_host, calls them through ctypes."""
 
-import atexit
-import concurrent.futures
 import ctypes
 import functools
-import os
-import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
-import pytest
 import torch
 from torch import Tensor
 
+from helpers.compiling import built_once, compile_all, compiler
 from helpers.paths import CSRC, CUDA, TESTS
 
 DTYPES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -38,36 +33,17 @@ class Arguments(ctypes.Structure):
     ]
 
 
-def compiler() -> str | None:
-    return os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
-
-
 @functools.cache
 def host_library() -> Path:
     """Kernels, time loop and emulation, compiled into one library for the test run. Skips without a C++ compiler."""
-    if compiler() is None:
-        pytest.skip("no C++ compiler")
+    return built_once("cuda_on_host", _build) / "libcuda_on_host.so"
+
+
+def _build(folder: Path) -> None:
     sources = [*CUDA.rglob("*.cu"), *CUDA.rglob("*.cpp"), HOST / "cuda_host.cpp", HOST / "c_api.cpp"]
-    folder = Path(tempfile.mkdtemp(prefix="cuda_on_host_"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    library = folder / "libcuda_on_host.so"
-    include = [f"-I{CSRC}", f"-I{HOST}"]
-    include += ["-include", str(HOST / "device_functions.h")]
+    include = [f"-I{CSRC}", f"-I{HOST}", "-include", str(HOST / "device_functions.h")]
     objects = compile_all([compiler(), *FLAGS, *include], sources, folder)
-    subprocess.run([compiler(), "-shared", *map(str, objects), "-o", str(library)], check=True)
-    return library
-
-
-def compile_all(command: list[str], sources: list[Path], folder: Path) -> list[Path]:
-    """Compiles C++ sources (.cu, too), as many at once as there are processors; returns the objects."""
-
-    def run(source: Path) -> Path:
-        target = folder / f"{'_'.join(source.parts[-3:])}.o"
-        subprocess.run([*command, "-c", "-x", "c++", str(source), "-o", str(target)], check=True)
-        return target
-
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(run, sorted(sources)))
+    subprocess.run([compiler(), "-shared", *map(str, objects), "-o", str(folder / "libcuda_on_host.so")], check=True)
 
 
 class HostKernels:
@@ -83,7 +59,7 @@ class HostKernels:
         self.library.pdb_set_resident_blocks.argtypes = [ctypes.c_int64]
 
     def pyramid_fits(self, sizes, dtype, backward: bool, resident_blocks: int) -> bool:
-        """Whether one launch takes two branches, both directions. sizes: T, N, Cin, C, H, W; blocks: as registers allow."""
+        """Whether one launch can run two branches, both directions. sizes: T, N, Cin, C, H, W; blocks: by registers."""
         self.library.pdb_set_resident_blocks(resident_blocks)
         layer = Arguments(*sizes, 3, 1, False, False, self.tensor_cores, True)
         return self.library.pdb_pyramid_fits(DTYPES[dtype], ctypes.byref(layer), ctypes.c_bool(backward))
@@ -98,7 +74,7 @@ class HostKernels:
         return Arguments(T, N, Cin, C, H, W, kernel, dilation, *flags, strides, False, pointers)
 
     def forward(self, x, weight_x, weight_h, bias, peephole, h_0, c_0, *options, save: bool, recompute: bool = False):
-        """-> output, c_n, gates, cells options: dilation, reverse, peephole_current.
+        """-> output, c_n, gates, cells. options: dilation, reverse, peephole_current.
 
         The last two are None without save; gates also with recompute.
         """

@@ -1,12 +1,9 @@
 """The CUDA side of the ops (csrc/ops/cuda) on the host, as torch ops on CPU tensors."""
 
-import atexit
 import contextlib
 import ctypes
 import functools
-import shutil
 import subprocess
-import tempfile
 import unittest.mock
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +11,8 @@ from pathlib import Path
 import torch
 from torch.utils import cpp_extension
 
-from helpers.cuda_on_host import HOST, compile_all, compiler, host_library
+from helpers.compiling import built_once, compile_all, compiler
+from helpers.cuda_on_host import HOST, host_library
 from helpers.paths import CSRC
 from pdb_ext import runtime
 
@@ -27,7 +25,7 @@ def host_ops():
 
 
 def last_call() -> tuple[str, str, str, int, bool]:
-    """Of the last call of an op: op, path, kernel, layers, tensor_cores."""
+    """The record of the last call of an op: op, path, kernel, layers, tensor_cores."""
     library = ctypes.CDLL(str(ops_library()))
     for name in ("op", "path", "kernel"):
         getattr(library, f"pdb_last_{name}").restype = ctypes.c_char_p
@@ -37,7 +35,7 @@ def last_call() -> tuple[str, str, str, int, bool]:
 
 
 class _OnHost:
-    """What `pdb_ext.cache_weights()` calls of the library, of the ops on the host."""
+    """The functions of the library that `pdb_ext.cache_weights()` calls, for the ops on the host."""
 
     def __getattr__(self, name):
         return getattr(ctypes.CDLL(str(ops_library())), f"pdb_{name}")
@@ -53,9 +51,11 @@ def cached_weights() -> Iterator[None]:
 @functools.cache
 def ops_library() -> Path:
     """Compiled for the test run, and linked to host_library()."""
-    kernels = host_library()
-    folder = Path(tempfile.mkdtemp(prefix="cuda_ops_on_host_"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    host_library()
+    return built_once("cuda_ops_on_host", _build) / "cuda_ops_on_host.so"
+
+
+def _build(folder: Path) -> None:
     sources = []
     ops = CSRC / "ops"
     for path in [*(path for path in ops.glob("*.cpp") if path.name != "module.cpp"), *ops.glob("cuda/*.cpp")]:
@@ -63,21 +63,18 @@ def ops_library() -> Path:
         # Chunks of two steps of SIZES in float64, of many in half precision.
         text = text.replace("kChunkBytes = 256 << 20", "kChunkBytes = 16 << 10")
         text = text.replace("TORCH_LIBRARY_IMPL(pdb_ext, CUDA,", "TORCH_LIBRARY_IMPL(pdb_ext_on_host, CPU,")
-        text = text.replace(
-            "TORCH_LIBRARY_IMPL(pdb_ext, CPU,", "TORCH_LIBRARY_IMPL(pdb_ext_on_host, Meta,"
-        )  # not tested here
+        # The CPU's kernels are not tested here.
+        text = text.replace("TORCH_LIBRARY_IMPL(pdb_ext, CPU,", "TORCH_LIBRARY_IMPL(pdb_ext_on_host, Meta,")
         text = text.replace("TORCH_LIBRARY(pdb_ext,", "TORCH_LIBRARY(pdb_ext_on_host,")
-        text = text.replace("FRAGMENT(pdb_ext,", "FRAGMENT(pdb_ext_on_host,").replace(
-            '"pdb_ext::', '"pdb_ext_on_host::'
-        )
+        text = text.replace("FRAGMENT(pdb_ext,", "FRAGMENT(pdb_ext_on_host,")
+        text = text.replace('"pdb_ext::', '"pdb_ext_on_host::')
         sources.append(folder / "_".join(path.relative_to(ops).parts))
         sources[-1].write_text(text)
     sources.append(HOST / "ops_api.cpp")
     include = [HOST, CSRC, *cpp_extension.include_paths()]
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
     flags = ["-std=c++20", "-O0", abi, "-g0", "-fPIC", *(f"-I{path}" for path in include)]
-    link = [*(f"-L{path}" for path in cpp_extension.library_paths()), "-lc10", "-ltorch_cpu", str(kernels)]
-    library = folder / "cuda_ops_on_host.so"
+    link = [*(f"-L{path}" for path in cpp_extension.library_paths()), "-lc10", "-ltorch_cpu", str(host_library())]
     objects = compile_all([compiler(), *flags], sources, folder)
-    subprocess.run([compiler(), "-shared", *map(str, objects), *link, "-o", str(library)], check=True)
-    return library
+    command = [compiler(), "-shared", *map(str, objects), *link, "-o", str(folder / "cuda_ops_on_host.so")]
+    subprocess.run(command, check=True)

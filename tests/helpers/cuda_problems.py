@@ -79,7 +79,7 @@ CASES = {
 
 
 def check_errors(problem, kernels, dtype, recompute=False):
-    """The rule of the tolerances: against float64 on the same rounded arguments, PyTorch's own error in dtype, doubled."""
+    """The rule for tolerances: twice PyTorch's own error in dtype, against float64 on the same rounded arguments."""
     exact = problem.reference(dtype, torch.float64)
     pytorch = problem.reference(dtype)
     actual = problem.run(kernels, dtype, recompute)

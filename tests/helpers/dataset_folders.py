@@ -1,4 +1,4 @@
-"""Tiny data sets in the layouts in which the real ones are published. Nothing here is real but the names."""
+"""Tiny data sets in the layouts in which the real ones are published. Only the names are real."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def davis_2016(root: Path, name: str = "DAVIS") -> None:
 
 
 def davis_2017(root: Path, name: str = "DAVIS-2017") -> None:
-    """Two objects, of index 1 and 2 in a palette."""
+    """Two objects, with the indices 1 and 2 of a palette."""
     folder = root / name / "DAVIS"
     (folder / "ImageSets/2017").mkdir(parents=True)
     for split, sequences in {"train": ("bear",), "val": ("bus",)}.items():
@@ -104,7 +104,7 @@ def palette_png(indices: np.ndarray, colours: list[tuple[int, int, int]]) -> byt
 
 
 def fbms(root: Path) -> None:
-    """bear01: colour masks on white, with .pgm beside them that lack an object. cars1, tennis: grey masks."""
+    """bear01: coloured masks on white, and .pgm files beside them that lack an object. cars1, tennis: grey masks."""
     bear = root / "FBMS_Trainingset/Trainingset/bear01"
     for number in range(1, 31):
         save(bear / f"bear01_{number:04d}.jpg", picture(number))

@@ -1,4 +1,4 @@
-"""A stand-in for the saliency network, and the command line running with it: python tests/fake_model.py predict ..."""
+"""A stand-in for the saliency network, and the command line with it: python tests/helpers/fake_model.py predict ..."""
 
 import os
 import sys
@@ -39,7 +39,7 @@ class GreyModel(nn.Module):
 
 
 class PositionModel(GreyModel):
-    """Saliency = (position in the clip + 1) / 10: a map tells which prediction was kept."""
+    """Saliency = (position in the clip + 1) / 10: a map shows which prediction was kept."""
 
     def forward(self, clip):
         position = torch.arange(1, 6).view(1, 5, 1, 1, 1) / 10
@@ -47,7 +47,7 @@ class PositionModel(GreyModel):
 
 
 def endless_refine(image, saliency):
-    """A CRF that is at work for longer than any test waits."""
+    """A CRF that takes longer than any test waits."""
     time.sleep(3600)
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from pdb_saliency.errors import InputError
+
 
 def grey_frame(value, height=48, width=64):
     return np.full((height, width, 3), value, np.uint8)
@@ -36,7 +38,7 @@ def write_frames(folder, frames, suffix=".png"):
 
 
 def index_first(mp4):
-    """The same mp4 with its index (moov) in front of the pictures, as for the web: cut short, it still opens."""
+    """The same mp4 with its index (moov) before the pictures, as for the web: it opens even if it is cut off."""
     boxes, position = {}, 0
     while position < len(mp4):
         length, kind = struct.unpack_from(">I4s", mp4, position)
@@ -52,7 +54,7 @@ def index_first(mp4):
 
 @contextmanager
 def as_nobody():
-    """A folder that everybody may enter, and no root's privileges: permissions are not checked for root."""
+    """A folder that everybody may enter, and a function that drops root's privileges, which ignore permissions."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         user = os.geteuid()
@@ -65,7 +67,7 @@ def as_nobody():
 
 
 def the_line(captured):
-    """The one line on stderr, besides the note on the untrained model."""
+    """The one line on stderr besides the note about the untrained model."""
     lines = [line for line in captured.err.splitlines() if "note: nothing here is trained" not in line]
     assert len(lines) == 1, lines
     return lines[0]
@@ -88,3 +90,13 @@ def read_video(path):
     while (frame := capture.read()[1]) is not None:
         frames.append(frame)
     return frames, fps
+
+
+def read_all(source):
+    """(the frames, the error after them or None)."""
+    frames = []
+    try:
+        frames.extend(source)
+    except InputError as error:
+        return frames, str(error)
+    return frames, None

@@ -1,4 +1,6 @@
-"""Tiny saliency models, and what the engine makes of them beside the plain loop."""
+"""Tiny saliency models, and the maps of the engine beside those of a plain loop."""
+
+import dataclasses
 
 import numpy as np
 import torch
@@ -8,6 +10,7 @@ from helpers.problems import rms
 from pdb_saliency import ModelConfig, SaliencyModel
 from pdb_saliency.inference.clips import clips
 from pdb_saliency.inference.engine import Engine
+from pdb_saliency.model.config import LITE
 from pdb_saliency.model.temporal import TEMPORAL_MODULES
 from pdb_saliency.options import EngineOptions
 from pdb_saliency.video.frame import Frame
@@ -21,6 +24,13 @@ TABLE_5 = [{"temporal": kind} for kind in TEMPORAL_MODULES]
 def tiny(seed=0, **options) -> SaliencyModel:
     torch.manual_seed(seed)
     return SaliencyModel(TINY, **options).double().eval()
+
+
+def thin_lite() -> SaliencyModel:
+    """The light network with few channels, at 65 x 65 pixels."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(LITE, input_size=(65, 65), pdc_channels=4, reduced_channels=4, hidden_channels=4)
+    return SaliencyModel(config).eval()
 
 
 def clip(batch=1, frames=3, size=(33, 41), seed=0) -> torch.Tensor:
@@ -69,6 +79,6 @@ def engine_maps(model, frames, **options):
 
 
 def assert_as_good(ours, plain, exact):
-    """Our error is at most twice that of the plain network in the same precision, and two roundings of the result."""
+    """Our error is at most twice that of the plain network in the same precision, plus two roundings of the result."""
     error, allowed = rms(torch.tensor(ours - exact)), rms(torch.tensor(plain - exact))
     assert error <= 2 * allowed + 2 * np.finfo(np.float32).eps, (error, allowed)

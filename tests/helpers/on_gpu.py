@@ -1,4 +1,4 @@
-"""What the tests on a real GPU share: the path that must run and did, arguments there, kernels as a profiler names them."""
+"""What tests on a real GPU share: the path that must run and did, arguments there, kernels as a profiler names them."""
 
 import contextlib
 import functools
@@ -30,7 +30,8 @@ def skip_without_gpu() -> None:
 def forced(path: str, must_fit: bool = True):
     """Computes everything on this path, which is asserted of all that the ops have recorded. Yields those records.
 
-    Where a layer has no room on the chip, forcing the persistent path raises: then the test is skipped, unless it must fit.
+    Where a layer has no room on the chip, forcing the persistent path raises; the test is then skipped, unless it
+    must fit.
     """
     with pytest.MonkeyPatch.context() as patch, pdb_ext.record_calls() as calls:
         patch.setenv("PDB_EXT_CUDA_PATH", path)
@@ -46,8 +47,8 @@ def forced(path: str, must_fit: bool = True):
 def on_every_path(test):
     """The test on every path, forced.
 
-    A test of a single problem has one that fits on the chip. Of a list, the smallest fits, and the paper's layer does but in
-    float64, in which tests name no precision.
+    A single problem must fit on the chip. In a list the smallest one fits, and so does the paper's layer, except in
+    float64, the precision of tests that name none.
     """
 
     @functools.wraps(test)
@@ -60,7 +61,7 @@ def on_every_path(test):
 
 
 def is_large_gpu() -> bool:
-    """Whether there is a multiprocessor for each of the 128 tiles of the paper's module, and shared memory as in sm_90."""
+    """Whether there is a multiprocessor for each of the 128 tiles of the paper's module, and sm_90's shared memory."""
     properties = torch.cuda.get_device_properties(0)
     return properties.multi_processor_count >= 128 and properties.major in (9, 10)
 
@@ -81,8 +82,10 @@ def tf32(allowed: bool):
 
 
 def roundings(precision: str) -> float:
-    """The relative error that is always allowed. TF32 operands have 11 significant bits; cuDNN may still choose float32 for
-    small sizes, which is luck."""
+    """The relative error that is always allowed.
+
+    TF32 operands have 11 significant bits, whatever cuDNN, which may choose float32 for small sizes, has as its error.
+    """
     return 2 * (2**-10 if precision == "tf32" else torch.finfo(DTYPES[precision]).eps)
 
 

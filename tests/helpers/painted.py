@@ -1,4 +1,4 @@
-"""Pictures and cut-outs of plain colours, so that these tell what is what."""
+"""Pictures and cut-outs in plain colours, by which tests recognise them."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""PNG files of every kind of grey, which no library at hand writes."""
+"""Grey PNG files of every kind, many of which OpenCV cannot write."""
 
 import struct
 import zlib
@@ -7,7 +7,7 @@ import numpy as np
 
 # Adam7: first row, first column, and their steps, of each pass.
 _PASSES = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1))
-# A TIFF header and one entry: orientation 6, to be turned by a quarter to the right.
+# A TIFF header and one entry: orientation 6, to be rotated clockwise by 90 degrees.
 TURNED = ("eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0")
 
 
@@ -22,7 +22,7 @@ def grey_png(levels, bits, extra=(), interlaced=False):
 
 
 def _rows(levels, bits):
-    """No filter (0) ahead of each row."""
+    """Packed rows, each after a 0 for "no filter"."""
     digits = (levels[:, :, None] >> np.arange(bits - 1, -1, -1)) & 1
     packed = np.packbits(digits.astype(np.uint8).reshape(len(levels), -1), axis=1)
     return b"".join(b"\0" + row.tobytes() for row in packed)

@@ -1,9 +1,9 @@
-"""A small training run that tests start, kill and share among processes:
+"""A small training run that tests start, kill, and divide among processes:
 
-    python tests/train_discs.py RUN [name=value ...] [-- RUN [name=value ...]]
+    python tests/helpers/train_discs.py RUN [name=value ...] [-- RUN [name=value ...]]
 
-Names are those of TrainConfig, of RunOptions, and: pause (seconds a sample takes), poison (a sample's number whose pixels
-are not numbers), broken (a sample's number that cannot be read), scores (whether there is a validation).
+Names are those of TrainConfig and RunOptions, and: pause (seconds that a sample takes), poison (number of a sample
+whose pixels are NaN), broken (number of a sample that cannot be read), scores (whether there is a validation).
 """
 
 import dataclasses
@@ -17,9 +17,9 @@ from helpers.training_data import TINY, DiscSamples
 from pdb_saliency.cli.console import library_on_console, tell
 from pdb_saliency.errors import InputError, SaliencyError
 from pdb_saliency.model.saliency import SaliencyModel
-from pdb_saliency.training.config import TrainConfig, modern
+from pdb_saliency.training.config import RunOptions, TrainConfig, modern
 from pdb_saliency.training.distributed import launch
-from pdb_saliency.training.trainer import RunOptions, Trainer
+from pdb_saliency.training.trainer import Trainer
 
 SMALL = {"steps": 24, "batch": 4, "warmup": 2, "size": (33, 33), "precision": "32-true", "model": TINY.to_dict()}
 
@@ -51,7 +51,7 @@ def run(folder: Path, config: TrainConfig, options: RunOptions, scores=False, **
     fabric = launch("cpu", 1, config.precision)
 
     def validation(candidate: SaliencyModel) -> dict:
-        """Higher for larger weights: any function of the model will do."""
+        """Larger for larger weights: any function of the model will do."""
         assert not candidate.training
         return {"max_f": float(sum(p.detach().abs().sum() for p in candidate.parameters()))}
 
@@ -77,7 +77,7 @@ def main(*arguments: str) -> int:
     except SaliencyError as error:
         tell("error", error)
         return 1
-    except SystemExit as end:  # Of a process that leaves the words to another one.
+    except SystemExit as end:  # Another process reports the error.
         return end.code
     except KeyboardInterrupt:
         return 130

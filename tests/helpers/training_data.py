@@ -1,7 +1,10 @@
-"""Clips drawn in memory, for tests of training: a bright disc on a dark, noisy ground, moving by a pixel or two a frame."""
+"""Clips for tests of training: a bright disc on a dark, noisy background, moving by a pixel or two a frame."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
@@ -53,3 +56,23 @@ class DiscSamples(Dataset):
             "valid": torch.tensor([mask is not None for mask in clip.masks]),
             "name": clip.name,
         }
+
+
+def write_discs(folder: Path) -> None:
+    """Data sets as files: `folder`/stills with six discs on noise, `folder`/video with a sequence of seven frames."""
+    random = np.random.default_rng(0)
+    for number in range(6):
+        _write(folder / "stills", ("images", "masks"), str(number), random.integers((25, 25), (55, 35)), random)
+    for number in range(7):
+        centre, name = (25 + 4 * number, 30), f"{number:05d}"
+        _write(folder / "video", ("JPEGImages/disc", "Annotations/disc"), name, centre, random)
+
+
+def _write(
+    folder: Path, places: tuple[str, str], name: str, centre: tuple[int, int], random: np.random.Generator
+) -> None:
+    mask = cv2.circle(np.zeros((60, 80), np.uint8), tuple(map(int, centre)), 12, 255, -1)
+    image = np.where(mask[..., None] > 0, (40, 160, 250), random.integers(0, 90, (60, 80, 3))).astype(np.uint8)
+    for place, picture in zip(places, (image, mask)):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / place / f"{name}.png"), picture)

@@ -1,4 +1,4 @@
-"""A folder as it may be downloaded with a video: every module and program that Python could want lies in it, too."""
+"""A folder as it may be downloaded with a video, with a file for every module and program that Python may look for."""
 
 import importlib.metadata
 import os
@@ -10,9 +10,7 @@ PROGRAMS = (
     "as bash c++ cc env ffmpeg ffprobe g++ gcc git ld ldconfig lscpu nvcc openssl python python3 sh uname".split()
 )
 LIBRARIES = "libc.so.6 libdl.so.2 libgcc_s.so.1 libm.so.6 libpthread.so.0 libstdc++.so.6 libz.so.1".split()
-WANTED = (
-    "hydra sitecustomize tensorflow triton usercustomize"  # Looked for by Python or a library, and mostly not there.
-)
+WANTED = "hydra sitecustomize tensorflow triton usercustomize"  # Python or a library looks for them, mostly in vain.
 
 # As pip writes it.
 COMMAND = """\
@@ -38,7 +36,7 @@ def module_names():
 
 
 class Unfriendly:
-    """folder: the current one of all commands. Whatever of it is run as code notes its name in `ran`."""
+    """folder: the current folder of all commands. Any code in it that is run writes its name to `ran`."""
 
     def __init__(self, root: Path, modules: set[str]):
         self.folder, self.ran = root / "downloaded", root / "ran"
@@ -53,15 +51,15 @@ class Unfriendly:
             (self.folder / name).write_text(f"#!/bin/sh\necho {name} >> '{self.ran}'\nexit 1\n")
             (self.folder / name).chmod(0o755)
         for name in LIBRARIES:
-            (self.folder / name).write_text("No process starts that takes this for a shared library.")
+            (self.folder / name).write_text("No process that takes this for a shared library starts.")
         (self.folder / "matplotlibrc").write_text("savefig.facecolor: black\nbackend: module://planted\n")
 
     def run(self, *arguments: str, code: int = 0, **variables: str) -> str:
-        """What the installed command prints; it must end with `code`, and nothing of the folder be run."""
+        """What the installed command prints. It must end with `code`, and run nothing in the folder."""
         return self.python(str(self.command), *arguments, code=code, **variables)
 
     def python(self, *arguments: str, code: int = 0, **variables: str) -> str:
-        """The same of any Python."""
+        """The same for any Python program."""
         paths = {
             "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path)),
             "PATH": os.pathsep + os.environ["PATH"],

@@ -1,4 +1,4 @@
-"""A video with masks, as files: a bright disk that walks over a darker ground."""
+"""A video with masks, as files: a bright disk that moves over a darker background."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ from pdb_saliency.data.sets.items import Video
 
 
 def frame_of(number):
-    """A bright disk that walks over a darker ground."""
+    """uint8 (72, 128, 3): frame `number`, with the disk 6 pixels further right than in the one before."""
     frame = np.full((72, 128, 3), 60, np.uint8)
     cv2.circle(frame, (20 + 6 * number, 36), 14, (220, 210, 200), -1)
     return frame
@@ -20,7 +20,7 @@ def mask_of(number):
 
 
 def video_of(root, name, count, annotated=None):
-    """Files of a video whose frames `annotated` (all, unless told) have a mask."""
+    """Writes a video of `count` frames. annotated: numbers of the frames that have a mask; None: all."""
     frames, masks = [], []
     for kind in ("JPEGImages", "Annotations"):
         (root / kind / name).mkdir(parents=True)

@@ -1,5 +1,4 @@
-"""The path of a layer: the rule that chooses it (csrc/cuda/choose_path.h), with an emulated GPU's numbers, paths that are
-forced, and what a call says of its own."""
+"""The path of a layer (csrc/cuda/choose_path.h): the rule, for an emulated GPU; forced paths; the record of a call."""
 
 import ctypes
 import re
@@ -97,7 +96,7 @@ def test_a_call_says_how_it_was_computed(ops, path, dtype):
 
 
 def test_the_names_of_the_kernels_are_theirs():
-    """What a call says of its kernel is the name of one in the sources."""
+    """The kernel names that calls report are names in the sources."""
     text = (
         "".join(path.read_text() for path in ROOT.glob("csrc/cuda/**/*.cu"))
         + (ROOT / "csrc/cuda/persistent/loop.h").read_text()

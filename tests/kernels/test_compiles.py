@@ -1,4 +1,4 @@
-"""The CUDA kernels under nvcc: no warnings, no register spills, tensor-core instructions where they are meant to be."""
+"""The CUDA kernels under nvcc: no warnings, no register spills, tensor-core instructions where they belong."""
 
 import functools
 import os
@@ -25,7 +25,7 @@ def find_tool(name):
 
 @pytest.fixture(scope="session")
 def compiled(tmp_path_factory):
-    """Function: source name -> (object file, ptxas' report by architecture and kernel). Compiles a file once a session."""
+    """Function: source name -> (object file, ptxas' report by architecture and kernel). Compiles each file once."""
     nvcc, folder = find_tool("nvcc"), tmp_path_factory.mktemp("objects")
 
     @functools.cache
@@ -42,7 +42,7 @@ def compiled(tmp_path_factory):
 
 
 def read_report(text):
-    """Architecture -> kernel -> what ptxas -v says of its stack and spills, and the number of its registers.
+    """Architecture -> kernel -> ptxas -v's line about its stack and spills, and the number of its registers.
 
     With several threads the reports of the architectures come one after the other, but in no fixed order.
     """
@@ -55,6 +55,7 @@ def read_report(text):
     return report
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 def test_no_kernel_spills_registers(compiled, name):
     _, report = compiled(name)
@@ -67,6 +68,7 @@ def test_no_kernel_spills_registers(compiled, name):
             )
 
 
+@pytest.mark.slow
 def test_a_spill_would_be_seen(tmp_path):
     """The report of a kernel that needs more registers than it may have."""
     source = tmp_path / "spill.cu"
@@ -90,6 +92,7 @@ def test_a_spill_would_be_seen(tmp_path):
     assert "0 bytes spill stores" not in properties.split(", ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in SOURCES if re.match("step/mma/|persistent/", name)])
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90a", "sm_120"])
 def test_every_tensor_core_kernel_has_tensor_core_instructions(compiled, name, architecture):
@@ -109,6 +112,7 @@ def test_every_tensor_core_kernel_has_tensor_core_instructions(compiled, name, a
         assert "HMMA" in functions[kernel], kernel
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize(
     "dtype, core",
@@ -116,7 +120,7 @@ def test_every_tensor_core_kernel_has_tensor_core_instructions(compiled, name, a
     ids=str,
 )
 def test_the_papers_module_is_resident_on_an_h100_at_once(compiled, direction, dtype, core):
-    """32 channels, 60 x 60 pixels, two branches in one launch: by the registers of ptxas and the shared memory of the plan."""
+    """32 channels, 60 x 60 pixels, two branches in one launch: by ptxas' registers and the plan's shared memory."""
     _, report = compiled(f"persistent/{direction}.cu")
     name = {torch.float32: "f", torch.float16: "NS0_4HalfE", torch.bfloat16: "NS0_8BFloat16E"}[dtype]
     kernel = rf"17persistent_kernelI.*{direction.capitalize()}I{name}NS0_7{core}Core"
@@ -128,7 +132,11 @@ def test_the_papers_module_is_resident_on_an_h100_at_once(compiled, direction, d
     assert not kernels.pyramid_fits(*module, 127)  # 64 tiles of two branches
 
 
-@pytest.mark.parametrize("program", ["python/benchmarks/flag_latency.cu", "tests/kernels/cuda_device/starved_wait.cu"])
+PROGRAMS = ("python/benchmarks/gpu/flag_latency.cu", "tests/kernels/cuda_device/starved_wait.cu")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", PROGRAMS)
 def test_the_programs_beside_the_kernels_compile(tmp_path, program):
     command = [find_tool("nvcc"), "-std=c++17", "-cubin", "-arch=sm_90", "-Werror", "all-warnings"]
     subprocess.run(

@@ -1,8 +1,8 @@
 """The cell's functions as inexact as a GPU's, over 80 steps (the kernels run on the host).
 
-PyTorch's operators on a GPU have the errors of expf and tanhf, too, but divide exactly. So the rule, at most twice PyTorch's
-error, is asked of the quotient here: of kernels with all three errors against the same kernels with an exact quotient.
-tests/test_cuda.py asks it of a GPU.
+PyTorch's operators on a GPU also have the errors of expf and tanhf, but divide exactly. So the rule, at most twice
+PyTorch's error, is applied to the quotient here: kernels with all three errors against the same kernels with an exact
+quotient. test_on_gpu.py applies it on a GPU.
 """
 
 import pytest
@@ -23,6 +23,7 @@ def set_errors():
     library.pdb_set_device_errors(EXACT)
 
 
+@pytest.mark.slow(but=["float32"])
 @pytest.mark.parametrize("precision", ["float32", "tf32", "float16", "bfloat16"])
 def test_error_over_80_steps_is_at_most_twice_that_of_pytorch(set_errors, precision):
     """RMS against float64, of the output, the state and every gradient."""

@@ -1,7 +1,7 @@
 """A layer on a real GPU, on every path; skipped where there is none. `python python/benchmarks/gpu_check.py` runs this.
 
-Which path ran is asserted of every test (on_gpu.on_every_path), by what the ops recorded, and for the paper's layer by the
-kernels in a profiler's trace, too. Whatever gpu_check.py picks by -k can run alone.
+Every test asserts which path ran (on_gpu.on_every_path), by the ops' records, and for the paper's layer by the kernels
+in a profiler's trace, too. The tests that gpu_check.py selects with -k can run alone.
 """
 
 import functools
@@ -57,8 +57,8 @@ def test_float64_equals_the_reference(path, problem, recompute_gates):
 def assert_as_accurate_as_pytorch(problem, precision, draws=4):
     """The rule of this project, on the GPU: the RMS error against float64 is at most twice that of PyTorch's operators.
 
-    For the outputs and every gradient. Errors are pooled over draws, and results of a few numbers left out: a ratio of few
-    roundings is luck.
+    For the outputs and every gradient. Errors are pooled over draws, and results of a few numbers are left out: a ratio
+    of few roundings is luck.
     """
     exact, theirs, ours = {}, {}, {}
     for seed in range(draws):
@@ -89,7 +89,7 @@ def test_error_is_at_most_twice_that_of_pytorch(path, problem, precision):
 @on_every_path
 @PRECISIONS
 def test_errors_do_not_grow_over_eighty_steps(path, precision):
-    """In which the GPU's own sigmoid and tanh could go astray."""
+    """Errors of the GPU's own sigmoid and tanh could accumulate."""
     assert_as_accurate_as_pytorch(EIGHTY, precision)
 
 

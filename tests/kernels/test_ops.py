@@ -1,4 +1,4 @@
-"""The CUDA side of the ops (csrc/cuda/convlstm_cuda.cpp) on the host: allocation, options, and the kernels behind them."""
+"""The CUDA side of the ops (csrc/ops/cuda) on the host: allocation, options, and the kernels behind them."""
 
 import subprocess
 import sys

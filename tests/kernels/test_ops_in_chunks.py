@@ -67,7 +67,7 @@ def test_the_workspace_does_not_grow_with_the_sequence(kernels):
 
 
 def bytes_saved_by_eager(T, dtype, side=12, channels=2):
-    """What autograd keeps of the eager loop's forward pass, its output included, for a value of x (channels in as out)."""
+    """Bytes that autograd keeps of the eager loop, output included, per value of x (as many channels in as out)."""
     from peers import naive
 
     x = torch.zeros(T, 1, channels, side, side, dtype=dtype, requires_grad=True)
@@ -85,7 +85,7 @@ def bytes_saved_by_eager(T, dtype, side=12, channels=2):
     return sum(t.untyped_storage().nbytes() for at, t in storages.items() if at not in of_arguments) / x.numel()
 
 
-# Of (dtype, steps, whether gates are saved): README.md and docs/cuda.md state them.
+# (dtype, steps, whether gates are saved) -> our memory as a share of eager's. docs/cuda.md quotes them.
 MEMORY = {
     (torch.float32, 80, False): 0.36,
     (torch.float32, 80, True): 1.15,
@@ -99,7 +99,7 @@ MEMORY = {
 
 @pytest.mark.parametrize("problem", MEMORY, ids=str)
 def test_memory_of_training(kernels, problem, monkeypatch):
-    """A layer at the paper's size, counted: ours at its peak, eager's at the end of forward, both with the gradient of x."""
+    """A layer of the paper's size, counted: ours at its peak, eager after forward, both with the gradient of x."""
     monkeypatch.syspath_prepend(str(ROOT / "python/benchmarks"))
     (dtype, T, gates), channels, side = problem, 32, 60
     values, size = T * channels * side**2, dtype.itemsize

@@ -1,4 +1,4 @@
-"""`pdb_convlstm` on CUDA (csrc/cuda/pdb_convlstm_cuda.cpp) on the host: a pyramid in one persistent launch each way."""
+"""`pdb_convlstm` on CUDA (csrc/ops/cuda/pdb_convlstm.cpp) on the host: a pyramid in one persistent launch each way."""
 
 import contextlib
 import ctypes
@@ -104,10 +104,14 @@ def check_pyramid_error(ops, dtype, arithmetic, save, **options):
         assert (ours.double() - value).abs().max() <= allowed
 
 
-# Tensor cores in chains: forward and backward, side weights beside the recurrent ones or, in TF32 with so many channels, in
-# turn with them, all steps at once and in chunks.
-@pytest.mark.parametrize("save, sizes, launches", [(1, (3, 1, 5, 6, 9, 10), 2), (2, (9, 1, 3, 4, 5, 6), 1 + 2 * 3),
-                                                   (1, (3, 1, 17, 32, 8, 8), 2)], ids=["whole", "chunks", "32 channels"])  # fmt: skip
+# Tensor cores in chains: forward and backward, side weights beside the recurrent ones or (in TF32 with so many
+# channels) alternating with them, all steps at once and in chunks.
+@pytest.mark.slow(but=["tf32-whole"])
+@pytest.mark.parametrize(
+    "save, sizes, launches",
+    [(1, (3, 1, 5, 6, 9, 10), 2), (2, (9, 1, 3, 4, 5, 6), 1 + 2 * 3), (1, (3, 1, 17, 32, 8, 8), 2)],
+    ids=["whole", "chunks", "32 channels"],
+)
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "tf32"])
 def test_a_pyramid_on_tensor_cores(ops, persistent, precision, save, sizes, launches, monkeypatch):
     arithmetic = contextlib.nullcontext()
@@ -129,14 +133,14 @@ def test_a_pyramid_runs_in_one_launch_each_way(ops, persistent, optional, save):
 
 @pytest.mark.parametrize("optional", [True, False])
 def test_a_long_pyramid_saves_memory_in_backward(ops, persistent, optional):
-    """Without saved gates: forward in one launch, backward a few steps at a time, the two layers of a direction together."""
+    """Without saved gates: forward in one launch, backward a few steps at a time, a direction's layers together."""
     check_pyramid(ops, optional, save=2, sizes=(11, 1, 3, 2, 4, 5))
     assert persistent.pdb_cooperative_launches() == 1 + 2 * 3
     assert last_call() == ("pdb_convlstm_backward", "persistent", "persistent_kernel", 4, False)
 
 
 def test_weights_of_a_pyramid_take_turns(ops, persistent):
-    """Where the gate gradients of two dilations leave no room for both weights of backward; more steps than are done at once."""
+    """The gate gradients of two dilations leave no room for both weights of backward; more steps than fit at once."""
     check_pyramid(ops, False, sizes=(9, 1, 2, 16, 8, 8))
     assert persistent.pdb_cooperative_launches() == 2
 
@@ -160,6 +164,7 @@ def test_layers_that_fit_alone_but_not_together_get_a_launch_each(ops, persisten
     assert persistent.pdb_cooperative_launches() == 2 * 2 * len(DILATIONS)
 
 
+@pytest.mark.slow(but=["chunks"])
 @pytest.mark.parametrize("save", [1, 2], ids=["all steps at once", "chunks"])
 def test_a_pyramid_whose_backward_waits_without_end_says_of_which_layer(ops, persistent, capfd, save):
     """The second of a branch comes first there. It runs backward in time: its forward ends with frame 0."""
@@ -184,6 +189,7 @@ def flag_of_a_step():
     return b"persistent/loop.h", next(i for i, line in enumerate(lines, 1) if "PDB_PUBLISH(" in line)
 
 
+@pytest.mark.slow
 def test_no_flag_between_the_layers_of_a_chain_is_missing_unnoticed(ops, persistent):
     x, parameters = pyramid(False)
     _, cotangents, _ = pyramid_reference(x, parameters)

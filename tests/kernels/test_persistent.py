@@ -1,4 +1,4 @@
-"""The persistent CUDA kernels without a GPU: all blocks at once, halo flags under a weak memory model (tests/cuda_host)."""
+"""The persistent CUDA kernels without a GPU: all blocks at once, halo flags under a weak memory model."""
 
 import re
 
@@ -30,8 +30,8 @@ PERSISTENT_CASES = CASES | {
     "two groups of channels": ((4, 2, 5, 20, 9, 10), {"reverse": True}),
 }
 
-# So many channels of x that their weight and the recurrent one take turns in shared memory, and in more than one part; more
-# steps than are done at once.
+# So many channels of x that their weight and the recurrent one alternate in shared memory, in more than one part; and
+# more steps than are done at once.
 TURNS_CASE = ((10, 1, 56, 8, 9, 9), {"reverse": True})
 
 # Where shared memory does not hold the gate gradients of so many channels in double, or the window at all.
@@ -61,6 +61,7 @@ def test_error_is_at_most_twice_that_of_pytorch(kernels, name, dtype):
     check_errors(Problem(sizes, **options), kernels, dtype)
 
 
+@pytest.mark.slow(but=["one pixel", "odd", "one pixel-torch.float16", "odd-torch.float16", "odd-torch.bfloat16"])
 @pytest.mark.parametrize("name", [name for name in TENSOR_CORE_CASES if name != "5x5 kernel"])
 def test_tensor_core_error_is_at_most_twice_that_of_pytorch(tensor_cores, name):
     sizes, options = TENSOR_CORE_CASES[name]
@@ -69,6 +70,7 @@ def test_tensor_core_error_is_at_most_twice_that_of_pytorch(tensor_cores, name):
     assert tensor_cores.library.pdb_cooperative_launches() == 2
 
 
+@pytest.mark.slow(but=["kernels-torch.float32", "kernels-torch.float64"])
 @pytest.mark.parametrize(
     "which, dtype",
     [
@@ -95,10 +97,11 @@ def test_weights_that_take_turns(which, dtype, request):
     assert kernels.library.pdb_cooperative_launches() == 2
 
 
-# Neighbours on all sides, two groups of channels in double (whose backward does not fit), more steps than exchange slots.
+# Neighbours on all sides, two groups of channels in double (whose backward does not fit), more steps than slots.
 FLAG_CASE = ((4, 1, 17, 17, 9, 17), {"reverse": True})
 
 
+@pytest.mark.slow(but=["kernels-torch.float32", "kernels-torch.float64"])
 @pytest.mark.parametrize(
     "which, dtype", [("kernels", torch.float32), ("kernels", torch.float64), ("tensor_cores", torch.bfloat16)], ids=str
 )
@@ -116,10 +119,10 @@ def synchronisation():
     """Every barrier, publish and await of the persistent kernels, and what may be wrong with it."""
     for path in sorted(ROOT.glob("csrc/cuda/persistent/*")):
         place = path.relative_to(ROOT / "csrc/cuda").as_posix()
-        # What stands between the layers of a chain: test_cuda_ops_on_host.py.
+        # What stands between the layers of a chain: test_ops_pyramid.py.
         text = path.read_text().split("void __launch_bounds__(kPersistentThreads, 1)")[0]
         for number, line in enumerate(text.splitlines(), 1):
-            code = line.split("//")[0]
+            code = "" if line.startswith("#define") else line.split("//")[0]
             if "__syncthreads()" in code or "PDB_AWAIT(" in code:
                 yield place, number, MISSING
             if "PDB_AWAIT(" in code or "PDB_PUBLISH(" in code:
@@ -134,9 +137,10 @@ def run_faulty(kernels, problem, fault, name, line):
         kernels.library.pdb_inject(NO_FAULT, None, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", list(synchronisation()), ids=str)
 def test_no_synchronisation_is_missing_unnoticed(kernels, site):
-    """What the emulation is worth: without any one of them, or without its release or acquire, the results are wrong."""
+    """Proof of the emulation: without any one of them, or without its release or acquire, the results are wrong."""
     name, line, fault = site
     source = (ROOT / "csrc/cuda" / name).read_text().splitlines()[line - 1]
     assert any(is_seen(kernels, Problem(sizes, **options), site) for sizes, options in (FLAG_CASE, TURNS_CASE)), source
@@ -159,11 +163,12 @@ def publish_of_a_step():
 
 
 def starved(layer, step, way):
-    """What a launch says that gave up."""
+    """The message of a launch that gave up."""
     where = rf"layer {layer}, step:{step}: persistent_kernel, {way}"
     return rf"pdb_ext: persistent launch, {where}: block: \[\d+,0,0\], thread: \[\d+,0,0\] Assertion"
 
 
+@pytest.mark.slow(but=["0"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_wait_without_end_ends_the_launch(kernels, capfd, seed):
     """Without the publishes: the message names layer and step, the launch fails, and the next one is right again."""
@@ -178,7 +183,7 @@ def test_a_wait_without_end_ends_the_launch(kernels, capfd, seed):
 
 @pytest.mark.parametrize("recompute", [False, True], ids=["all steps at once", "chunks"])
 def test_a_wait_without_end_in_backward_names_the_step_of_the_whole_sequence(kernels, capfd, recompute):
-    """The last step needs nobody's flag; the one before it is the first to wait, also where a launch has four steps only."""
+    """The last step needs no flag; the one before it is the first to wait, even if a launch has only four steps."""
     T = 10
     problem = Problem((T, 1, 2, 3, 9, 17))
     tensors, *cotangents = problem.to(torch.float32)

@@ -55,16 +55,18 @@ def test_error_through_80_steps_with_peepholes_is_not_worse_in_the_middle(in_cha
         assert statistics.median(values) <= 2, f"{name}: {values}"
 
 
+@pytest.mark.slow(but=["generic"])
 @needs_native
 @pytest.mark.parametrize("name", ["avx2", "generic", "avx512"])
 def test_every_instruction_set(name):
     """The choice is made once a process; a processor without it must say so instead of crashing."""
     code = (
-        "import torch, pdb_ext; from pdb_ext import build_info; from problems import *\n"
+        "import torch, pdb_ext; from pdb_ext import build_info; from helpers.problems import *\n"
         "try: name = build_info()['cpu_capability']\n"
         "except RuntimeError as error: print('unavailable', error); raise SystemExit\n"
         "print(name)\n"
-        "for problem in (Problem(C=9, peephole='full', state=True, H=11, W=17), Problem(in_channels=20, C=24, T=2, H=10)):\n"
+        "problems = Problem(C=9, peephole='full', state=True, H=11, W=17), Problem(in_channels=20, C=24, T=2, H=10)\n"
+        "for problem in problems:\n"
         "  for dtype in (torch.float32, torch.float64):\n"
         "    assert_as_accurate_as_pytorch(pdb_ext.convlstm, problem, dtype)\n"
     )

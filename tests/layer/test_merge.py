@@ -110,6 +110,7 @@ def test_strides_and_threads_do_not_matter():
     assert expected.is_contiguous()
 
 
+@pytest.mark.slow(but=["generic"])
 @needs_native
 @pytest.mark.parametrize("name", ["generic", "avx2", "avx512"])
 def test_every_instruction_set(name):
@@ -117,9 +118,11 @@ def test_every_instruction_set(name):
         "import torch; from test_merge import *; from pdb_ext import _library\n"
         "try: _library.native.cpu_capability()\n"
         "except RuntimeError: print('unavailable'); raise SystemExit\n"
-        "for case in CASES[4:6]: test_equals_pytorch_in_float64(case), test_error_in_float32_is_at_most_twice_pytorchs(case)\n"
+        "for case in CASES[4:6]:\n"
+        "  test_equals_pytorch_in_float64(case), test_error_in_float32_is_at_most_twice_pytorchs(case)\n"
     )
-    environment = os.environ | {"PDB_EXT_CPU": name, "PYTHONPATH": os.pathsep.join(sys.path)}
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    environment = os.environ | {"PDB_EXT_CPU": name, "PYTHONPATH": path}
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert result.returncode == 0, result.stderr
     if "unavailable" in result.stdout:

@@ -1,4 +1,4 @@
-"""`pdb_convlstm` on the CPU, where it calls `convlstm` layer by layer: autograd, fake kernels, and what the modules make of it."""
+"""`pdb_convlstm` on the CPU, where it calls `convlstm` layer by layer: autograd, fake kernels, modules."""
 
 import pytest
 import torch

@@ -61,7 +61,7 @@ def test_forward_mode_derivatives():
     arguments = tuple(v for v in inputs.values() if v is not None)
     tangents = tuple(torch.randn_like(v) for v in arguments)
     ours, expected = (
-        torch.func.jvp(lambda *values: function(*values)[0], arguments, tangents)
+        torch.func.jvp(lambda *values, function=function: function(*values)[0], arguments, tangents)
         for function in (pdb_ext.convlstm, reference.convlstm)
     )
     assert expected[1].abs().max() > 0.1

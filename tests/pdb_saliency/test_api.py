@@ -115,7 +115,7 @@ def test_an_endless_source_ends_with_the_iterator(model):
 
 
 def test_causal_needs_no_later_frame():
-    """A source that sends the next frame only when the last one's map has come."""
+    """A source that sends the next frame only when the previous frame's map has arrived."""
     model = ps.load(causal=True)
     maps: queue.Queue = queue.Queue()
 

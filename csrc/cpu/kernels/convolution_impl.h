@@ -1,5 +1,5 @@
-// Matrix kernels in registers: the dilated convolution of a strip, and its weight gradient. Both keep a tile of
-// kTile x (2 vectors) sums in registers and feed it one broadcast value against two vectors at a time.
+// Matrix kernels in registers: the dilated convolution of a strip, and its weight gradient. Both keep a tile of kTile x
+// (2 vectors) sums in registers and multiply one broadcast value by two vectors at a time.
 #pragma once
 
 #include "cpu/kernels/kernels.h"
@@ -11,8 +11,8 @@ namespace pdb::cpu::PDB_ISA {
 constexpr int kTile = PDB_VECTOR_BYTES == 64 ? 8 : 6;
 template <class T>
 constexpr int kRowBlock = 2 * Vec<T>::size;
-// Products that a pass over a strip sums before they join the total, whole taps at a time: rounding errors grow with the
-// length of such a sum, and the weights of a pass must fit in the first-level cache beside the pixels.
+// Products that a pass over a strip sums before they join the total, whole taps at a time: rounding errors grow with
+// the length of such a sum, and the weights of a pass must fit in the first-level cache beside the pixels.
 constexpr int64_t kPassProducts = 96;
 
 // An integer as a type, to call a generic lambda with a compile-time size.
@@ -21,8 +21,9 @@ struct Constant {
   static constexpr int value = N;
 };
 
-// sums[j][2] += sum over k of broadcast(left(j, k)) * row_k, where row_k are the two vectors at right + k * right_stride
-// and left(j, k) = left[j][k * left_stride]. prefetch: what lies `ahead` values behind each row_k is wanted soon.
+// sums[j][2] += sum over k of broadcast(left(j, k)) * row_k, where row_k are the two vectors at right + k *
+// right_stride and left(j, k) = left[j][k * left_stride]. prefetch: the values `ahead` behind each row_k are needed
+// soon.
 template <class T, int N, bool prefetch = false>
 PDB_INLINE void multiply(Vec<T> (&sums)[N][2], const T* const* left, int64_t left_stride, const T* right,
                          int64_t right_stride, int64_t count, int64_t ahead = 0) {
@@ -30,7 +31,8 @@ PDB_INLINE void multiply(Vec<T> (&sums)[N][2], const T* const* left, int64_t lef
   for (int64_t k = 0; k < count; ++k) {
     if (prefetch) {
       constexpr int64_t kLine = 64 / sizeof(T);  // of the cache
-      for (int64_t at = 0; at < kRowBlock<T>; at += kLine) __builtin_prefetch(right + k * right_stride + ahead + at, 0, 2);
+      for (int64_t at = 0; at < kRowBlock<T>; at += kLine)
+        __builtin_prefetch(right + k * right_stride + ahead + at, 0, 2);
     }
     const V right0 = V::load(right + k * right_stride);
     const V right1 = V::load(right + k * right_stride + V::size);
@@ -43,18 +45,20 @@ PDB_INLINE void multiply(Vec<T> (&sums)[N][2], const T* const* left, int64_t lef
   }
 }
 
-// sums[j][2] += sum over the channels of left[j][channel] * right[channel][row_block], from the last channel to the first:
-// h lies behind x in a frame and is mostly the smaller of the two, and a sum rounds less when its small terms come first.
+// sums[j][2] += sum over the channels of left[j][channel] * right[channel][row_block], from the last channel to the
+// first: h lies behind x in a frame and is mostly the smaller of the two, and a sum loses less when its small terms
+// come first.
 template <class T, int N, bool prefetch = false>
-PDB_INLINE void multiply_channels(Vec<T> (&sums)[N][2], const T* const* left, const T* right, int64_t channels, int64_t ahead = 0) {
+PDB_INLINE void multiply_channels(Vec<T> (&sums)[N][2], const T* const* left, const T* right, int64_t channels,
+                                  int64_t ahead = 0) {
   const T* last[N];
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j) last[j] = left[j] + channels - 1;
   multiply<T, N, prefetch>(sums, last, -1, right + (channels - 1) * kRowBlock<T>, -kRowBlock<T>, channels, ahead);
 }
 
-// One tile of a convolution: N pixels, one block of rows, `taps` taps from `offsets` on. The sum starts from zero and
-// joins what is there at the end.
+// One tile of a convolution: N pixels, one block of rows, `taps` taps from `first_tap` on. The sum starts from zero and
+// is added to what is there at the end.
 template <class T, int N>
 void convolve_tile(const Convolution<T>& c, const Source<T>& source, int64_t first_tap, int64_t taps, const T* weight,
                    const int64_t* centers, const T* init, T* out) {
@@ -97,8 +101,8 @@ void convolve(const Convolution<T>& c, const Source<T>& source, const int64_t* c
   }
 }
 
-// dweight[j][2 vectors] += sum over the pixels of some picture rows, for N neighbouring channels. The sum starts from
-// zero: rounding errors grow with the pixels of a call, not of the whole picture.
+// dweight[j][2 vectors] += sum over the pixels of some image rows, for N neighbouring channels. The sum starts from
+// zero: rounding errors grow with the pixels of a call, not of the whole image.
 template <class T, int N>
 void weight_gradient_tile(const Source<T>& source, int64_t channel, const T* dgates, int64_t gates, int64_t width,
                           int64_t rows, int64_t pitch, T* dweight) {
@@ -121,8 +125,8 @@ void weight_gradient_tile(const Source<T>& source, int64_t channel, const T* dga
 }
 
 template <class T>
-void weight_gradient(const Source<T>& source, const T* dgates, int64_t gates, int64_t width, int64_t rows, int64_t pitch,
-                     T* dweight) {
+void weight_gradient(const Source<T>& source, const T* dgates, int64_t gates, int64_t width, int64_t rows,
+                     int64_t pitch, T* dweight) {
   int64_t channel = 0;
   for (; channel + kTile <= source.channels; channel += kTile)
     weight_gradient_tile<T, kTile>(source, channel, dgates, gates, width, rows, pitch, dweight);

@@ -7,10 +7,10 @@
 
 namespace pdb::cpu {
 
-#define PDB_DECLARE_TABLE(isa)         \
-  namespace isa {                      \
-  template <class T>                   \
-  const Kernels<T>& table();           \
+#define PDB_DECLARE_TABLE(isa) \
+  namespace isa {              \
+  template <class T>           \
+  const Kernels<T>& table();   \
   }
 PDB_DECLARE_TABLE(generic)
 #if defined(__x86_64__)

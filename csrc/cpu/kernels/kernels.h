@@ -1,8 +1,8 @@
-// CPU kernels of the dilated ConvLSTM: raw pointers, no torch, no threads. Each call does one piece of work that a caller
-// may run in parallel with the others. Compiled once for each instruction set; kernels<T>() picks one at run time.
+// CPU kernels of the dilated ConvLSTM: raw pointers, no torch, no threads. Each call does one piece of work that a
+// caller may run in parallel with others. Compiled once for each instruction set; kernels<T>() picks one at run time.
 //
-// Inside the op every picture lies pixel-major: the channels of one pixel are neighbours in memory. A *frame* is such a
-// picture with a border of zeros as wide as the dilated window reaches, so that no convolution tests for the edge.
+// Inside the op every image is pixel-major: the channels of one pixel are neighbours in memory. A *frame* is such an
+// image with a border of zeros as wide as the dilated window reaches, so that no convolution tests for the edge.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,7 @@ namespace pdb::cpu {
 
 constexpr int kMaxRowBlock = 64;  // upper bound of Kernels::row_block
 
-// A strip is a set of pixels of one picture that is worked on at once: its pre-activations stay in the nearest caches.
+// A strip is a set of pixels of one image that is processed together: its pre-activations stay in the nearest caches.
 constexpr int64_t kStripSlots = 96;
 constexpr int64_t kStripTiles = kStripSlots / 4;
 
@@ -23,7 +23,7 @@ struct Source {
 };
 
 // A convolution with `taps` window positions. weight: [rows / row_block][taps][channels][row_block], rows padded with
-// zeros to a multiple of row_block. A Source may have fewer channels: then only the first ones take part.
+// zeros to a multiple of row_block. If a Source has fewer channels, only the first ones take part.
 template <class T>
 struct Convolution {
   const T* weight;
@@ -31,8 +31,8 @@ struct Convolution {
   int64_t taps, channels, rows;
 };
 
-// A 3x3 convolution in the Winograd form F(2x2, 3x3) (winograd.h): 16 products in place of 36 for 2x2 pixels.
-// weight: [rows / row_block][16][channels][row_block].
+// A 3x3 convolution in the Winograd form F(2x2, 3x3) (winograd.h): 16 products instead of 36 for 2x2 pixels. weight:
+// [rows / row_block][16][channels][row_block].
 template <class T>
 struct WinogradConvolution {
   const T* weight;
@@ -40,35 +40,35 @@ struct WinogradConvolution {
   int64_t step_y, step_x;  // pixels of a frame from one window position to the next
 };
 
-// The cell at the pixels of a strip. pixel[p] is the position in arrays over the whole picture, [pixel][channels] or
-// [pixel][4 * channels]; slot[p] the position among the pre-activations of the strip; position[p] that in a frame. Null:
-// absent.
+// The cell at the pixels of a strip. pixel[p] is the position in arrays over the whole image, [pixel][channels] or
+// [pixel][4 * channels]; slot[p] that among the pre-activations of the strip; position[p] that in a frame. Null arrays
+// are absent.
 template <class T>
 struct CellStrip {
   int64_t pixels, channels;
   const int64_t *pixel, *slot, *position;
   bool peephole_current;
-  const T* peephole;        // [3][peephole_stride]
+  const T* peephole;  // [3][peephole_stride]
   int64_t peephole_stride;
-  const T* c_previous;      // zeros if null
+  const T* c_previous;  // zeros if null
 };
 template <class T>
 struct CellForward : CellStrip<T> {
-  T* gates;                 // [slot][gates_stride] pre-activations; overwritten
+  T* gates;  // [slot][gates_stride] pre-activations; overwritten
   int64_t gates_stride;
-  T* c;                     // may be c_previous
-  T* h;                     // [position][h_stride]
+  T* c;  // may be c_previous
+  T* h;  // [position][h_stride]
   int64_t h_stride;
-  T* saved_gates;           // null in inference
+  T* saved_gates;  // null in inference
 };
 template <class T>
 struct CellBackward : CellStrip<T> {
   const T* saved_gates;
   const T* c;
-  const T* dh;              // gradient of h_t
-  T* dc;                    // gradient of c_t from later steps in, of c_{t-1} out
-  T* dgates;                // [position][4 * channels]
-  T* dpeephole;             // laid out as the peephole; added to
+  const T* dh;   // gradient of h_t
+  T* dc;         // in, the gradient of c_t from later steps; out, that of c_{t-1}
+  T* dgates;     // [position][4 * channels]
+  T* dpeephole;  // laid out like the peephole; added to
 };
 
 template <class T>
@@ -76,36 +76,38 @@ struct Kernels {
   const char* name;
   int row_block;
 
-  // out[p][row] = init[row] + sum over taps and channels, for the pixels whose frame positions are centers[0 .. pixels);
-  // out is [pixels][rows].
-  void (*convolve)(const Convolution<T>&, const Source<T>&, const int64_t* centers, int64_t pixels, const T* init, T* out);
+  // out[p][row] = init[row] + sum over taps and channels, for the pixels whose frame positions are centers[0 ..
+  // pixels); out is [pixels][rows].
+  void (*convolve)(const Convolution<T>&, const Source<T>&, const int64_t* centers, int64_t pixels, const T* init,
+                   T* out);
 
   // The same for the 2x2 pixels of each of up to kStripTiles tiles. corners: frame positions of the top left of the 4x4
-  // pixels that a tile reads. out is [4 * tiles][rows], the pixels of a tile in reading order. scratch: as many values as
-  // winograd_scratch says.
-  void (*winograd)(const WinogradConvolution<T>&, const Source<T>&, const int64_t* corners, int64_t tiles, const T* init,
-                   T* scratch, T* out);
+  // pixels that a tile reads. out is [4 * tiles][rows], the pixels of a tile in reading order. scratch:
+  // winograd_scratch() values.
+  void (*winograd)(const WinogradConvolution<T>&, const Source<T>&, const int64_t* corners, int64_t tiles,
+                   const T* init, T* scratch, T* out);
 
   void (*cell_forward)(const CellForward<T>&);
   void (*cell_backward)(const CellBackward<T>&);
 
   // to[pixel[p]][channel] = tanh(sums[slot[p]][channel]), sums [slot][stride], to [pixel][channels].
-  void (*tanh)(const T* sums, int64_t stride, const int64_t* slot, const int64_t* pixel, int64_t pixels, int64_t channels, T* to);
+  void (*tanh)(const T* sums, int64_t stride, const int64_t* slot, const int64_t* pixel, int64_t pixels,
+               int64_t channels, T* to);
 
-  // dweight[channel][r] += sum over the pixels p of a picture row of source[p + offset][channel] * dgates[p][row + r],
-  // r < row_block, for `rows` rows of `width` pixels, `pitch` apart. source, dgates: at the first of these pixels; both
+  // dweight[channel][r] += sum over the pixels p of an image row of source[p + offset][channel] * dgates[p][row + r], r
+  // < row_block, for `rows` rows of `width` pixels, `pitch` apart. source, dgates: at the first of these pixels; both
   // may be read up to row_block values past their last pixel.
   void (*weight_gradient)(const Source<T>& source, const T* dgates, int64_t gates, int64_t width, int64_t rows,
                           int64_t pitch, T* dweight);
 
-  // The same in the Winograd form, for its positions 4 * line + j, j < 4, and the row blocks first_block .. first_block +
-  // blocks: adds to dweight, [rows / row_block][16][channels][row_block]. source and dgates: whole frames; corners as
-  // above; firsts: frame positions of the tiles' first pixels. scratch: as winograd_gradient_scratch says.
+  // The same in the Winograd form, for its positions 4 * line + j, j < 4, and the row blocks first_block .. first_block
+  // + blocks: adds to dweight, [rows / row_block][16][channels][row_block]. source and dgates: whole frames; corners as
+  // above; firsts: frame positions of the tiles' first pixels. scratch: winograd_gradient_scratch() values.
   void (*winograd_weight_gradient)(const WinogradConvolution<T>&, const Source<T>& source, const int64_t* corners,
                                    const Source<T>& dgates, const int64_t* firsts, int64_t tiles, int line,
                                    int64_t first_block, int64_t blocks, T* scratch, T* dweight);
 
-  // dbias[r] += sum over `pixels` pixels, one after the other, of dgates[p][r], r < row_block.
+  // dbias[r] += sum over `pixels` consecutive pixels of dgates[p][r], r < row_block.
   void (*bias_gradient)(const T* dgates, int64_t gates, int64_t pixels, T* dbias);
 
   // to[c * to_stride + r] = from[r * from_stride + c] for r < rows, c < columns.
@@ -114,16 +116,18 @@ struct Kernels {
 
 constexpr int64_t kGradientTiles = 48;  // tiles that winograd_weight_gradient transforms at once
 
-// Between the arrays of two Winograd positions lies a gap of a cache line: without it their sizes, mostly powers of two,
+// A gap of a cache line between the arrays of two Winograd positions: without it their sizes, mostly powers of two,
 // would put what is stored together into the same sets of the cache.
 constexpr int64_t kGap = 16;
-constexpr int64_t winograd_scratch(int64_t channels) { return 16 * (kStripTiles * (channels + kMaxRowBlock) + 2 * kGap); }
+constexpr int64_t winograd_scratch(int64_t channels) {
+  return 16 * (kStripTiles * (channels + kMaxRowBlock) + 2 * kGap);
+}
 constexpr int64_t winograd_gradient_scratch(int64_t channels, int64_t blocks) {
   return 4 * (kGradientTiles * (channels + blocks * kMaxRowBlock) + 2 * kGap);
 }
 
 // The kernels of the best instruction set that this processor has, or of the one that the environment variable
-// PDB_EXT_CPU names ("avx512", "avx2", "generic"); throws std::runtime_error if that one is unknown or not available.
+// PDB_EXT_CPU names ("avx512", "avx2", "generic"). Throws std::runtime_error if that one is unknown or not available.
 template <class T>
 const Kernels<T>& kernels();
 

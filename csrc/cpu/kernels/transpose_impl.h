@@ -5,7 +5,7 @@
 
 namespace pdb::cpu::PDB_ISA {
 
-// The values of a and b in turns, a's first, from value `first` of each on.
+// Alternates the values of a and b, a's first, from value `first` of each on.
 template <class T, int first, size_t... I>
 PDB_INLINE Vec<T> interleave(Vec<T> a, Vec<T> b, std::index_sequence<I...>) {
 #if defined(__clang__)
@@ -15,7 +15,7 @@ PDB_INLINE Vec<T> interleave(Vec<T> a, Vec<T> b, std::index_sequence<I...>) {
 #endif
 }
 
-// Each round interleaves row i with row i + size / 2; as many rounds as it takes to halve `size` to 1 transpose.
+// Each round interleaves row i with row i + size / 2; after log2(size) rounds the block is transposed.
 template <class T>
 PDB_INLINE void transpose_block(const T* from, int64_t from_stride, T* to, int64_t to_stride) {
   using V = Vec<T>;

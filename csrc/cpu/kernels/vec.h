@@ -1,6 +1,6 @@
-// A SIMD vector of T in the compiler's own vector type (GCC and Clang), with the functions that cell.h needs.
-// Included once in each kernels_*.cpp, after its `#pragma GCC target`; PDB_ISA names the namespace and PDB_VECTOR_BYTES
-// the width. Everything is force-inlined: a function compiled for one instruction set must never serve another.
+// A SIMD vector of T in the compiler's own vector type (GCC and Clang), with the functions that cell.h needs. Included
+// once in each kernels_*.cpp, after its `#pragma GCC target`; PDB_ISA names the namespace and PDB_VECTOR_BYTES the
+// width. Everything is force-inlined: a function compiled for one instruction set must never serve another.
 #pragma once
 
 #include <cstdint>
@@ -9,7 +9,7 @@
 
 namespace pdb::cpu::PDB_ISA {
 
-// The vector of T, and the unsigned integers of its size with the layout of T's exponent.
+// The vector of T, and the unsigned integers of the same size, whose bits hold T's exponent.
 template <class T>
 struct Native;
 template <>
@@ -44,7 +44,7 @@ struct Vec {
   }
   PDB_INLINE void store(T* to) const { __builtin_memcpy(to, &v, sizeof(Values)); }
 
-  // The first n of `size` lanes; the others are 0, respectively left alone.
+  // Only the first n of `size` lanes. load: the others are 0; store: the others are left alone.
   static PDB_INLINE Vec load(const T* from, int n) {
     if (n == size) return load(from);
     Vec result(T(0));
@@ -67,13 +67,21 @@ PDB_INLINE void for_each_vector(int64_t count, Body body) {
 }
 
 template <class T>
-PDB_INLINE Vec<T> operator+(Vec<T> a, Vec<T> b) { return a.v + b.v; }
+PDB_INLINE Vec<T> operator+(Vec<T> a, Vec<T> b) {
+  return a.v + b.v;
+}
 template <class T>
-PDB_INLINE Vec<T> operator-(Vec<T> a, Vec<T> b) { return a.v - b.v; }
+PDB_INLINE Vec<T> operator-(Vec<T> a, Vec<T> b) {
+  return a.v - b.v;
+}
 template <class T>
-PDB_INLINE Vec<T> operator*(Vec<T> a, Vec<T> b) { return a.v * b.v; }
+PDB_INLINE Vec<T> operator*(Vec<T> a, Vec<T> b) {
+  return a.v * b.v;
+}
 template <class T>
-PDB_INLINE Vec<T> operator/(Vec<T> a, Vec<T> b) { return a.v / b.v; }
+PDB_INLINE Vec<T> operator/(Vec<T> a, Vec<T> b) {
+  return a.v / b.v;
+}
 
 // exp(r) - 1 for |r| <= ln(2)/2, accurate for small r too; coefficients of Cephes (expf.c, exp.c).
 PDB_INLINE Vec<float> expm1_reduced(Vec<float> r) {
@@ -98,7 +106,7 @@ PDB_INLINE Vec<double> expm1_reduced(Vec<double> r) {
 }
 
 template <class T>
-struct ExpConstants;  // range that needs no subnormal or infinite power of two; 1.5 * 2^mantissa; ln(2) in two parts
+struct ExpConstants;  // range without subnormal or infinite powers of two; 1.5 * 2^mantissa; ln(2) in two parts
 template <>
 struct ExpConstants<float> {
   static constexpr float low = -87.0f, high = 88.0f, round = 12582912.0f;
@@ -107,7 +115,8 @@ struct ExpConstants<float> {
 template <>
 struct ExpConstants<double> {
   static constexpr double low = -708.0, high = 709.0, round = 6755399441055744.0;
-  static constexpr double log2e = 1.4426950408889634074, ln2_high = 6.93145751953125e-1, ln2_low = 1.42860682030941723212e-6;
+  static constexpr double log2e = 1.4426950408889634074, ln2_high = 6.93145751953125e-1,
+                          ln2_low = 1.42860682030941723212e-6;
 };
 
 // exp(x) = scale * (1 + rest), x clamped to where that is a normal number; NaN stays NaN.
@@ -130,7 +139,9 @@ PDB_INLINE Exponential<T> exponential(Vec<T> x) {
 }
 
 template <class T>
-PDB_INLINE Vec<T> unit(Vec<T>) { return Vec<T>(T(1)); }
+PDB_INLINE Vec<T> unit(Vec<T>) {
+  return Vec<T>(T(1));
+}
 
 template <class T>
 PDB_INLINE Vec<T> sigmoid(Vec<T> x) {
@@ -139,7 +150,7 @@ PDB_INLINE Vec<T> sigmoid(Vec<T> x) {
   return one / (one + (one + e.rest) * e.scale);
 }
 
-// m / (m + 2), m = exp(2x) - 1. Where x is small, scale is 1 and m = rest, which keeps its accuracy.
+// m / (m + 2) with m = exp(2x) - 1. For small x, scale is 1 and m = rest, which keeps its accuracy.
 template <class T>
 PDB_INLINE Vec<T> tanh(Vec<T> x) {
   const Exponential<T> e = exponential(x + x);

@@ -1,4 +1,4 @@
-// The Winograd kernels: transforms of tiles on either side of 16 small matrix products (convolution_impl.h's multiply).
+// The Winograd kernels: transforms of tiles before and after 16 small matrix products (convolution_impl.h's multiply).
 #pragma once
 
 #include "cpu/kernels/convolution_impl.h"
@@ -7,7 +7,8 @@ namespace pdb::cpu::PDB_ISA {
 
 // Line `line` of B^T d B for one vector of channels of one tile, d at `tile`, to out[4][position_stride].
 template <int line, class T>
-PDB_INLINE void transform_input_line(const T* tile, int64_t step_y, int64_t step_x, int lanes, T* out, int64_t position_stride) {
+PDB_INLINE void transform_input_line(const T* tile, int64_t step_y, int64_t step_x, int lanes, T* out,
+                                     int64_t position_stride) {
   using V = Vec<T>;
   constexpr int kPlus[4] = {0, 1, 2, 1}, kOther[4] = {2, 2, 1, 3};
   V d[4];
@@ -23,7 +24,7 @@ PDB_INLINE void transform_input_line(const T* tile, int64_t step_y, int64_t step
   (d[1] - d[3]).store(out + 3 * position_stride, lanes);
 }
 
-// B^T d B of one tile of a picture to out[16][position_stride].
+// B^T d B of one tile of an image to out[16][position_stride].
 template <class T>
 PDB_INLINE void transform_input(const WinogradConvolution<T>& c, const Source<T>& source, int64_t corner, T* out,
                                 int64_t position_stride) {
@@ -31,18 +32,21 @@ PDB_INLINE void transform_input(const WinogradConvolution<T>& c, const Source<T>
   const int64_t step_y = c.step_y * source.stride, step_x = c.step_x * source.stride;
   for_each_vector<T>(source.channels, [&](int64_t channel, int lanes) __attribute__((always_inline)) {
     transform_input_line<0>(tile + channel, step_y, step_x, lanes, out + channel, position_stride);
-    transform_input_line<1>(tile + channel, step_y, step_x, lanes, out + 4 * position_stride + channel, position_stride);
-    transform_input_line<2>(tile + channel, step_y, step_x, lanes, out + 8 * position_stride + channel, position_stride);
-    transform_input_line<3>(tile + channel, step_y, step_x, lanes, out + 12 * position_stride + channel, position_stride);
+    transform_input_line<1>(tile + channel, step_y, step_x, lanes, out + 4 * position_stride + channel,
+                            position_stride);
+    transform_input_line<2>(tile + channel, step_y, step_x, lanes, out + 8 * position_stride + channel,
+                            position_stride);
+    transform_input_line<3>(tile + channel, step_y, step_x, lanes, out + 12 * position_stride + channel,
+                            position_stride);
   });
 }
 
-// The products of one row block at one Winograd position: products[tile][row_block], for all tiles. Weights are read once
-// a strip, and are too many for the nearer caches: the second group of tiles fetches those of the next position, which
-// lie `ahead` values behind these.
+// The products of one row block at one Winograd position: products[tile][row_block], for all tiles. Weights are read
+// once per strip, and are too many for the nearer caches: the second group of tiles prefetches those of the next
+// position, `ahead` values behind these.
 template <class T>
-void multiply_position(const T* weight, const T* values, int64_t value_stride, int64_t channels, int64_t tiles, int64_t ahead,
-                       T* products) {
+void multiply_position(const T* weight, const T* values, int64_t value_stride, int64_t channels, int64_t tiles,
+                       int64_t ahead, T* products) {
   using V = Vec<T>;
   const auto product = [&](auto size, auto prefetch, int64_t tile) __attribute__((always_inline)) {
     constexpr int N = decltype(size)::value;
@@ -90,15 +94,16 @@ void winograd(const WinogradConvolution<T>& c, const Source<T>& source, const in
               const T* init, T* scratch, T* out) {
   using V = Vec<T>;
   const int64_t value_position = tiles * source.channels + kGap, product_position = tiles * kRowBlock<T> + kGap;
-  T* values = scratch;                           // [16][tiles][channels]
-  T* products = scratch + 16 * value_position;   // [16][tiles][row_block]
+  T* values = scratch;                          // [16][tiles][channels]
+  T* products = scratch + 16 * value_position;  // [16][tiles][row_block]
   for (int64_t tile = 0; tile < tiles; ++tile)
     transform_input(c, source, corners[tile], values + tile * source.channels, value_position);
   for (int64_t row = 0; row < c.rows; row += kRowBlock<T>) {
     const T* block = c.weight + row * 16 * c.channels;
     for (int position = 0; position < 16; ++position)
-      multiply_position(block + position * c.channels * kRowBlock<T>, values + position * value_position, source.channels,
-                        source.channels, tiles, c.channels * kRowBlock<T>, products + position * product_position);
+      multiply_position(block + position * c.channels * kRowBlock<T>, values + position * value_position,
+                        source.channels, source.channels, tiles, c.channels * kRowBlock<T>,
+                        products + position * product_position);
     for (int64_t tile = 0; tile < tiles; ++tile)
       for (int64_t lane = 0; lane < kRowBlock<T>; lane += V::size)
         transform_output(products + tile * kRowBlock<T> + lane, product_position, V::load(init + row + lane),
@@ -106,9 +111,11 @@ void winograd(const WinogradConvolution<T>& c, const Source<T>& source, const in
   }
 }
 
-// Line `line` of A y A^T for one vector of rows, y the gradients at the four pixels of `tile`, to out[4][position_stride].
+// Line `line` of A y A^T for one vector of rows, y the gradients at the four pixels of `tile`, to
+// out[4][position_stride].
 template <int line, class T>
-PDB_INLINE void transform_gradient_line(const T* tile, int64_t step_y, int64_t step_x, int lanes, T* out, int64_t position_stride) {
+PDB_INLINE void transform_gradient_line(const T* tile, int64_t step_y, int64_t step_x, int lanes, T* out,
+                                        int64_t position_stride) {
   using V = Vec<T>;
   V y[2];
 #pragma GCC unroll 2
@@ -127,19 +134,21 @@ PDB_INLINE void transform_gradient_line(const T* tile, int64_t step_y, int64_t s
 // Both transforms of `count` tiles: values [4][tiles][channels], gradients [4][tiles][rows], rows padded with zeros.
 template <int line, class T>
 void transform_for_gradient(const WinogradConvolution<T>& c, const Source<T>& source, const int64_t* corners,
-                            const Source<T>& dgates, const int64_t* firsts, int64_t count, int64_t first_row, int64_t rows,
-                            T* values, int64_t value_position, T* gradients, int64_t gradient_position) {
+                            const Source<T>& dgates, const int64_t* firsts, int64_t count, int64_t first_row,
+                            int64_t rows, T* values, int64_t value_position, T* gradients, int64_t gradient_position) {
   const int64_t present = dgates.channels - first_row < rows ? dgates.channels - first_row : rows;
   for (int64_t tile = 0; tile < count; ++tile) {
     const T* from = source.frame + corners[tile] * source.stride;
     T* to = values + tile * source.channels;
     for_each_vector<T>(source.channels, [&](int64_t at, int lanes) __attribute__((always_inline)) {
-      transform_input_line<line>(from + at, c.step_y * source.stride, c.step_x * source.stride, lanes, to + at, value_position);
+      transform_input_line<line>(from + at, c.step_y * source.stride, c.step_x * source.stride, lanes, to + at,
+                                 value_position);
     });
     from = dgates.frame + firsts[tile] * dgates.stride + first_row;
     to = gradients + tile * rows;
     for_each_vector<T>(present, [&](int64_t at, int lanes) __attribute__((always_inline)) {
-      transform_gradient_line<line>(from + at, c.step_y * dgates.stride, c.step_x * dgates.stride, lanes, to + at, gradient_position);
+      transform_gradient_line<line>(from + at, c.step_y * dgates.stride, c.step_x * dgates.stride, lanes, to + at,
+                                    gradient_position);
     });
     for (int64_t at = (present + Vec<T>::size - 1) / Vec<T>::size * Vec<T>::size; at < rows; at += Vec<T>::size)
       for (int j = 0; j < 4; ++j) Vec<T>(T(0)).store(to + j * gradient_position + at);
@@ -148,7 +157,8 @@ void transform_for_gradient(const WinogradConvolution<T>& c, const Source<T>& so
 
 // dweight[channel][row_block] += the products of one Winograd position, summed over the tiles.
 template <class T>
-void add_products(const T* values, int64_t channels, const T* gradients, int64_t gradient_stride, int64_t tiles, T* dweight) {
+void add_products(const T* values, int64_t channels, const T* gradients, int64_t gradient_stride, int64_t tiles,
+                  T* dweight) {
   using V = Vec<T>;
   const auto add = [&](auto size, int64_t channel) __attribute__((always_inline)) {
     constexpr int N = decltype(size)::value;
@@ -175,11 +185,12 @@ void add_products(const T* values, int64_t channels, const T* gradients, int64_t
 
 template <class T>
 void winograd_weight_gradient(const WinogradConvolution<T>& c, const Source<T>& source, const int64_t* corners,
-                              const Source<T>& dgates, const int64_t* firsts, int64_t tiles, int line, int64_t first_block,
-                              int64_t blocks, T* scratch, T* dweight) {
+                              const Source<T>& dgates, const int64_t* firsts, int64_t tiles, int line,
+                              int64_t first_block, int64_t blocks, T* scratch, T* dweight) {
   const int64_t rows = blocks * kRowBlock<T>;
-  constexpr decltype(&transform_for_gradient<0, T>) kTransforms[4] = {transform_for_gradient<0, T>, transform_for_gradient<1, T>,
-                                                                      transform_for_gradient<2, T>, transform_for_gradient<3, T>};
+  constexpr decltype(&transform_for_gradient<0, T>) kTransforms[4] = {
+      transform_for_gradient<0, T>, transform_for_gradient<1, T>, transform_for_gradient<2, T>,
+      transform_for_gradient<3, T>};
   const auto transform = kTransforms[line];
   for (int64_t start = 0; start < tiles; start += kGradientTiles) {
     const int64_t count = tiles - start < kGradientTiles ? tiles - start : kGradientTiles;

@@ -1,9 +1,9 @@
 // The cell of one channel at one pixel, forward and backward, between the registers of a convolution kernel and memory.
 #pragma once
 
-#include "cell.h"
-#include "cuda/step/kernels.h"
 #include "cuda/common/launch.h"
+#include "cuda/common/step.h"
+#include "gate.h"
 
 namespace pdb::cuda {
 
@@ -12,8 +12,9 @@ template <class A, class T>
 __device__ __forceinline__ Peephole<A> read_peephole(const PeepholeWeights<T>& weights, int64_t channel, int64_t y,
                                                      int64_t x) {
   if (!weights.data) return {A(0), A(0), A(0)};
-  const T* data = weights.data + channel * weights.stride[1] + y * weights.stride[2] + x * weights.stride[3];
-  return {A(widen(data[0])), A(widen(data[weights.stride[0]])), A(widen(data[2 * weights.stride[0]]))};
+  const T* data = weights.data + channel * weights.channel + y * weights.row + x * weights.column;
+  return {A(widen(data[kGateI * weights.gate])), A(widen(data[kGateF * weights.gate])),
+          A(widen(data[kGateO * weights.gate]))};
 }
 
 // c_{t-1} at one element.
@@ -25,31 +26,31 @@ __device__ __forceinline__ auto previous_cell(const Step& step, int64_t at) {
 
 template <class T, class A>
 __device__ __forceinline__ Gates<A> add_bias(const A* sum, const T* bias, int64_t channels, int64_t channel) {
-  Gates<A> gates{sum[0], sum[1], sum[2], sum[3]};
+  Gates<A> gates{sum[kGateI], sum[kGateF], sum[kGateO], sum[kGateG]};
   if (bias) {
-    gates.i += widen(bias[channel]);
-    gates.f += widen(bias[channels + channel]);
-    gates.o += widen(bias[2 * channels + channel]);
-    gates.g += widen(bias[3 * channels + channel]);
+    gates.i += widen(bias[kGateI * channels + channel]);
+    gates.f += widen(bias[kGateF * channels + channel]);
+    gates.o += widen(bias[kGateO * channels + channel]);
+    gates.g += widen(bias[kGateG * channels + channel]);
   }
   return gates;
 }
 
-// Four gates, or their gradients, of one cell. at: of gate i; gate: elements from one gate to the next.
+// The gates of one cell, or their gradients. at: the first gate's place; gate: elements from one gate to the next.
 template <class A, class T>
 __device__ __forceinline__ void store_gates(const Gates<A>& gates, T* at, int64_t gate) {
-  at[0] = narrowed<T>(gates.i);
-  at[gate] = narrowed<T>(gates.f);
-  at[2 * gate] = narrowed<T>(gates.o);
-  at[3 * gate] = narrowed<T>(gates.g);
+  at[kGateI * gate] = narrowed<T>(gates.i);
+  at[kGateF * gate] = narrowed<T>(gates.f);
+  at[kGateO * gate] = narrowed<T>(gates.o);
+  at[kGateG * gate] = narrowed<T>(gates.g);
 }
 
 template <class T>
 __device__ __forceinline__ Gates<accumulation_t<T>> read_gates(const T* at, int64_t gate) {
-  return {widen(at[0]), widen(at[gate]), widen(at[2 * gate]), widen(at[3 * gate])};
+  return {widen(at[kGateI * gate]), widen(at[kGateF * gate]), widen(at[kGateO * gate]), widen(at[kGateG * gate])};
 }
 
-// Forward. sum: the four gates of the convolutions. Returns h.
+// Forward. sum: the sums of both convolutions for the four gates, in packed order. Returns h.
 template <class T, class A>
 __device__ __forceinline__ T update_cell(const ForwardStep<T>& step, const Layer& layer, int64_t image, int64_t channel,
                                          int64_t y, int64_t x, const A* sum) {
@@ -57,8 +58,8 @@ __device__ __forceinline__ T update_cell(const ForwardStep<T>& step, const Layer
   const int64_t at = (image * C + channel) * layer.pixels() + pixel;
   Gates<A> gates = add_bias(sum, step.bias, C, channel);
   A c, h;
-  cell_forward(gates, read_peephole<A>(step.peephole, channel, y, x), previous_cell(step, at), layer.peephole_current, c,
-               h);
+  cell_forward(gates, read_peephole<A>(step.peephole, channel, y, x), previous_cell(step, at), layer.peephole_current,
+               c, h);
   const T rounded = narrowed<T>(h);
   if (step.h) step.h[at] = rounded;
   if (step.c) step.c[at] = c;
@@ -69,8 +70,8 @@ __device__ __forceinline__ T update_cell(const ForwardStep<T>& step, const Layer
   return rounded;
 }
 
-// Backward: from the activations and the gradient of h_t to those of the pre-activations; the gradient of c_{t-1} is
-// stored. last: the last step that ran, to which no other step sends a gradient.
+// Backward: from the activations and the gradient of h_t to the gradients of the pre-activations; stores the gradient
+// of c_{t-1}. last: whether this is the last step that ran, to which no other step sends a gradient.
 template <class T, class A>
 __device__ __forceinline__ Gates<A> gate_gradients(const BackwardStep<T>& step, const Layer& layer, int64_t image,
                                                    int64_t channel, int64_t y, int64_t x, const Gates<A>& gates, A dh,
@@ -86,7 +87,8 @@ __device__ __forceinline__ Gates<A> gate_gradients(const BackwardStep<T>& step, 
   return dgates;
 }
 
-// Backward in a fused step. dh: what reaches h_t from the step that ran after this one. step.grad_gates may be step.gates.
+// Backward in a fused step. dh: what reaches h_t from the step that ran after this one. step.grad_gates may be
+// step.gates.
 template <class T, class A>
 __device__ __forceinline__ void update_gradients(const BackwardStep<T>& step, const Layer& layer, int64_t image,
                                                  int64_t channel, int64_t y, int64_t x, A dh) {

@@ -6,7 +6,7 @@
 namespace pdb::cuda {
 namespace {
 
-// All kernels are compiled for the same architectures: one tells of all.
+// All kernels are compiled for the same architectures: this one stands for all.
 __global__ void probe_kernel() {}
 
 }  // namespace

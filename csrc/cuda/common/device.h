@@ -1,12 +1,12 @@
-// What the rules that choose among kernels need to know of the GPU.
+// The properties of a GPU by which kernels are chosen.
 #pragma once
 
 namespace pdb::cuda {
 
 struct Device {
-  int architecture;     // 90: compute capability 9.0
+  int architecture;  // 90: compute capability 9.0
   int multiprocessors;
-  int compiled;         // the architecture that the kernels as loaded were compiled for; 0: this GPU can run none of them
+  int compiled;  // the architecture for which the loaded kernels were compiled; 0: this GPU can run none of them
 
   bool has_kernels() const { return compiled > 0; }
   bool has_tensor_cores() const { return compiled >= 80; }  // those that mma.h uses

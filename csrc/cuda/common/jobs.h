@@ -1,4 +1,4 @@
-// Several jobs of one kind in one launch, whose blocks lie one job behind the other.
+// Several jobs of one kind in one launch: the blocks of one job follow those of another.
 #pragma once
 
 #include "cuda/common/launch.h"
@@ -18,7 +18,8 @@ struct Jobs {
     blocks += its_blocks;
   }
 
-  // The job of this block: the last one that begins at or before it (one without blocks begins where the next one does).
+  // The job of this block: the last one that begins at or before it (a job without blocks begins where the next one
+  // does).
   __device__ __forceinline__ int find() const {
     int found = 0;
     for (int i = 1; i < count; ++i)

@@ -1,5 +1,5 @@
 // What a kernel file needs from its compiler: under nvcc the CUDA runtime; under a host compiler the emulation in
-// tests/cuda_host/cuda_host.h, which runs the same kernel text with one fiber per thread.
+// tests/kernels/cuda_host/cuda_host.h, which runs the same kernel text with one fiber per thread.
 #pragma once
 
 #include <climits>
@@ -7,8 +7,8 @@
 #include <optional>
 #include <tuple>
 
-#include "cuda/common/once.h"
 #include "cuda/common/device.h"
+#include "cuda/common/once.h"
 #include "cuda/dtype.h"
 #include "cuda/layer.h"
 
@@ -43,33 +43,34 @@ inline std::optional<int64_t> ask_resident_blocks(const void* kernel, int device
   return ok ? std::optional<int64_t>(int64_t(blocks) * processors) : std::nullopt;
 }
 
-// How many blocks of this kernel, with so much dynamic shared memory, run on the current device at once; 0 if none can, or
-// the device cannot launch cooperatively. Allows the kernel that much. The runtime is asked once for each device and size:
-// its half a dozen calls would take longer than the launch.
+// How many blocks of this kernel, with so much dynamic shared memory, the current device runs at once; 0 if it can run
+// none or cannot launch cooperatively. Also allows the kernel that much shared memory. The runtime is asked once per
+// device and size: its half a dozen calls would take longer than the launch.
 template <class... Parameters>
 int64_t resident_blocks(void (*kernel)(Parameters...), int threads, int64_t shared_bytes) {
   static Answers<std::tuple<const void*, int, int, int64_t>, int64_t> known;
   int device = 0;
   if (cudaGetDevice(&device) != cudaSuccess) return cudaGetLastError(), 0;
   const void* const function = reinterpret_cast<const void*>(kernel);
-  return known.get({function, device, threads, shared_bytes}, [&] {
-    return ask_resident_blocks(function, device, threads, shared_bytes);
-  }).value_or(0);
+  return known
+      .get({function, device, threads, shared_bytes},
+           [&] { return ask_resident_blocks(function, device, threads, shared_bytes); })
+      .value_or(0);
 }
 
-// As launch(), of blocks that wait for each other; no more than resident_blocks(). cudaErrorCooperativeLaunchTooLarge
-// rather than a deadlock if there were more.
+// As launch(), for blocks that wait for each other, at most resident_blocks() of them. More give the error
+// cudaErrorCooperativeLaunchTooLarge rather than a deadlock.
 template <class... Parameters, class... Arguments>
 int launch_cooperative(void (*kernel)(Parameters...), int64_t blocks, int threads, int64_t shared_bytes, Stream stream,
                        Arguments... arguments) {
   void* pointers[] = {&arguments...};
-  const cudaError_t error = cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel),
-                                                        static_cast<unsigned>(blocks), threads, pointers,
-                                                        static_cast<size_t>(shared_bytes), stream);
+  const cudaError_t error =
+      cudaLaunchCooperativeKernel(reinterpret_cast<const void*>(kernel), static_cast<unsigned>(blocks), threads,
+                                  pointers, static_cast<size_t>(shared_bytes), stream);
   return error != cudaSuccess ? error : cudaGetLastError();
 }
 
-// The block's shared memory of a size given at the launch, aligned to 16 bytes.
+// The block's shared memory, of the size given at the launch, aligned to 16 bytes.
 __device__ __forceinline__ char* dynamic_shared_memory() {
   extern __shared__ __align__(16) char dynamic_shared[];
   return dynamic_shared;
@@ -94,13 +95,14 @@ inline std::optional<Device> ask_device(const void* kernel, int index) {
   device.architecture = 10 * major + minor;
   const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel);
   if (error == cudaSuccess) device.compiled = attributes.ptxVersion;
-  if (error != cudaSuccess) cudaGetLastError();  // a GPU without a kernel of ours is no error: the caller takes another path
+  if (error != cudaSuccess) cudaGetLastError();  // a GPU without our kernels is no error: the caller takes another path
   const bool known = error == cudaSuccess || error == cudaErrorNoKernelImageForDevice ||
                      error == cudaErrorInvalidDeviceFunction || error == cudaErrorUnsupportedPtxVersion;
   return known ? std::optional<Device>(device) : std::nullopt;
 }
 
-// The calling thread's GPU, and for which architecture (80: sm_80) the kernel as loaded was compiled; asked once for each.
+// The calling thread's GPU, and the architecture (80: sm_80) for which the loaded kernel was compiled; asked once per
+// GPU.
 template <class... Parameters>
 Device describe_device(void (*kernel)(Parameters...)) {
   static Answers<int, Device> known;
@@ -131,10 +133,10 @@ __device__ __forceinline__ void narrow(float value, BFloat16& result) {
 
 __device__ __forceinline__ uint32_t round_to_tf32(float value) {
   uint32_t bits;
-  #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
 #else
-  bits = __float_as_uint(value);  // there are no TF32 products to feed
+  bits = __float_as_uint(value);  // these have no TF32 products
 #endif
   return bits;
 }
@@ -154,12 +156,12 @@ __device__ __forceinline__ double widen(double value) { return value; }
 __device__ __forceinline__ void narrow(float value, float& result) { result = value; }
 __device__ __forceinline__ void narrow(double value, double& result) { result = value; }
 
-// a / b for numbers that are not negative; in 32 bits where both fit, which takes a quarter of the instructions.
+// a / b for non-negative numbers; in 32 bits if both fit, which takes a quarter of the instructions.
 PDB_HD int64_t quotient(int64_t a, int64_t b) {
   return (a | b) >> 31 ? a / b : int64_t(static_cast<uint32_t>(a) / static_cast<uint32_t>(b));
 }
 
-// Blocks of a kernel whose threads stride over `count` elements.
+// The number of blocks for a kernel whose threads stride over `count` elements.
 inline int64_t grid_for(int64_t count, int threads) {
   const int64_t blocks = (count + threads - 1) / threads;
   return blocks < 65536 ? blocks : 65536;

@@ -7,14 +7,32 @@
 #pragma once
 
 #include "cuda/common/launch.h"
+#include "gate.h"
 
 namespace pdb::cuda {
 
 constexpr int kMmaRows = 16, kMmaColumns = 8, kMmaWords = 8;
 
+// A weight whose rows are gates is packed in blocks of 16 rows: in turn i and f, then o and g, of 8 channels. A lane
+// then holds all four gates of a channel at two pixels: those of `gate` in c[gate % 2 * 2] and the next element of its
+// block gate / 2.
+constexpr int kMmaGateBlocks = 2;
+
+template <class I>
+PDB_HD void mma_gate_row(I row, I& channel, I& gate) {
+  gate = row / kMmaRows % kMmaGateBlocks * 2 + row / 8 % 2;
+  channel = row / (kMmaRows * kMmaGateBlocks) * 8 + row % 8;
+}
+
 // Values of T in a word. float stands for TF32.
 template <class T>
 constexpr int kPerWord = sizeof(float) / sizeof(T);
+
+// Input depth in whole products.
+template <class T>
+PDB_HD int64_t mma_steps(int64_t channels) {
+  return (channels + kMmaWords * kPerWord<T> - 1) / (kMmaWords * kPerWord<T>);
+}
 
 __device__ __forceinline__ uint32_t operand_bits(Half value, Half) { return value.bits; }
 __device__ __forceinline__ uint32_t operand_bits(BFloat16 value, BFloat16) { return value.bits; }
@@ -27,12 +45,13 @@ __device__ __forceinline__ uint32_t operand_bits(float value, float) { return ro
 template <class T>
 __device__ __forceinline__ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]);
 
-// Below sm_80 these instructions do not exist; Device::has_tensor_cores keeps the kernels from being launched there.
+// These instructions do not exist below sm_80; Device::has_tensor_cores keeps the kernels from being launched there.
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-#define PDB_MMA(SHAPE, TYPE)                                                                                     \
-  asm("mma.sync.aligned." SHAPE ".row.col.f32." TYPE "." TYPE ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "     \
-      "{%0,%1,%2,%3};"                                                                                           \
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                                           \
+#define PDB_MMA(SHAPE, TYPE)                                  \
+  asm("mma.sync.aligned." SHAPE ".row.col.f32." TYPE "." TYPE \
+      ".f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "          \
+      "{%0,%1,%2,%3};"                                        \
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])        \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
 #else
 #define PDB_MMA(SHAPE, TYPE) __trap()
@@ -63,7 +82,8 @@ inline double product(uint32_t a, uint32_t b, Half) {
   return value(a & 0xFFFF) * value(b & 0xFFFF) + value(a >> 16) * value(b >> 16);
 }
 inline double product(uint32_t a, uint32_t b, BFloat16) {
-  return double(from_bits(a << 16)) * from_bits(b << 16) + double(from_bits(a & 0xFFFF0000)) * from_bits(b & 0xFFFF0000);
+  return double(from_bits(a << 16)) * from_bits(b << 16) +
+         double(from_bits(a & 0xFFFF0000)) * from_bits(b & 0xFFFF0000);
 }
 inline double product(uint32_t a, uint32_t b, float) {
   // The hardware reads the upper 19 bits only.
@@ -79,8 +99,8 @@ void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
     const int row = lane / 4 + i / 2 * 8, column = lane % 4 * 2 + i % 2;
     double sum = c[i];
     for (int depth = 0; depth < kMmaWords; ++depth)
-      sum += product(words[row % 8 * 4 + depth % 4][row / 8 + depth / 4 * 2], words[column * 4 + depth % 4][4 + depth / 4],
-                     T{});
+      sum += product(words[row % 8 * 4 + depth % 4][row / 8 + depth / 4 * 2],
+                     words[column * 4 + depth % 4][4 + depth / 4], T{});
     c[i] = static_cast<float>(sum);
   }
 }

@@ -1,4 +1,4 @@
-// What was asked once and does not change.
+// Answers that are asked for once and do not change.
 #pragma once
 
 #include <map>
@@ -11,7 +11,7 @@ namespace pdb::cuda {
 template <class Key, class Value>
 class Answers {
  public:
-  // ask() -> std::optional<Value>. Nothing (the question failed) is not remembered.
+  // ask() -> std::optional<Value>. A failure (nothing) is not remembered.
   template <class Ask>
   std::optional<Value> get(const Key& key, const Ask& ask) {
     const std::lock_guard<std::mutex> lock(mutex_);

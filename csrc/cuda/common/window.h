@@ -5,7 +5,7 @@
 
 namespace pdb::cuda {
 
-// Divides numbers below 2^16 by one that does not change, with a multiplication: n / d = n * ceil(2^32 / d) / 2^32 then.
+// Division of numbers below 2^16 by a fixed one, with a multiplication: there n / d = n * ceil(2^32 / d) / 2^32.
 struct Divisor {
   unsigned divisor, factor;
 
@@ -15,7 +15,7 @@ struct Divisor {
   }
 };
 
-// Where a block works: the tile's first pixel, and the image and kernel it belongs to.
+// A block's tile: its first pixel, and the image and kernel it belongs to.
 struct Window {
   int64_t height, width, kernel, dilation;
   int64_t y, x;  // first pixel of the tile
@@ -31,10 +31,15 @@ struct Window {
 struct BlockPlan {
   int64_t height, width, kernel, dilation, tile_height, tile_width, tiles_x, tiles, groups;
 
-  // A block computes group_outputs of the outputs at one tile.
+  // A block computes group_outputs of the outputs for one tile.
   BlockPlan(const Layer& layer, int64_t tile_height, int64_t tile_width, int64_t outputs, int64_t group_outputs)
-      : height(layer.height), width(layer.width), kernel(layer.kernel), dilation(layer.dilation),
-        tile_height(tile_height), tile_width(tile_width), tiles_x((width + tile_width - 1) / tile_width),
+      : height(layer.height),
+        width(layer.width),
+        kernel(layer.kernel),
+        dilation(layer.dilation),
+        tile_height(tile_height),
+        tile_width(tile_width),
+        tiles_x((width + tile_width - 1) / tile_width),
         tiles(tiles_x * ((height + tile_height - 1) / tile_height)),
         groups((outputs + group_outputs - 1) / group_outputs) {}
 

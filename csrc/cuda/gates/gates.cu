@@ -1,8 +1,8 @@
-// The cell of one time step, forward and backward, for pre-activations that are in memory already.
+// The cell of one time step, forward and backward, for pre-activations that are already in memory.
 //
-// A block works on a tile of kTile pixels by kTile channels of one image. The cell runs with neighbouring lanes at
-// neighbouring pixels. Arrays with neighbouring channels in memory (Layout::channels_last) go through shared memory, so
-// that all reads and writes are of whole rows of a tile in either order.
+// A block works on a tile of kTile pixels by kTile channels of one image. In the cell neighbouring lanes have
+// neighbouring pixels. Arrays whose channels are neighbours in memory (Layout::channels_last) go through shared memory,
+// so that all reads and writes cover whole rows of a tile in either order.
 #include "cuda/gates/gates.h"
 
 #include "cuda/common/cell_io.h"
@@ -13,18 +13,18 @@ namespace {
 
 constexpr int kTile = 32;  // one row: a warp
 constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kPitch = kTile + 1;  // so that rows and columns both fall into different banks
+constexpr int kPitch = kTile + 1;  // so that both rows and columns fall into different banks
 
 template <class A>
 struct GateStorage {
-  A gates[4][kTile * kPitch];  // [gate][channel of the tile * kPitch + pixel of the tile]
+  A gates[kGateCount][kTile * kPitch];  // [gate][channel of the tile * kPitch + pixel of the tile]
   A h[kTile * kPitch];
 };
 
 // The tile of a block. Block index = (image * channel tiles + channel tile) * pixel tiles + pixel tile.
 struct Tile {
-  int64_t image, channel, pixel;      // the first of the tile
-  int64_t channels, pixels;           // of the whole image
+  int64_t image, channel, pixel;  // the first of the tile
+  int64_t channels, pixels;       // of the whole image
   Layout layout;
 
   __device__ bool contains(int64_t c, int64_t p) const { return channel + c < channels && pixel + p < pixels; }
@@ -36,7 +36,7 @@ struct Tile {
                                         : (image * pixels + pixel + p) * gates * channels + row;
   }
 
-  // Calls use(channel, pixel) for this thread's elements of the tile; neighbouring lanes take neighbouring pixels, or
+  // Calls use(channel, pixel) for this thread's elements of the tile; neighbouring lanes get neighbouring pixels, or
   // neighbouring channels.
   template <class Use>
   __device__ __forceinline__ void for_each(bool pixels_first, const Use& use) const {
@@ -53,8 +53,11 @@ struct TilePlan {
   Layout layout;
 
   TilePlan(const Layer& layer, Layout layout)
-      : channels(layer.channels), pixels(layer.pixels()), channel_tiles((channels + kTile - 1) / kTile),
-        pixel_tiles((pixels + kTile - 1) / kTile), layout(layout) {}
+      : channels(layer.channels),
+        pixels(layer.pixels()),
+        channel_tiles((channels + kTile - 1) / kTile),
+        pixel_tiles((pixels + kTile - 1) / kTile),
+        layout(layout) {}
 
   int64_t blocks(int64_t images) const { return images * channel_tiles * pixel_tiles; }
 
@@ -65,18 +68,24 @@ struct TilePlan {
   }
 };
 
-// The pre-activations of the tile to shared memory, in the order in which they lie in memory.
+// Loads the pre-activations of the tile into shared memory, in the order in which they lie in memory.
 template <class T, class A>
 __device__ __forceinline__ void load_sums(const Tile& tile, const GateSums<T>& sums, GateStorage<A>& storage) {
   tile.for_each(tile.layout == Layout::contiguous, [&](int c, int p) {
 #pragma unroll
-    for (int gate = 0; gate < 4; ++gate) {
+    for (int gate = 0; gate < kGateCount; ++gate) {
       const int64_t at = tile.at(4, gate, c, p);
       A sum = widen(sums.x[at]);
       if (sums.h) sum += widen(sums.h[at]);
       storage.gates[gate][c * kPitch + p] = sum;
     }
   });
+}
+
+template <class A>
+__device__ __forceinline__ void read_sums(const GateStorage<A>& storage, int at, A (&sum)[kGateCount]) {
+#pragma unroll
+  for (int gate = 0; gate < kGateCount; ++gate) sum[gate] = storage.gates[gate][at];
 }
 
 template <class T>
@@ -89,7 +98,8 @@ __global__ void __launch_bounds__(kThreads, 2)
   __syncthreads();
   tile.for_each(true, [&](int c, int p) {
     const int at = c * kPitch + p;
-    const A sum[4] = {storage.gates[0][at], storage.gates[1][at], storage.gates[2][at], storage.gates[3][at]};
+    A sum[kGateCount];
+    read_sums(storage, at, sum);
     const int64_t pixel = tile.pixel + p, y = quotient(pixel, layer.width);
     storage.h[at] = widen(update_cell(step, layer, tile.image, tile.channel + c, y, pixel - y * layer.width, sum));
   });
@@ -98,20 +108,23 @@ __global__ void __launch_bounds__(kThreads, 2)
   tile.for_each(false, [&](int c, int p) { narrow(storage.h[c * kPitch + p], operand[tile.at(1, 0, c, p)]); });
 }
 
-// The activations, saved or computed again.
+// The activations, saved or recomputed.
 template <class T, class A>
 __device__ __forceinline__ Gates<A> activations(const Layer& layer, const Tile& tile, const GateGradients<T>& gradients,
-                                                const BackwardStep<T>& step, const GateStorage<A>& storage, int c, int p) {
+                                                const BackwardStep<T>& step, const GateStorage<A>& storage, int c,
+                                                int p) {
   const int64_t C = layer.channels, channel = tile.channel + c, pixel = tile.pixel + p;
   if (step.gates)
     return read_gates<T>(step.gates + (tile.image * 4 * C + channel) * layer.pixels() + pixel, C * layer.pixels());
   const int at = c * kPitch + p;
-  const A sum[4] = {storage.gates[0][at], storage.gates[1][at], storage.gates[2][at], storage.gates[3][at]};
+  A sum[kGateCount];
+  read_sums(storage, at, sum);
   Gates<A> gates = add_bias(sum, gradients.bias, C, channel);
   A cell, h;
   const int64_t y = quotient(pixel, layer.width);
   cell_forward(gates, read_peephole<A>(step.peephole, channel, y, pixel - y * layer.width),
-               previous_cell(step, (tile.image * C + channel) * layer.pixels() + pixel), layer.peephole_current, cell, h);
+               previous_cell(step, (tile.image * C + channel) * layer.pixels() + pixel), layer.peephole_current, cell,
+               h);
   return gates;
 }
 
@@ -120,10 +133,10 @@ __device__ __forceinline__ void add_peephole_gradient(const Layer& layer, const 
                                                       const Gates<A>& dgates, A* grad_peephole, int c, int p) {
   const int64_t plane = layer.channels * layer.pixels(), at = (tile.channel + c) * layer.pixels() + tile.pixel + p;
   const A c_previous = previous_cell(step, tile.image * plane + at);
-  A* sum = grad_peephole + tile.image * 3 * plane + at;
-  sum[0] += dgates.i * c_previous;
-  sum[plane] += dgates.f * c_previous;
-  sum[2 * plane] += dgates.o * (layer.peephole_current ? step.c[tile.image * plane + at] : c_previous);
+  A* sum = grad_peephole + tile.image * kPeepholeCount * plane + at;
+  sum[kGateI * plane] += dgates.i * c_previous;
+  sum[kGateF * plane] += dgates.f * c_previous;
+  sum[kGateO * plane] += dgates.o * (layer.peephole_current ? step.c[tile.image * plane + at] : c_previous);
 }
 
 template <class T>
@@ -144,15 +157,15 @@ __global__ void __launch_bounds__(kThreads, 1)  // without the 1 ptxas saves reg
     const Gates<A> dgates = gate_gradients(step, layer, tile.image, tile.channel + c, y, pixel - y * layer.width, gates,
                                            gradients.grad_h ? storage.h[at] : A(0), !gradients.grad_h);
     if (gradients.grad_peephole) add_peephole_gradient(layer, step, tile, dgates, gradients.grad_peephole, c, p);
-    storage.gates[0][at] = dgates.i;
-    storage.gates[1][at] = dgates.f;
-    storage.gates[2][at] = dgates.o;
-    storage.gates[3][at] = dgates.g;
+    storage.gates[kGateI][at] = dgates.i;
+    storage.gates[kGateF][at] = dgates.f;
+    storage.gates[kGateO][at] = dgates.o;
+    storage.gates[kGateG][at] = dgates.g;
   });
   __syncthreads();
   tile.for_each(tile.layout == Layout::contiguous, [&](int c, int p) {
 #pragma unroll
-    for (int gate = 0; gate < 4; ++gate)
+    for (int gate = 0; gate < kGateCount; ++gate)
       narrow(storage.gates[gate][c * kPitch + p], gradients.grad_gates[tile.at(4, gate, c, p)]);
   });
 }
@@ -173,8 +186,8 @@ int launch_gates_backward(const Layer& layer, Layout layout, const GateGradients
   return launch(gates_backward_kernel<T>, plan.blocks(layer.batch), kThreads, stream, layer, plan, gradients, step);
 }
 
-#define INSTANTIATE(T)                                                                                             \
-  template int launch_gates_forward(const Layer&, Layout, const GateSums<T>&, const ForwardStep<T>&, T*, Stream);  \
+#define INSTANTIATE(T)                                                                                            \
+  template int launch_gates_forward(const Layer&, Layout, const GateSums<T>&, const ForwardStep<T>&, T*, Stream); \
   template int launch_gates_backward(const Layer&, Layout, const GateGradients<T>&, const BackwardStep<T>&, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)
 

@@ -1,7 +1,8 @@
-// Backward through time of persistent.h: the gradient of c in registers, the gate gradients to the neighbours.
+// Backward through time for persistent.h: the gradient of c stays in registers, the gate gradients go to the
+// neighbours.
 //
-// The depth of both convolutions is the 4C gate gradients, ordered by group of channels, gate and channel, so that what a
-// block computes are whole chunks. A layer's side convolution gives what reaches its output through the layer behind.
+// The depth of both convolutions is the 4C gate gradients, ordered by group of channels, gate and channel, so that a
+// block computes whole chunks. A layer's side convolution gives what reaches its output through the next layer.
 #include "cuda/common/cell_io.h"
 #include "cuda/persistent/launch_plan.h"
 
@@ -24,17 +25,20 @@ struct Backward : OwnCells<C> {
     const T *c_0, *gates;
     const A* cells;
     T *grad_gates, *grad_c_0;
-    const T* side;  // grad_gates of the layer behind, or null
+    const T* side;  // grad_gates of the next layer, or null
     Connection<T> connection;
   };
 
-  // The rows of the weight, and the channels of the gate gradients as they are stored, of a chunk of depth: all of one gate.
+  // For a chunk of depth: the rows of the weight, and the channels of the gate gradients as they are stored. All are of
+  // one gate.
   struct Depth {
     int channels;
     Divisor of_gate, of_group;  // chunks
 
     __device__ explicit Depth(const PersistentShape& shape)
-        : channels(shape.channels), of_gate(shape.gradient_stride / Core::kPerChunk), of_group(4 * of_gate.divisor) {}
+        : channels(shape.channels),
+          of_gate(shape.gradient_stride / Core::kPerChunk),
+          of_group(kGateCount * of_gate.divisor) {}
 
     __device__ __forceinline__ ChunkRows rows(int chunk) const {
       const unsigned group = of_group.quotient(chunk), within = chunk - group * of_group.divisor;
@@ -62,10 +66,10 @@ struct Backward : OwnCells<C> {
   Depth depth;
   bool flip;
   A dc[kCells], c[kCells], c_previous[kCells];
-  T saved[kCells][4], grad_output[kCells];  // as they are read: whoever converts them waits for them
+  T saved[kCells][kGateCount], grad_output[kCells];  // unconverted: a conversion would wait for the load
   Gates<A> grad_gates[kCells];
 
-  static PDB_HD int64_t group_depth(const PersistentShape& shape) { return 4 * shape.gradient_stride; }
+  static PDB_HD int64_t group_depth(const PersistentShape& shape) { return kGateCount * shape.gradient_stride; }
   static int64_t recurrent_chunks(const PersistentShape& shape) {
     return shape.groups * group_depth(shape) / Core::kPerChunk;
   }
@@ -98,8 +102,8 @@ struct Backward : OwnCells<C> {
   }
   __device__ __forceinline__ ChunkRows initial_rows(int chunk) const { return depth.rows(chunk); }
 
-  // Reads what the cell needs before the neighbours are waited for. Cells outside the image read and compute what they
-  // like: without branches between the cells all loads are under way at once, and all cells interleave.
+  // Reads what the cell needs before waiting for the neighbours. Cells outside the image read and compute arbitrary
+  // values: without branches between the cells all loads are in flight at once, and all cells interleave.
   __device__ __forceinline__ void start(Sum& sum, int t, int r) {
     const int before = flip ? t - 1 : t + 1;  // the step that ran before t in forward
     const int gate = shape.channels * shape.pixels();
@@ -110,7 +114,7 @@ struct Backward : OwnCells<C> {
       const int own = valid(j) ? at(j) : 0, own_gates = valid(j) ? at(j, 4 * shape.channels) : 0;
       c[j] = c_previous[j];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) saved[j][i] = gates[own_gates + i * gate];
+      for (int i = 0; i < kGateCount; ++i) saved[j][i] = gates[own_gates + i * gate];
       grad_output[j] = output ? output[own] : T{};
       Core::value(sum, j, 0) = 0;
     }
@@ -140,11 +144,11 @@ struct Backward : OwnCells<C> {
     for (int j = 0; j < kCells; ++j) {
       if (!valid(j)) continue;
       Chunk* const pixel = tile + (Core::y(j) * side + Core::x(j)) * pitch;
-      const int first = place.group * 4 * stride + Core::channel(j);
-      Core::write(pixel, first, Core::rounded(grad_gates[j].i));
-      Core::write(pixel, first + stride, Core::rounded(grad_gates[j].f));
-      Core::write(pixel, first + 2 * stride, Core::rounded(grad_gates[j].o));
-      Core::write(pixel, first + 3 * stride, Core::rounded(grad_gates[j].g));
+      const int first = place.group * kGateCount * stride + Core::channel(j);
+      Core::write(pixel, first + kGateI * stride, Core::rounded(grad_gates[j].i));
+      Core::write(pixel, first + kGateF * stride, Core::rounded(grad_gates[j].f));
+      Core::write(pixel, first + kGateO * stride, Core::rounded(grad_gates[j].o));
+      Core::write(pixel, first + kGateG * stride, Core::rounded(grad_gates[j].g));
     }
   }
 
@@ -155,9 +159,10 @@ struct Backward : OwnCells<C> {
       Peephole<A> peephole{A(0), A(0), A(0)};
       if (kPeephole && valid(j))
         peephole = read_peephole<A>(tensors.peephole, channel(j), place.y() + Core::y(j), place.x() + Core::x(j));
-      const Gates<A> gates{widen(saved[j][0]), widen(saved[j][1]), widen(saved[j][2]), widen(saved[j][3])};
+      const Gates<A> gates = read_gates(saved[j], 1);
       const A dh = Core::value(sum, j, 0) + A(widen(grad_output[j]));
-      cell_backward(gates, peephole, c_previous[j], c[j], kPeephole && shape.peephole_current, dh, dc[j], grad_gates[j]);
+      cell_backward(gates, peephole, c_previous[j], c[j], kPeephole && shape.peephole_current, dh, dc[j],
+                    grad_gates[j]);
     }
   }
 
@@ -167,10 +172,10 @@ struct Backward : OwnCells<C> {
       if (!valid(j)) continue;
       T* const result = tensors.grad_gates + t * 4 * shape.state() + at(j, 4 * shape.channels);
       const int gate = shape.channels * shape.pixels();
-      store_global(result, narrowed<T>(grad_gates[j].i));
-      store_global(result + gate, narrowed<T>(grad_gates[j].f));
-      store_global(result + 2 * gate, narrowed<T>(grad_gates[j].o));
-      store_global(result + 3 * gate, narrowed<T>(grad_gates[j].g));
+      store_global(result + kGateI * gate, narrowed<T>(grad_gates[j].i));
+      store_global(result + kGateF * gate, narrowed<T>(grad_gates[j].f));
+      store_global(result + kGateO * gate, narrowed<T>(grad_gates[j].o));
+      store_global(result + kGateG * gate, narrowed<T>(grad_gates[j].g));
       if (r + 1 < shape.steps) continue;
       if (tensors.connection.grad_c_before)
         tensors.connection.grad_c_before[at(j)] = dc[j];
@@ -181,7 +186,9 @@ struct Backward : OwnCells<C> {
 };
 
 // The launch runs the last layer of a chain first.
-int opposite(const Chains& chains, int i) { return i / chains.depth * chains.depth + chains.depth - 1 - i % chains.depth; }
+int opposite(const Chains& chains, int i) {
+  return i / chains.depth * chains.depth + chains.depth - 1 - i % chains.depth;
+}
 
 template <class Policy, class T>
 int run(const PersistentPlan<Policy>& plan, const Chains& chains, const BackwardTensors<T>* tensors,
@@ -194,11 +201,27 @@ int run(const PersistentPlan<Policy>& plan, const Chains& chains, const Backward
     const int64_t C = chains.layers[own].channels;
     const BackwardTensors<T>& a = tensors[own];
     const Layer& layer = chains.layers[own];
-    const int number = connections ? connections[own].number : own, begin = connections ? connections[own].first_step : 0;
-    weights[i] = {a.weight_h, behind < 0 ? nullptr : tensors[behind].weight_x, C, C, 4 * C, number,
-                  begin + int(layer.steps) - 1, -1, !layer.reverse};
-    given[i] = {a.grad_output, a.grad_c_n, a.peephole, a.c_0, a.gates, a.cells, grad_gates[own], a.grad_c_0,
-                behind < 0 ? nullptr : grad_gates[behind], connections ? connections[own] : Connection<T>{}};
+    const int number = connections ? connections[own].number : own,
+              begin = connections ? connections[own].first_step : 0;
+    weights[i] = {a.weight_h,
+                  behind < 0 ? nullptr : tensors[behind].weight_x,
+                  C,
+                  C,
+                  4 * C,
+                  number,
+                  begin + int(layer.steps) - 1,
+                  -1,
+                  !layer.reverse};
+    given[i] = {a.grad_output,
+                a.grad_c_n,
+                a.peephole,
+                a.c_0,
+                a.gates,
+                a.cells,
+                grad_gates[own],
+                a.grad_c_0,
+                behind < 0 ? nullptr : grad_gates[behind],
+                connections ? connections[own] : Connection<T>{}};
   }
   return launch_persistent(plan, chains, weights, given, packed, workspace, stream);
 }
@@ -224,9 +247,9 @@ int persistent_backward(const Chains& chains, const BackwardTensors<T>* tensors,
   });
 }
 
-#define INSTANTIATE(T)                                                                            \
-  template int64_t persistent_backward_workspace<T>(const Chains&);                              \
-  template int64_t persistent_backward_packed<T>(const Chains&);                                 \
+#define INSTANTIATE(T)                                                                                        \
+  template int64_t persistent_backward_workspace<T>(const Chains&);                                           \
+  template int64_t persistent_backward_packed<T>(const Chains&);                                              \
   template int persistent_backward(const Chains&, const BackwardTensors<T>*, T* const*, const Connection<T>*, \
                                    const PackedWeights<T>&, accumulation_t<T>*, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)

@@ -1,15 +1,16 @@
-// The products of the persistent kernels, on tensor cores and by fused multiply-adds, behind one interface:
-//   Element, element(), join()   what a chunk of depth consists of, and how it is made of a value
-//   kGroupChannels, kOutputs     channels of a block, and output rows that make them
+// The products of the persistent kernels, on tensor cores and by fused multiply-adds, with the same interface:
+//   Element, element(), join()   the elements of a chunk of depth, and how a value becomes one
+//   kGroupChannels, kOutputs     channels of a block, and the output rows for them
 //   Cells of a thread: kCells (channel, pixel) pairs; Sum holds kValues sums of each, value(sum, cell, i)
-//   locate()                     which (output row, depth, tap) element e of a packed weight is
+//   locate()                     the (output row, depth, tap) of element e of a packed weight
 //   kSideChunks                  depth of the side input that is in shared memory at a time
-//   kRowBlocks                   parts of a packed weight of a group, each with the whole depth, one behind the other
-// kGates: the rows are the four gates of each channel, else (transposed weight) the channels alone.
+//   kRowBlocks                   parts of a group's packed weight, each with the whole depth, one behind the other
+// kGates: the rows are the four gates of each channel, otherwise (transposed weight) the channels alone.
 //
-// Both are cut so that the paper's module (32 channels, 60 x 60, two branches) is resident on 132 multiprocessors of 227 KB
-// in every precision but double: test_cuda_compiles.py. Backward has the widest window, 4C gate gradients deep, and takes
-// a narrower one of the side input for it where an element has 4 bytes.
+// Both are cut so that the paper's module (32 channels, 60 x 60, two branches) is resident on 132 multiprocessors with
+// 227 KB of shared memory in every precision but double: tests/kernels/test_compiles.py. Backward has the widest
+// window, 4C gate gradients deep; for elements of 4 bytes it makes up for this with a narrower window of the side
+// input.
 #pragma once
 
 #include "cuda/common/add.h"
@@ -21,19 +22,20 @@ namespace pdb::cuda {
 constexpr int side_chunks_at_once(bool gates, int per_chunk) { return !gates && per_chunk == 4 ? 2 : 4; }
 
 struct WeightPlace {
-  int output, depth, tap;  // output counts on from group to group
+  int output, depth, tap;  // outputs are numbered across groups
 };
 
-// A lane has pixel lane of the upper or the lower half of the tile and, with both halves, kRows rows of its warp.
+// A lane has pixel `lane` of the upper and of the lower half of the tile, and for both the kRows rows of its warp.
 template <class T, bool kGates>
 struct FmaCore {
   using A = accumulation_t<T>;
   using Element = A;
   static constexpr bool kTensorCores = false;
   static constexpr int kPerChunk = 16 / sizeof(A), kWarps = kPersistentThreads / 32, kPixels = 2;
-  static constexpr int kChannels = sizeof(A) == 8 ? 2 : 4;  // of a thread: as many as it has registers for
+  static constexpr int kChannels = sizeof(A) == 8 ? 2 : 4;  // of a thread: as many as its registers allow
   static constexpr int kSideChunks = side_chunks_at_once(kGates, kPerChunk);
-  static constexpr int kGroupChannels = kWarps * kChannels, kValues = kGates ? 4 : 1, kRows = kChannels * kValues;
+  static constexpr int kGroupChannels = kWarps * kChannels, kValues = kGates ? kGateCount : 1,
+                       kRows = kChannels * kValues;
   static constexpr int kOutputs = kWarps * kRows, kCells = kPixels * kChannels, kChunkMultiple = 1, kRowBlocks = 1;
 
   struct __attribute__((may_alias, aligned(16))) Values {
@@ -72,11 +74,13 @@ struct FmaCore {
     return {int(group * kOutputs + row), int((chunk - group * chunks) * kPerChunk + e % kPerChunk),
             int(rest - chunk * taps)};
   }
-  static __device__ void gate_row(int row, int& channel, int& gate) { channel = row / 4, gate = row % 4; }
+  static __device__ void gate_row(int row, int& channel, int& gate) {
+    channel = row / kGateCount, gate = row % kGateCount;
+  }
 
-  // sum += chunks [first, first + count) of the depth, of `total` in the weight. tile: these chunks, `pitch` apart.
-  static __device__ __forceinline__ void multiply(Sum& sum, const Chunk* weight, int first, int count, int, const Chunk* tile,
-                                                  int pitch, int side, int kernel, int dilation) {
+  // sum += chunks [first, first + count) of the depth, out of `total` in the weight. tile: these chunks, `pitch` apart.
+  static __device__ __forceinline__ void multiply(Sum& sum, const Chunk* weight, int first, int count, int,
+                                                  const Chunk* tile, int pitch, int side, int kernel, int dilation) {
     for (int chunk = 0; chunk < count; ++chunk) {
       const Chunk* w = weight + (first + chunk) * kernel * kernel * kOutputs + warp() * kRows;
       A part[kPixels][kRows] = {};  // sums of sums: see add.h
@@ -102,15 +106,15 @@ struct FmaCore {
   }
 };
 
-// Fragments as in mma.h. With gates a warp has 8 channels (row blocks i, f and o, g) and half the tile's rows, else 16
-// channels and a quarter.
+// Fragments as in mma.h. With gates a warp has 8 channels (row blocks i, f and o, g) and half the tile's rows,
+// otherwise 16 channels and a quarter of the rows.
 template <class T, bool kGates>
 struct MmaCore {
   using A = float;
   using Element = std::conditional_t<sizeof(T) == 2, unsigned short, uint32_t>;
   static constexpr bool kTensorCores = true;
-  static constexpr int kPerChunk = 16 / sizeof(T), kM = kGates ? 2 : 1, kChannelWarps = kGates ? 4 : 2;
-  static constexpr int kN = kTile * kChannelWarps * 32 / kPersistentThreads, kValues = kGates ? 4 : 1;
+  static constexpr int kPerChunk = 16 / sizeof(T), kM = kGates ? kMmaGateBlocks : 1, kChannelWarps = kGates ? 4 : 2;
+  static constexpr int kN = kTile * kChannelWarps * 32 / kPersistentThreads, kValues = kGates ? kGateCount : 1;
   static constexpr int kGroupChannels = 32, kOutputs = kMmaRows * kM * kChannelWarps, kCells = kGates ? 2 * kN : 4 * kN;
   static constexpr int kChunkMultiple = 2;  // of a product's depth
   static constexpr int kRowBlocks = kOutputs / kMmaRows;
@@ -154,12 +158,10 @@ struct MmaCore {
     const unsigned w = e / kPerWord<T>, word = w % 4, lane = w / 4 % 32, rest = w / 128 / taps, steps = chunks / 2;
     const unsigned row_block = rest / steps, step = rest - row_block * steps;
     return {int(row_block * kMmaRows + lane / 4 + word % 2 * 8),
-            int((step * kMmaWords + lane % 4 + word / 2 * 4) * kPerWord<T> + e % kPerWord<T>), int(w / 128 - rest * taps)};
+            int((step * kMmaWords + lane % 4 + word / 2 * 4) * kPerWord<T> + e % kPerWord<T>),
+            int(w / 128 - rest * taps)};
   }
-  // Row blocks alternate between i, f and o, g of 8 channels.
-  static __device__ void gate_row(int row, int& channel, int& gate) {
-    channel = row / 32 * 8 + row % 8, gate = row / 16 % 2 * 2 + row / 8 % 2;
-  }
+  static __device__ void gate_row(int row, int& channel, int& gate) { mma_gate_row(row, channel, gate); }
 
   static __device__ __forceinline__ void multiply(Sum& sum, const Chunk* weight, int first, int count, int total,
                                                   const Chunk* tile, int pitch, int side, int kernel, int dilation) {

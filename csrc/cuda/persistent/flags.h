@@ -1,11 +1,11 @@
-// How the blocks of a cooperative launch hand data to each other: stores, a barrier, and one thread that publishes a
-// flag; others await the flag and load past L1. PDB_PUBLISH releases, PDB_AWAIT acquires, both at the scope of the GPU:
-// what a block stored before the barrier before its publish is seen by whoever comes, after a barrier, behind the await.
-// The loads bypass L1, which is not coherent, and cannot be moved above the await by the compiler.
+// How the blocks of a cooperative launch hand data to each other: stores, a barrier, then one thread publishes a flag;
+// others await the flag and load past L1. PDB_PUBLISH releases, PDB_AWAIT acquires, both at the scope of the GPU: what
+// a block stored before the barrier before its publish is seen by whoever, after a barrier, comes after the await. The
+// loads bypass L1, which is not coherent, and the compiler cannot move them above the await.
 //
-// No wait is without end: a block that has waited for kPatience clock cycles, about two seconds and thousands of times what
-// a step takes, prints for which layer and step, and ends the launch. A mistake in the flags then is an error of the next
-// call that synchronises, as a failed assertion in a kernel is, not a GPU that hangs.
+// No wait is endless: a block that has waited for kPatience clock cycles, about two seconds and thousands of times what
+// a step takes, prints the layer and step, and ends the launch. A mistake in the flags is then an error of the next
+// call that synchronises, like a failed assertion in a kernel, rather than a GPU that hangs.
 #pragma once
 
 #include <cassert>
@@ -19,18 +19,19 @@ extern "C" __host__ __device__ void __assert_fail(const char*, const char*, unsi
 
 namespace pdb::cuda {
 
-// The unit of the exchange and of shared memory: 16 bytes, whatever is in them.
+// The unit of the exchange and of shared memory: 16 bytes, whatever they hold.
 struct __attribute__((may_alias, aligned(16))) Chunk {
   uint32_t word[4];
 };
 
-// What a block waits for, in the caller's numbers of layers and steps.
+// What a block is waiting for, in the caller's numbers of layers and steps.
 struct Waiting {
   int layer, step;
   bool backward;
 };
 
-// Clock cycles, and looks at the flag: the clock alone may have gone on while the whole GPU was stopped, by a debugger say.
+// Clock cycles, and looks at the flag: the clock alone may have run on while the whole GPU was stopped, for example by
+// a debugger.
 constexpr int64_t kPatience = int64_t(4) << 30;
 constexpr int kLooks = 1 << 16;
 
@@ -51,7 +52,7 @@ __device__ __forceinline__ uint32_t read_flag(const uint32_t* flag) {
   return seen;
 }
 
-// The way in which assert() ends a kernel, with a place that names the layer and, where its line stands, the step.
+// Ends the kernel as assert() does, with a file name that names the layer and a line number that is the step.
 static __device__ __noinline__ void give_up(Waiting waiting) {
   constexpr int kNames = 8;
   static const char names[kNames][48] = {
@@ -60,7 +61,8 @@ static __device__ __noinline__ void give_up(Waiting waiting) {
       "pdb_ext: persistent launch, layer 4, step", "pdb_ext: persistent launch, layer 5, step",
       "pdb_ext: persistent launch, layer 6, step", "pdb_ext: persistent launch, layer 7, step"};
 #if defined(__GNUC__)
-  __assert_fail("a neighbouring tile's flag came within 2 seconds", names[waiting.layer % kNames], unsigned(waiting.step),
+  __assert_fail("a neighbouring tile's flag came within 2 seconds", names[waiting.layer % kNames],
+                unsigned(waiting.step),
                 waiting.backward ? "persistent_kernel, backward" : "persistent_kernel, forward");
 #endif
   __trap();

@@ -1,4 +1,4 @@
-// Forward of persistent.h: c in registers, h to the neighbours.
+// Forward for persistent.h: c stays in registers, h goes to the neighbours.
 #include "cuda/common/cell_io.h"
 #include "cuda/persistent/launch_plan.h"
 
@@ -15,7 +15,7 @@ struct Forward : OwnCells<C> {
 
   // The bias, gate by gate.
   struct Constants {
-    A bias[4 * Core::kGroupChannels];
+    A bias[kGateCount * Core::kGroupChannels];
   };
 
   struct Tensors {
@@ -42,7 +42,7 @@ struct Forward : OwnCells<C> {
     const int end = (group + 1) * kOwn;
     return {group * kOwn, end < shape.recurrent_chunks ? end : shape.recurrent_chunks};
   }
-  // The element of the weight that is packed at this place. False: none, a zero.
+  // Finds the element of the weight that is packed at this place. False: there is none, and a zero is packed.
   struct Source {
     int channels;
 
@@ -56,9 +56,10 @@ struct Forward : OwnCells<C> {
     }
   };
 
-  __device__ Forward(const PersistentShape& shape, const Tensors& tensors, const Place& place, bool, Constants& constants)
+  __device__ Forward(const PersistentShape& shape, const Tensors& tensors, const Place& place, bool,
+                     Constants& constants)
       : OwnCells<C>{shape, place}, tensors(tensors), constants(constants) {
-    for (int i = threadIdx.x; i < 4 * Core::kGroupChannels; i += kPersistentThreads) {
+    for (int i = threadIdx.x; i < kGateCount * Core::kGroupChannels; i += kPersistentThreads) {
       const int gate = i / Core::kGroupChannels, c = place.group * Core::kGroupChannels + i % Core::kGroupChannels;
       constants.bias[i] = tensors.bias && c < shape.channels ? A(widen(tensors.bias[gate * shape.channels + c])) : A(0);
     }
@@ -81,7 +82,7 @@ struct Forward : OwnCells<C> {
 #pragma unroll
     for (int j = 0; j < kCells; ++j) {
 #pragma unroll
-      for (int gate = 0; gate < 4; ++gate)
+      for (int gate = 0; gate < kGateCount; ++gate)
         Core::value(sum, j, gate) = constants.bias[gate * Core::kGroupChannels + Core::channel(j)];
     }
   }
@@ -97,18 +98,19 @@ struct Forward : OwnCells<C> {
       if (valid(j)) Core::write(tile + (Core::y(j) * side + Core::x(j)) * pitch, channel(j), Core::rounded(h[j]));
   }
 
-  // Cells outside the image are computed, too: without branches between them all interleave.
+  // Cells outside the image are computed, too: without branches between them all cells interleave.
   template <bool kPeephole>
   __device__ __forceinline__ void update_cells(Sum& sum) {
 #pragma unroll
     for (int j = 0; j < kCells; ++j) {
-      Gates<A> gates{Core::value(sum, j, 0), Core::value(sum, j, 1), Core::value(sum, j, 2), Core::value(sum, j, 3)};
+      Gates<A> gates{Core::value(sum, j, kGateI), Core::value(sum, j, kGateF), Core::value(sum, j, kGateO),
+                     Core::value(sum, j, kGateG)};
       Peephole<A> peephole{A(0), A(0), A(0)};
       if (kPeephole && valid(j))
         peephole = read_peephole<A>(tensors.peephole, channel(j), place.y() + Core::y(j), place.x() + Core::x(j));
       cell_forward(gates, peephole, A(c[j]), kPeephole && shape.peephole_current, c[j], h[j]);
-      Core::value(sum, j, 0) = gates.i, Core::value(sum, j, 1) = gates.f;
-      Core::value(sum, j, 2) = gates.o, Core::value(sum, j, 3) = gates.g;
+      Core::value(sum, j, kGateI) = gates.i, Core::value(sum, j, kGateF) = gates.f;
+      Core::value(sum, j, kGateO) = gates.o, Core::value(sum, j, kGateG) = gates.g;
     }
   }
 
@@ -122,7 +124,7 @@ struct Forward : OwnCells<C> {
       if (!tensors.gates) continue;
       T* const saved = tensors.gates + t * 4 * shape.state() + at(j, 4 * shape.channels);
 #pragma unroll
-      for (int gate = 0; gate < 4; ++gate)
+      for (int gate = 0; gate < kGateCount; ++gate)
         saved[gate * shape.channels * shape.pixels()] = narrowed<T>(Core::value(sum, j, gate));
     }
   }
@@ -161,9 +163,9 @@ int persistent_forward(const Chains& chains, const ForwardTensors<T>* tensors, c
       chains, [&](const auto& plan) { return run(plan, chains, tensors, packed, workspace, stream); });
 }
 
-#define INSTANTIATE(T)                                                                                \
-  template int64_t persistent_forward_workspace<T>(const Chains&);                                    \
-  template int64_t persistent_forward_packed<T>(const Chains&);                                       \
+#define INSTANTIATE(T)                                                                              \
+  template int64_t persistent_forward_workspace<T>(const Chains&);                                  \
+  template int64_t persistent_forward_packed<T>(const Chains&);                                     \
   template int persistent_forward(const Chains&, const ForwardTensors<T>*, const PackedWeights<T>&, \
                                   accumulation_t<T>*, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)

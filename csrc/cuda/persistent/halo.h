@@ -1,11 +1,11 @@
-// Where a block of the persistent kernels works, what it waits for, and how its tile with the halo gets into shared memory.
-// A block has one tile of 8 x 8 pixels, and one group of channels, for the whole sequence. In shared memory a window (the
-// tile with its halo) is stored pixel by pixel, `chunks` chunks of depth each, kept an odd number of chunks apart: lanes
-// that read neighbouring pixels then hit different banks.
+// Where a block of the persistent kernels works, what it waits for, and how its tile with the halo gets into shared
+// memory. A block has one tile of 8 x 8 pixels, and one group of channels, for the whole sequence. In shared memory a
+// window (the tile with its halo) is stored pixel by pixel, `chunks` chunks of depth each. The pitch is odd: lanes that
+// read neighbouring pixels then hit different banks.
 #pragma once
 
-#include "cuda/persistent/flags.h"
 #include "cuda/common/window.h"
+#include "cuda/persistent/flags.h"
 
 namespace pdb::cuda {
 
@@ -18,19 +18,19 @@ PDB_HD int chunk_pitch(int chunks) { return chunks | 1; }
 struct PersistentShape {
   int channels, height, width, steps, batch, kernel, depth, groups, tiles_y, tiles_x;
   int recurrent_chunks;  // depth of the recurrent convolution
-  int side_chunks;       // depth of the side weight in shared memory; 0: it takes turns with the recurrent weight
+  int side_chunks;       // depth of the side weight in shared memory; 0: it alternates with the recurrent weight
   int window_side;       // of the largest window
-  int steps_at_once;     // whose side sums are computed together where the weights take turns
+  int steps_at_once;     // whose side sums are computed together if the weights alternate
   int gradient_stride;   // channels from one gate's to the next one's in the depth of the gate gradients: whole chunks
   bool peephole_current;
 
-  // Within a frame of a sequence indices have 32 bits (PersistentPlan sees to it), from frame to frame 64.
+  // Within a frame of a sequence indices have 32 bits (PersistentPlan makes sure that they fit), between frames 64.
   PDB_HD int pixels() const { return height * width; }
   PDB_HD int64_t state() const { return int64_t(batch) * channels * pixels(); }
   PDB_HD int taps() const { return kernel * kernel; }
 };
 
-// The window of a layer: a tile with its halo. What is in shared memory has fewer than 2^16 chunks.
+// The window of a layer: a tile with its halo. It has fewer than 2^16 chunks, since it fits in shared memory.
 struct WindowSize {
   int radius;
   Divisor side, area, chunks;  // chunks: of the recurrent depth
@@ -55,7 +55,7 @@ struct Place {
   __device__ int x() const { return tile_x * kTile; }
 };
 
-// The cells of a thread: where each is in its image, and whether it is in the image at all.
+// The cells of a thread: where each is in its image, and whether it is inside the image at all.
 template <class Core>
 struct OwnCells {
   const PersistentShape& shape;
@@ -65,7 +65,7 @@ struct OwnCells {
   __device__ __forceinline__ bool valid(int j) const {
     return channel(j) < shape.channels && place.y() + Core::y(j) < shape.height && place.x() + Core::x(j) < shape.width;
   }
-  // Its place in an array (N, channels, H, W); `channels`: of the array.
+  // Its place in an array (N, channels, H, W); `channels`: those of the array.
   __device__ __forceinline__ int at(int j, int channels) const {
     return ((place.image * channels + channel(j)) * shape.height + place.y() + Core::y(j)) * shape.width + place.x() +
            Core::x(j);
@@ -73,10 +73,10 @@ struct OwnCells {
   __device__ __forceinline__ int at(int j) const { return at(j, shape.channels); }
 };
 
-// Waits until every tile that the window meets, in all groups of channels, has published at least `value`. A tile beyond
-// the border does not exist. The relation is symmetric: who reads my tile is whom I wait for.
-__device__ __forceinline__ void await_neighbours(const PersistentShape& shape, const Place& place, const uint32_t* flags,
-                                                 int radius, uint32_t value, Waiting waiting) {
+// Waits until every tile that the window meets, in all groups of channels, has published at least `value`. Tiles beyond
+// the border do not exist. The relation is symmetric: a block waits for exactly those that read its tile.
+__device__ __forceinline__ void await_neighbours(const PersistentShape& shape, const Place& place,
+                                                 const uint32_t* flags, int radius, uint32_t value, Waiting waiting) {
   const int reach = (radius + kTile - 1) / kTile, side = 2 * reach + 1;
   const int image = place.chain * shape.batch + place.image;
   for (int i = threadIdx.x; i < side * side * shape.groups; i += kPersistentThreads) {
@@ -89,13 +89,14 @@ __device__ __forceinline__ void await_neighbours(const PersistentShape& shape, c
   __syncthreads();
 }
 
-// Channels that make a chunk of depth: `count` of them from `first` on, then zeros.
+// The channels in a chunk of depth: `count` of them from `first` on, then zeros.
 struct ChunkRows {
   int first, count;
 };
 
-// Reads chunks [first, first + chunks) of the depth of an image of separate channels; zeros outside. rows(chunk): what the
-// chunk is made of. Sixteen loads are under way at a time, all from valid addresses, so that nothing branches between them.
+// Reads chunks [first, first + chunks) of the depth of an image of separate channels; zeros outside. rows(chunk): the
+// channels in the chunk. Sixteen loads are in flight at a time, all from valid addresses, so that there are no branches
+// between them.
 template <class Core, class S, class Rows>
 __device__ __forceinline__ void load_channels(Chunk* tile, int pitch, const S* image, int first, int chunks,
                                               const PersistentShape& shape, const Place& place,
@@ -135,8 +136,9 @@ struct OwnChunks {
   int begin, end;
 };
 
-// Reads what other blocks have written of the recurrent window from an exchange buffer (H, W, chunks); what lies outside
-// the image is zero already, what this block owns is there. Loads come in batches, to wait for L2 once.
+// Reads what other blocks have written of the recurrent window from an exchange buffer (H, W, chunks). What lies
+// outside the image is zero already, and what this block owns is already there. Loads come in batches, to wait for L2
+// once.
 __device__ __forceinline__ void load_ring(Chunk* tile, const Chunk* exchange, const PersistentShape& shape,
                                           const Place& place, const WindowSize& window, OwnChunks own) {
   constexpr int kBatch = 4;
@@ -164,7 +166,7 @@ __device__ __forceinline__ void load_ring(Chunk* tile, const Chunk* exchange, co
   }
 }
 
-// The reverse: this block's own part of the window, for its neighbours.
+// The reverse: stores this block's own part of the window, for its neighbours.
 __device__ __forceinline__ void store_own(const Chunk* tile, Chunk* exchange, const PersistentShape& shape,
                                           const Place& place, const WindowSize& window, OwnChunks own) {
   const int side = int(window.side.divisor), chunks = int(window.chunks.divisor), radius = window.radius;

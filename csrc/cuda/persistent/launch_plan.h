@@ -1,4 +1,5 @@
-// Whether layers fit into one persistent launch, and the launch: shared memory, residency, workspace, packed weights.
+// Whether layers fit in one persistent launch, and the launch itself: shared memory, residency, workspace, packed
+// weights.
 #pragma once
 
 #include <algorithm>
@@ -47,7 +48,7 @@ __global__ void __launch_bounds__(256)
 
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// Sizes of a launch. Not ok: no such launch.
+// The sizes of a launch. Not ok: no such launch is possible.
 template <class Policy>
 struct PersistentPlan {
   using Core = typename Policy::Core;
@@ -62,15 +63,27 @@ struct PersistentPlan {
     if (!alike(chains)) return;
     const int64_t tiles_y = (first.height + kTile - 1) / kTile, tiles_x = (first.width + kTile - 1) / kTile;
     const int64_t groups = (first.channels + Core::kGroupChannels - 1) / Core::kGroupChannels;
-    // Each factor first: their product could overflow.
+    // Each factor is checked first: their product could overflow.
     for (int64_t size : {tiles_y, tiles_x, groups, first.batch, first.taps(), first.steps * chains.depth})
       if (size > 1 << 20) return;
     if (!has_32_bit_indices(chains)) return;
     blocks = chains.chains * first.batch * groups * tiles_y * tiles_x;
-    shape = {int(first.channels), int(first.height), int(first.width), int(first.steps), int(first.batch),
-             int(first.kernel), chains.depth, int(groups), int(tiles_y), int(tiles_x), 0, 0, 0,
+    shape = {int(first.channels),
+             int(first.height),
+             int(first.width),
+             int(first.steps),
+             int(first.batch),
+             int(first.kernel),
+             chains.depth,
+             int(groups),
+             int(tiles_y),
+             int(tiles_x),
+             0,
+             0,
+             0,
              int(std::min<int64_t>(kStepsAtOnce, first.steps)),
-             int(groups > 1 ? Core::kGroupChannels : round_up(first.channels, Core::kPerChunk)), first.peephole_current};
+             int(groups > 1 ? Core::kGroupChannels : round_up(first.channels, Core::kPerChunk)),
+             first.peephole_current};
     shape.recurrent_chunks = int(Policy::recurrent_chunks(shape));
     int64_t side_chunks = 0;
     for (int i = 0; i < chains.chains * chains.depth; ++i) {
@@ -80,7 +93,8 @@ struct PersistentPlan {
     }
     flag_chunks = (blocks + 3) / 4;
     exchange_chunks = 2 * chains.chains * first.batch * first.pixels() * shape.recurrent_chunks;
-    // The side weight is read every step: from shared memory if there is room, else it takes turns.
+    // The side weight is read every step: from shared memory if there is room, otherwise it alternates with the
+    // recurrent weight.
     ok = fits(chains, int(std::min<int64_t>(side_chunks, 1 << 20))) || fits(chains, 0);
     if (side_chunks > 0 && shape.side_chunks == 0)
       side_sum_chunks = blocks * shape.steps_at_once * LayerRun<Policy>::kSumChunks * kPersistentThreads;
@@ -99,11 +113,7 @@ struct PersistentPlan {
   }
 
  private:
-  static int64_t bounded_dilation(const Layer& layer) {
-    return std::min(layer.dilation, std::max(layer.height, layer.width));
-  }
-
-  // Of a frame of the largest array and of the largest weight, each rounded up to whole tiles and groups.
+  // Checks a frame of the largest array, and the largest weight, each rounded up to whole tiles and groups.
   static bool has_32_bit_indices(const Chains& chains) {
     constexpr double kLimit = double(1u << 31);
     for (int i = 0; i < chains.chains * chains.depth; ++i) {
@@ -125,7 +135,7 @@ struct PersistentPlan {
                         a.tensor_cores == b.tensor_cores;
       if (!same || b.tensor_cores != Core::kTensorCores) return false;
       if (i % chains.depth == 0) continue;
-      // One reach for a whole chain: see the two slots of the exchange in persistent_loop.h.
+      // One reach for a whole chain: see the two slots of the exchange in loop.h.
       if (b.in_channels != a.channels || b.dilation != chains.layers[i - 1].dilation) return false;
     }
     return true;
@@ -134,7 +144,7 @@ struct PersistentPlan {
   bool fits(const Chains& chains, int side_chunks) {
     int64_t side = 0;
     for (int i = 0; i < chains.chains * chains.depth; ++i)
-      side = std::max(side, kTile + shape.kernel / 2 * 2 * bounded_dilation(chains.layers[i]));
+      side = std::max(side, kTile + shape.kernel / 2 * 2 * with_bounded_dilation(chains.layers[i]).dilation);
     if (side > 4096) return false;
     shape.side_chunks = side_chunks, shape.window_side = int(side);
     const int64_t window = side * side * (chunk_pitch(shape.recurrent_chunks) + chunk_pitch(Core::kSideChunks));
@@ -145,7 +155,7 @@ struct PersistentPlan {
   }
 };
 
-// use(the plan of Policy for these layers), with tensor cores or without. kGates: of the policy's core (persistent_core.h).
+// use(the plan of Policy for these layers), with tensor cores or without. kGates: of the policy's core (core.h).
 template <template <class, class> class Policy, class T, bool kGates, class Use>
 auto with_plan(const Chains& chains, const Use& use) {
   if constexpr (!std::is_same_v<T, double>)
@@ -153,16 +163,17 @@ auto with_plan(const Chains& chains, const Use& use) {
   return use(PersistentPlan<Policy<T, FmaCore<T, kGates>>>(chains));
 }
 
-// What a launch needs of a layer besides its tensors. `flip` and the weights are the policy's business.
+// What a launch needs to know of a layer besides its tensors. The policy defines `flip` and the weights.
 template <class T>
 struct LayerWeights {
-  const T *recurrent, *side;  // side: null where there is none
+  const T *recurrent, *side;  // side: null if there is none
   int64_t recurrent_columns, side_columns, side_channels;
-  int number, first_step, step_change;  // as Link's
+  int number, first_step, step_change;  // as in Link
   bool flip;
 };
 
-// Packs the weights, unless they are, and launches. tensors and weights in the order in which the launch runs the layers.
+// Packs the weights, unless they are packed already, and launches. tensors and weights: in the order in which the
+// launch runs the layers.
 template <class Policy, class T>
 int launch_persistent(const PersistentPlan<Policy>& plan, const Chains& chains, const LayerWeights<T>* weights,
                       const typename Policy::Tensors* tensors, const PackedWeights<T>& packed_weights,
@@ -185,7 +196,7 @@ int launch_persistent(const PersistentPlan<Policy>& plan, const Chains& chains, 
   for (int i = 0; i < chains.chains * chains.depth; ++i) {
     Link& link = arguments.links[i];
     const Layer& layer = chains.layers[i];
-    link.dilation = int(std::min(layer.dilation, std::max(layer.height, layer.width)));
+    link.dilation = int(with_bounded_dilation(layer).dilation);
     link.flip = weights[i].flip, link.number = weights[i].number;
     link.first_step = weights[i].first_step, link.step_change = weights[i].step_change;
     link.recurrent_weight = pack(weights[i].recurrent, weights[i].recurrent_columns, plan.shape.recurrent_chunks);
@@ -196,7 +207,7 @@ int launch_persistent(const PersistentPlan<Policy>& plan, const Chains& chains, 
     }
     arguments.tensors[i] = tensors[i];
   }
-  if (packed_weights.is_packed) work.count = 0, elements = plan.blocks;  // the flags are left to be cleared
+  if (packed_weights.is_packed) work.count = 0, elements = plan.blocks;  // only the flags remain to be cleared
   if (int error = launch(persistent_pack_kernel<Policy, T>, grid_for(elements, 256), 256, stream, work, plan.shape))
     return error;
   return launch_cooperative(persistent_kernel<Policy>, plan.blocks, kPersistentThreads, plan.shared_bytes, stream,

@@ -1,36 +1,41 @@
-// The loop of the persistent kernels, forward and backward alike. A step is two convolutions and a cell: the side
-// convolution, over what is known before the step (x forward, the gate gradients of the layer behind backward), and the
-// recurrent one, over what the neighbours computed a step ago (h forward, gate gradients backward).
+// The loop of the persistent kernels, the same for forward and backward. A step is two convolutions and a cell: the
+// side convolution, over what is known before the step (x in forward, the gate gradients of the next layer in
+// backward), and the recurrent one, over what the neighbours computed in the last step (h in forward, gate gradients in
+// backward).
 //
 // A block keeps its recurrent weight and its own tile in shared memory and its cells in registers. A step's result goes
 // to the neighbours through a buffer in the order in which they read it; two slots are enough, since nobody gets a step
-// ahead of whom it waits for. Only then is it stored where the caller wants it, and the side convolution of the next step
-// is done: both hide the time that the flags and the halo take. Flags grow by one a step, by T a layer, from zero.
+// ahead of those it waits for. Only then is the result stored where the caller wants it, and the side convolution of
+// the next step done: both hide the time that the flags and the halo take. Flags start from zero and grow by one per
+// step, by T per layer.
 //
-// Where the side weight has no room beside the recurrent one (4 bytes an element), the two take turns: the sums of the side
-// convolution are computed of several steps at once and wait in global memory, each for the thread that made it. That is
-// 32 KB a step and block, less in backward, where the weight itself, read every step, would be 147 KB.
+// If there is no room for the side weight beside the recurrent one (4 bytes an element), the two alternate: the sums of
+// the side convolution are computed for several steps at once and wait in global memory, each for the thread that made
+// it. That is 32 KB per step and block, less in backward; the weight itself, read every step, would be 147 KB.
 #pragma once
 
-#include "cuda/persistent/persistent.h"
 #include "cuda/persistent/core.h"
+#include "cuda/persistent/persistent.h"
 
 namespace pdb::cuda {
 
-// How a layer hangs together with the others of its launch.
+// How a layer is connected with the others of its launch.
 struct Link {
   const Chunk* recurrent_weight;  // packed, of all groups
   const Chunk* side_weight;       // null: no side convolution
   int side_channels;              // of the side input, as it is stored
   int side_chunks, dilation;
-  int number;                   // of the layer, as the caller counts
-  int first_step, step_change;  // the first step of this launch as the layer's forward counts; from one to the next
-  bool flip;                    // the steps of this launch go from frame T-1 to 0
+  int number;  // of the layer, in the caller's count
+  int first_step,
+      step_change;  // the first step of this launch, in the layer's forward order; change from one step to the next
+  bool flip;        // the steps of this launch go from frame T-1 to 0
 
-  __device__ __forceinline__ Waiting waiting(int r) const { return {number, first_step + r * step_change, step_change < 0}; }
+  __device__ __forceinline__ Waiting waiting(int r) const {
+    return {number, first_step + r * step_change, step_change < 0};
+  }
 };
 
-// Steps whose side sums are computed at once where the weights take turns, at most.
+// The most steps whose side sums are computed at once if the weights alternate.
 constexpr int kStepsAtOnce = 8;
 
 template <class Policy>
@@ -38,10 +43,10 @@ struct PersistentArguments {
   PersistentShape shape;
   Link links[kMaxPersistentLayers];
   typename Policy::Tensors tensors[kMaxPersistentLayers];
-  Chunk* exchange;     // (2, chains, N, H, W, recurrent chunks)
-  int64_t slot;        // chunks of one of the two
-  Chunk* side_sums;    // (blocks, steps at once, chunks of a Sum, threads), where the weights take turns
-  uint32_t* flags;     // one a block, zero at first
+  Chunk* exchange;   // (2, chains, N, H, W, recurrent chunks)
+  int64_t slot;      // chunks of one of the two
+  Chunk* side_sums;  // (blocks, steps at once, chunks of a Sum, threads), if the weights alternate
+  uint32_t* flags;   // one per block, zero at first
 };
 
 // The block's shared memory.
@@ -57,8 +62,8 @@ struct PersistentStorage {
     window = side_weight + shape.side_chunks * weight_chunks;
     const int side = shape.window_side;
     side_window = window + side * side * chunk_pitch(shape.recurrent_chunks);
-    constants =
-        reinterpret_cast<typename Policy::Constants*>(side_window + side * side * chunk_pitch(Policy::Core::kSideChunks));
+    constants = reinterpret_cast<typename Policy::Constants*>(side_window +
+                                                              side * side * chunk_pitch(Policy::Core::kSideChunks));
   }
 };
 
@@ -76,9 +81,10 @@ __device__ __forceinline__ void copy_chunks(Chunk* target, const Chunk* source, 
   for (; i < count; i += kPersistentThreads) target[i] = source[i];
 }
 
-// Chunks [first, first + count) of the depth of a group's weight, of `total`.
+// Copies chunks [first, first + count) of the depth of a group's weight, out of `total`.
 template <class Core>
-__device__ __forceinline__ void copy_weight(Chunk* target, const Chunk* weight, int first, int count, int total, int taps) {
+__device__ __forceinline__ void copy_weight(Chunk* target, const Chunk* weight, int first, int count, int total,
+                                            int taps) {
   const int depth = taps * Core::kOutputs / Core::kRowBlocks;  // chunks of a row block in one chunk of depth
   if (count == total) return copy_chunks(target, weight, count * depth * Core::kRowBlocks);
   for (int block = 0; block < Core::kRowBlocks; ++block)
@@ -102,13 +108,18 @@ struct LayerRun {
 
   __device__ LayerRun(const PersistentArguments<Policy>& arguments, const Link& link, const Place& place,
                       const PersistentStorage<Policy>& storage)
-      : arguments(arguments), shape(arguments.shape), link(link), place(place), storage(storage),
-        window(shape.kernel / 2 * link.dilation, shape.recurrent_chunks), weight_chunks(shape.taps() * Core::kOutputs) {}
+      : arguments(arguments),
+        shape(arguments.shape),
+        link(link),
+        place(place),
+        storage(storage),
+        window(shape.kernel / 2 * link.dilation, shape.recurrent_chunks),
+        weight_chunks(shape.taps() * Core::kOutputs) {}
 
   __device__ __forceinline__ int side() const { return int(window.side.divisor); }
 
   __device__ __forceinline__ int frame(int r) const { return link.flip ? shape.steps - 1 - r : r; }
-  __device__ __forceinline__ bool weights_take_turns() const { return link.side_weight && shape.side_chunks == 0; }
+  __device__ __forceinline__ bool weights_alternate() const { return link.side_weight && shape.side_chunks == 0; }
   __device__ __forceinline__ const Chunk* side_weight() const {
     return link.side_weight + int64_t(place.group) * link.side_chunks * weight_chunks;
   }
@@ -119,9 +130,10 @@ struct LayerRun {
                 chunks * weight_chunks);
   }
 
-  // sum += the side convolution of frame t over chunks [first, first + count) of its depth, a few at a time. weight: these.
-  __device__ __forceinline__ void side_convolution(Sum& sum, const Policy& policy, const Chunk* weight, int first, int count,
-                                                   int t) const {
+  // sum += the side convolution of frame t over chunks [first, first + count) of its depth, a few at a time. weight:
+  // for these chunks.
+  __device__ __forceinline__ void side_convolution(Sum& sum, const Policy& policy, const Chunk* weight, int first,
+                                                   int count, int t) const {
     const int pitch = chunk_pitch(Core::kSideChunks);
     const auto* image = policy.side() + (int64_t(t) * shape.batch + place.image) * link.side_channels * shape.pixels();
     for (int done = 0; done < count; done += Core::kSideChunks) {
@@ -140,11 +152,12 @@ struct LayerRun {
     return arguments.side_sums + (step * kSumChunks + i) * kPersistentThreads + threadIdx.x;
   }
 
-  // The side sums of steps [begin, end) into global memory, with as much of the weight at a time as there is room for.
+  // Computes the side sums of steps [begin, end) into global memory, with as much of the weight at a time as there is
+  // room for.
   __device__ __forceinline__ void make_side_sums(const Policy& policy, int begin, int end) const {
     for (int first = 0; first < link.side_chunks; first += shape.recurrent_chunks) {
       const int left = link.side_chunks - first, count = left < shape.recurrent_chunks ? left : shape.recurrent_chunks;
-      if (first > 0) __syncthreads();  // the weight that lies there has been used
+      if (first > 0) __syncthreads();  // the weight in there has been used
       copy_weight<Core>(storage.recurrent_weight, side_weight(), first, count, link.side_chunks, shape.taps());
       for (int r = begin; r < end; ++r) {
         Sum sum{};
@@ -171,7 +184,7 @@ struct LayerRun {
   }
 };
 
-// All steps of one layer. ticks: steps of the layers before it in the chain.
+// All steps of one layer. ticks: the number of steps of the layers before it in the chain.
 template <class Policy>
 __device__ __forceinline__ void run_layer(const PersistentArguments<Policy>& arguments, const Link& link,
                                           const typename Policy::Tensors& tensors, const Place& place,
@@ -184,22 +197,22 @@ __device__ __forceinline__ void run_layer(const PersistentArguments<Policy>& arg
   Chunk* const exchange =
       arguments.exchange + int64_t(place.chain * shape.batch + place.image) * shape.pixels() * chunks;
 
-  if (!run.weights_take_turns()) run.load_recurrent_weight();
+  if (!run.weights_alternate()) run.load_recurrent_weight();
   if (link.side_weight && shape.side_chunks > 0)
     copy_chunks(storage.side_weight, run.side_weight(), link.side_chunks * run.weight_chunks);
   for (int i = threadIdx.x; i < side * side * pitch; i += kPersistentThreads) storage.window[i] = Chunk{};
   Policy policy(shape, tensors, place, link.flip, *storage.constants);
   __syncthreads();  // the constants are there
-  if (ticks > 0)  // the layer before is done there
+  if (ticks > 0)    // the neighbours are done with the layer before
     await_neighbours(shape, place, arguments.flags, radius, ticks, link.waiting(0));
 
   for (int r = 0; r < shape.steps; ++r, ++ticks) {
-    if (run.weights_take_turns() && r % shape.steps_at_once == 0)
+    if (run.weights_alternate() && r % shape.steps_at_once == 0)
       run.make_side_sums(policy, r, r + shape.steps_at_once < shape.steps ? r + shape.steps_at_once : shape.steps);
     const int t = run.frame(r);
     typename Core::Sum sum;
     policy.start(sum, t, r);
-    if (run.weights_take_turns())
+    if (run.weights_alternate())
       run.add_side_sums(sum, r);
     else if (link.side_weight)
       run.side_convolution(sum, policy, storage.side_weight, 0, link.side_chunks, t);

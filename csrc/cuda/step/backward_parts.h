@@ -1,11 +1,11 @@
-// The parts of backward of one layer: over some of its steps, through time, and what is batched over them behind it.
+// The parts of one layer's backward pass over some of its steps: through time, and what is batched over these steps
+// afterwards.
 #pragma once
 
 #include <algorithm>
 #include <tuple>
 
 #include "cuda/step/kernel_set.h"
-#include "cuda/step/frames.h"
 
 namespace pdb::cuda {
 
@@ -19,7 +19,7 @@ struct Steps {
   int64_t count() const { return end - begin; }
 };
 
-// Those of the steps that another one ran before: how many, and the first of their frames.
+// Those of the steps that are not the layer's first: how many, and the first of their frames.
 struct LaterSteps {
   int64_t count, first;
 
@@ -28,8 +28,8 @@ struct LaterSteps {
         first(layer.reverse ? steps.first : std::max<int64_t>(steps.begin, 1)) {}
 };
 
-// The activated gates (steps, N, 4, C, H, W): with h and c known the steps do not wait for each other, so that one launch
-// computes those of the layer's first step and another one all others. The weights packed as gates.
+// The activated gates (steps, N, 4, C, H, W): with h and c known the steps do not wait for each other, so that one
+// launch computes those of the layer's first step and another one all others. The weights are packed as gates.
 template <class T>
 int recompute_gates(const Layer& layer, const BackwardTensors<T>& tensors, const Steps& steps,
                     const accumulation_t<T>* weight_x, const accumulation_t<T>* weight_h, T* gates, Stream stream) {
@@ -51,14 +51,14 @@ int recompute_gates(const Layer& layer, const BackwardTensors<T>& tensors, const
   Layer images = layer;
   images.batch = later.count * layer.batch;
   step.x = tensors.x + later.first * x_state;
-  step.h_previous = tensors.output + before(layer, later.first) * state;
-  step.c_previous = tensors.cells + before(layer, later.first) * state;
+  step.h_previous = tensors.output + layer.frame_before(later.first) * state;
+  step.c_previous = tensors.cells + layer.frame_before(later.first) * state;
   step.gates = gates + (later.first - steps.first) * 4 * state;
   return Path<T>(images, stream).forward_step(step);
 }
 
-// Sums over all steps, where these are only some of them: what those that were done before have given is in these arrays, in
-// A; the last ones give the gradients.
+// Sums over all steps, of which these are only some: the arrays hold, in A, the sums of the chunks done so far; the
+// last chunk gives the gradients.
 template <class T>
 struct Sums {
   using A = accumulation_t<T>;
@@ -67,8 +67,10 @@ struct Sums {
 
   Sums() = default;
   Sums(const Layer& layer, A* room)
-      : weight_x(room), weight_h(weight_x + 4 * layer.channels * layer.in_channels * layer.taps()),
-        bias(weight_h + 4 * layer.channels * layer.channels * layer.taps()), peephole(bias + 4 * layer.channels) {}
+      : weight_x(room),
+        weight_h(weight_x + 4 * layer.channels * layer.in_channels * layer.taps()),
+        bias(weight_h + 4 * layer.channels * layer.channels * layer.taps()),
+        peephole(bias + 4 * layer.channels) {}
 
   static int64_t size(const Layer& layer) {
     const int64_t C = layer.channels;
@@ -85,15 +87,15 @@ struct LayerWork {
   Layer layer;
   BackwardTensors<T> tensors;
   Sums<T> sums;
-  // Packed as transposed, and as gates; null where they are not needed.
+  // Packed as transposed, and as gates; null if not needed.
   const A *weight_h = nullptr, *weight_x = nullptr, *gates_weight_h = nullptr, *gates_weight_x = nullptr;
   const T* gates = nullptr;             // (steps, N, 4, C, H, W)
   T* grad_gates = nullptr;              // (steps, N, 4C, H, W); may be gates
-  const T* grad_gates_after = nullptr;  // of the step that ran after these, or null
-  A* grad_c = nullptr;                  // (N, C, H, W): from there, and to the steps before
+  const T* grad_gates_after = nullptr;  // of the step that ran after these steps, or null
+  A* grad_c = nullptr;                  // (N, C, H, W): from that step, and on to the steps before
 };
 
-// Fills grad_gates, step by step from the last to the first, and grad_c_0 at the layer's first.
+// Fills grad_gates, step by step from the last to the first, and grad_c_0 at the layer's first step.
 template <class T>
 int backward_through_time(const LayerWork<T>& work, const Steps& steps, Stream stream) {
   const Layer& layer = work.layer;
@@ -107,11 +109,11 @@ int backward_through_time(const LayerWork<T>& work, const Steps& steps, Stream s
   step.grad_c = work.grad_c;
   step.grad_gates_next = work.grad_gates_after;
   for (int64_t s = steps.end - 1; s >= steps.begin; --s) {
-    const int64_t t = frame(layer, s), here = (t - steps.first) * 4 * state;
+    const int64_t t = layer.frame(s), here = (t - steps.first) * 4 * state;
     step.grad_output = offset(tensors.grad_output, t * state);
     step.gates = work.gates + here;
     step.c = tensors.cells + t * state;
-    step.c_previous = s > 0 ? tensors.cells + before(layer, t) * state : nullptr;
+    step.c_previous = s > 0 ? tensors.cells + layer.frame_before(t) * state : nullptr;
     step.c_0 = s > 0 ? nullptr : tensors.c_0;
     step.grad_c_0 = s > 0 ? nullptr : tensors.grad_c_0;
     step.grad_gates = work.grad_gates + here;
@@ -121,7 +123,8 @@ int backward_through_time(const LayerWork<T>& work, const Steps& steps, Stream s
   return 0;
 }
 
-// The path of a convolution over what all these layers read: the one that the widest of them can take.
+// The layer that decides how a convolution over an input shared by all these layers runs: the one with the widest
+// window.
 template <class T>
 Layer widest(const LayerWork<T>* works, int count) {
   const LayerWork<T>* result = works;
@@ -130,7 +133,7 @@ Layer widest(const LayerWork<T>* works, int count) {
   return result->layer;
 }
 
-// grad_h_0 of every layer that wants it, and grad_x: those that share an array are summed in one launch.
+// grad_h_0 of every layer that needs it, and grad_x: layers that share an array are summed in one launch.
 template <class T>
 int data_gradients(const LayerWork<T>* works, int count, const Steps& steps, Stream stream) {
   const Layer wide = widest(works, count);
@@ -159,7 +162,7 @@ int data_gradients(const LayerWork<T>* works, int count, const Steps& steps, Str
   return 0;
 }
 
-// The tiles of all weight gradients of these layers, and what they work in.
+// The number of tiles of all weight gradients of these layers, and the elements of their workspace.
 template <class T>
 int64_t weight_gradient_tiles(const LayerWork<T>* works, int count) {
   int64_t tiles = 0;
@@ -179,21 +182,24 @@ int64_t weight_gradient_room(const LayerWork<T>* works, int count, int64_t steps
   return room;
 }
 
-// The gradients of a layer's weights that are wanted; returns behind the last one.
+// Adds the gradients of a layer's weights that are needed; returns the end of the list.
 template <class T>
 WeightGradient<T>* add_weight_gradients(const LayerWork<T>& work, const Steps& steps, WeightGradient<T>* next) {
   const Layer& layer = work.layer;
   const BackwardTensors<T>& tensors = work.tensors;
   const int64_t state = layer.state(), x_state = state / layer.channels * layer.in_channels;
   if (tensors.grad_weight_x)
-    *next++ = {layer, layer.in_channels, {tensors.x + steps.first * x_state, work.grad_gates, steps.count() * layer.batch},
-               {}, work.sums.target(work.sums.weight_x, tensors.grad_weight_x)};
+    *next++ = {layer,
+               layer.in_channels,
+               {tensors.x + steps.first * x_state, work.grad_gates, steps.count() * layer.batch},
+               {},
+               work.sums.target(work.sums.weight_x, tensors.grad_weight_x)};
   if (!tensors.grad_weight_h) return next;
-  // h_{t-1} is the output of the frame before t; the frame without one reads h_0.
+  // h_{t-1} is the output of the frame before t; at the layer's first step it is h_0.
   const LaterSteps later(layer, steps);
   ImagePairs<T> recurrent{}, first{};
   if (later.count > 0)
-    recurrent = {tensors.output + before(layer, later.first) * state,
+    recurrent = {tensors.output + layer.frame_before(later.first) * state,
                  work.grad_gates + (later.first - steps.first) * 4 * state, later.count * layer.batch};
   if (tensors.h_0 && steps.begin == 0)
     first = {tensors.h_0, work.grad_gates + (layer.first() - steps.first) * 4 * state, layer.batch};
@@ -201,9 +207,10 @@ WeightGradient<T>* add_weight_gradients(const LayerWork<T>& work, const Steps& s
   return next;
 }
 
-// Everything that is batched over the steps, of all layers together. room: weight_gradient_room().
+// Everything that is batched over the steps, for all layers together. room: weight_gradient_room() elements.
 template <class T>
-int batched_gradients(const LayerWork<T>* works, int count, const Steps& steps, accumulation_t<T>* room, Stream stream) {
+int batched_gradients(const LayerWork<T>* works, int count, const Steps& steps, accumulation_t<T>* room,
+                      Stream stream) {
   if (int error = data_gradients(works, count, steps, stream)) return error;
   WeightGradient<T> weights[kMaxWeightGradients];
   BiasGradient<T> biases[kMaxBiasGradients];
@@ -216,8 +223,9 @@ int batched_gradients(const LayerWork<T>* works, int count, const Steps& steps, 
       biases[bias_count++] = {works[i].grad_gates, steps.count() * layer.batch, 4 * layer.channels, layer.pixels(),
                               sums.target(sums.bias, tensors.grad_bias)};
     if (tensors.grad_peephole)
-      if (int error = launch_peephole_gradient<T>(layer, steps.first, steps.count(), works[i].grad_gates, tensors.cells,
-                                                  tensors.c_0, sums.target(sums.peephole, tensors.grad_peephole), stream))
+      if (int error =
+              launch_peephole_gradient<T>(layer, steps.first, steps.count(), works[i].grad_gates, tensors.cells,
+                                          tensors.c_0, sums.target(sums.peephole, tensors.grad_peephole), stream))
         return error;
   }
   if (int error = launch_bias_gradients(biases, bias_count, stream)) return error;

@@ -1,4 +1,4 @@
-// Which kernels a layer runs on: tensor cores where it asks for them and they fit, else plain fused multiply-adds.
+// Which kernels a layer runs on: tensor cores if it asks for them and they fit, else plain fused multiply-adds.
 #pragma once
 
 #include <type_traits>
@@ -7,7 +7,7 @@
 
 namespace pdb::cuda {
 
-// Weights that are packed in one launch, one behind the other in a workspace.
+// Weights that one launch packs, one behind the other in a workspace.
 template <class T>
 class Packer {
  public:
@@ -15,7 +15,7 @@ class Packer {
 
   explicit Packer(A* room) : room_(room) {}
 
-  // Where the packed weight will be.
+  // Returns where the packed weight will be.
   const A* add(WeightToPack<T> weight) {
     weight.packed = room_;
     weights_[count_++] = weight;
@@ -37,7 +37,8 @@ class Path {
   using A = accumulation_t<T>;
 
   Path(const Layer& layer, Stream stream = nullptr)
-      : layer_(layer), stream_(stream),
+      : layer_(layer),
+        stream_(stream),
         mma_(kCanMma && layer.tensor_cores && layer.kernel / 2 * layer.dilation <= kMmaMaxRadius) {}
 
   bool on_tensor_cores() const { return mma_; }
@@ -46,7 +47,7 @@ class Path {
   WeightToPack<T> weight(const T* data, int64_t channels, Packing packing) const {
     return {data, 4 * layer_.channels, channels, layer_.kernel, packing, mma_, nullptr};
   }
-  // Elements of A of it, packed.
+  // The number of A's elements that it takes, packed.
   int64_t packed(int64_t channels, Packing packing) const { return packed_size(weight(nullptr, channels, packing)); }
 
   int forward_step(const ForwardStep<T>& step) const {

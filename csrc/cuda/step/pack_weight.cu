@@ -1,8 +1,8 @@
 // Rearranges convolution weights so that the convolution cores read them row by row, or as fragments of tensor-core
 // products (see kernels.h).
 #include "cuda/common/jobs.h"
+#include "cuda/common/mma.h"
 #include "cuda/step/kernels.h"
-#include "cuda/step/mma/convolution.h"
 
 namespace pdb::cuda {
 namespace {
@@ -24,19 +24,20 @@ struct PackJob {
   // Element e of (depth, taps, pitch).
   __device__ accumulation_t<T> element(int64_t e) const {
     using A = accumulation_t<T>;
-    const int64_t rest = quotient(e, pitch), output = e - rest * pitch, at = quotient(rest, taps), tap = rest - at * taps;
+    const int64_t rest = quotient(e, pitch), output = e - rest * pitch, at = quotient(rest, taps),
+                  tap = rest - at * taps;
     if (output >= outputs) return A(0);
     if (transposed) return A(widen(read(at, output, taps - 1 - tap)));
-    return A(widen(read(output % 4 * (rows / 4) + output / 4, at, tap)));
+    return A(widen(read(output % kGateCount * (rows / kGateCount) + output / kGateCount, at, tap)));
   }
 
   // The operand at (output row, depth, tap); 0 beyond the weight.
   __device__ uint32_t operand(int64_t row, int64_t channel, int64_t tap) const {
     if (channel >= depth) return 0;
     if (transposed) return row < columns ? operand_bits(read(channel, row, taps - 1 - tap), T{}) : 0;
-    // Row blocks alternate between i, f and o, g of 8 channels.
-    const int64_t gate = row / 16 % 2 * 2 + row / 8 % 2, output = row / 32 * 8 + row % 8;
-    return output < rows / 4 ? operand_bits(read(gate * (rows / 4) + output, channel, tap), T{}) : 0;
+    int64_t output, gate;
+    mma_gate_row(row, output, gate);
+    return output < rows / kGateCount ? operand_bits(read(gate * (rows / kGateCount) + output, channel, tap), T{}) : 0;
   }
 
   // Word e of the fragments (row block, step, tap, lane, 4).

@@ -1,13 +1,14 @@
-// Sums in a fixed order and without atomics: the gradients of bias and peephole weights, which are sums of gate gradients
-// over images, and the parts of weight gradients.
+// Sums in a fixed order and without atomics: the gradients of bias and peephole weights, which are sums of gate
+// gradients over images; and the parts of weight gradients.
 #include "cuda/common/jobs.h"
 #include "cuda/step/kernels.h"
+#include "gate.h"
 
 namespace pdb::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kBatch = 8;  // loads under way at a time: L2 is waited for once for all of them
+constexpr int kBatch = 8;  // loads in flight at a time: one wait for L2 for all of them
 
 // Element e of the result.
 template <class T, class A>
@@ -59,8 +60,8 @@ __global__ void __launch_bounds__(kThreads) bias_gradient_kernel(const __grid_co
 // A thread sums the three peephole weights of one channel and pixel over all frames and images.
 template <class T, class A>
 __global__ void __launch_bounds__(kThreads)
-    peephole_gradient_kernel(Layer layer, int64_t first, int64_t frames, const T* grad_gates, const A* cells, const T* c_0,
-                             SumTarget<T> target) {
+    peephole_gradient_kernel(Layer layer, int64_t first, int64_t frames, const T* grad_gates, const A* cells,
+                             const T* c_0, SumTarget<T> target) {
   const int64_t plane = layer.channels * layer.pixels(), state = layer.batch * plane;
   for (int64_t e = blockIdx.x * int64_t(kThreads) + threadIdx.x; e < plane; e += gridDim.x * int64_t(kThreads)) {
     A sum_i = 0, sum_f = 0, sum_o = 0;
@@ -68,18 +69,18 @@ __global__ void __launch_bounds__(kThreads)
       for (int64_t n = 0; n < layer.batch; ++n) {
         const int64_t at = n * plane + e;
         const A c = cells[t * state + at];
-        const A c_previous = t != layer.first() ? cells[(t + (layer.reverse ? 1 : -1)) * state + at]
+        const A c_previous = t != layer.first() ? cells[layer.frame_before(t) * state + at]
                              : c_0              ? A(widen(c_0[at]))
                                                 : A(0);
-        const T* grad = grad_gates + ((t - first) * layer.batch + n) * 4 * plane + e;
-        sum_i += widen(grad[0]) * c_previous;
-        sum_f += widen(grad[plane]) * c_previous;
-        sum_o += widen(grad[2 * plane]) * (layer.peephole_current ? c : c_previous);
+        const T* grad = grad_gates + ((t - first) * layer.batch + n) * kGateCount * plane + e;
+        sum_i += widen(grad[kGateI * plane]) * c_previous;
+        sum_f += widen(grad[kGateF * plane]) * c_previous;
+        sum_o += widen(grad[kGateO * plane]) * (layer.peephole_current ? c : c_previous);
       }
     }
-    put(target, e, sum_i);
-    put(target, plane + e, sum_f);
-    put(target, 2 * plane + e, sum_o);
+    put(target, kGateI * plane + e, sum_i);
+    put(target, kGateF * plane + e, sum_f);
+    put(target, kGateO * plane + e, sum_o);
   }
 }
 
@@ -98,7 +99,8 @@ __global__ void __launch_bounds__(kThreads) add_splits_kernel(const __grid_const
   for (int64_t split = 0; split < job.splits; split += kBatch) {
     A value[kBatch];
 #pragma unroll
-    for (int i = 0; i < kBatch; ++i) value[i] = split + i < job.splits ? job.partial[(split + i) * job.count + e] : A(0);
+    for (int i = 0; i < kBatch; ++i)
+      value[i] = split + i < job.splits ? job.partial[(split + i) * job.count + e] : A(0);
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) sum += value[i];
   }
@@ -128,11 +130,11 @@ int launch_add_splits(const SplitSum<T>* sums, int count, Stream stream) {
   return launch(add_splits_kernel<T>, all.blocks, kThreads, stream, all);
 }
 
-#define INSTANTIATE(T)                                                                                      \
-  template int launch_bias_gradients(const BiasGradient<T>*, int, Stream);                                  \
-  template int launch_add_splits(const SplitSum<T>*, int, Stream);                                          \
-  template int launch_peephole_gradient(const Layer&, int64_t, int64_t, const T*, const accumulation_t<T>*, \
-                                        const T*, const SumTarget<T>&, Stream);
+#define INSTANTIATE(T)                                                                                                \
+  template int launch_bias_gradients(const BiasGradient<T>*, int, Stream);                                            \
+  template int launch_add_splits(const SplitSum<T>*, int, Stream);                                                    \
+  template int launch_peephole_gradient(const Layer&, int64_t, int64_t, const T*, const accumulation_t<T>*, const T*, \
+                                        const SumTarget<T>&, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)
 
 }  // namespace pdb::cuda

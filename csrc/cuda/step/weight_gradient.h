@@ -1,15 +1,15 @@
 // What the weight-gradient kernels share: the product of the gate gradients (rows x pixels) with the shifted inputs
 // (pixels x (channel, tap)) of all images, how it is divided among blocks, and the reading of its operands. It is split
-// over the pixels; the partial products are stored and added in a fixed order (sum_gradients.cu), so that no atomics are
-// needed and every run gives the same bits.
+// over the pixels; the partial products are stored and added in a fixed order (sum_gradients.cu), so that no atomics
+// are needed and every run gives the same bits.
 #pragma once
 
 #include <algorithm>
 #include <type_traits>
 
 #include "cuda/common/jobs.h"
-#include "cuda/step/kernels.h"
 #include "cuda/common/window.h"
+#include "cuda/step/kernels.h"
 
 namespace pdb::cuda {
 
@@ -17,8 +17,8 @@ constexpr int kWeightThreads = 128;
 constexpr int kBlockRows = 128;  // a block's part of the weight: these rows, kColumns columns
 constexpr int kChunk = 32;       // pixels in shared memory at a time: one per lane
 
-// Columns of a block. On tensor cores as many as there are registers for sums: those of 32 channels and nine taps are three
-// blocks, which read the gate gradients once each.
+// Columns of a block. On tensor cores as many as there are registers for sums: 32 channels times nine taps are three
+// blocks, each of which reads the gate gradients once.
 constexpr int kFmaBlockColumns = 32, kMmaBlockColumns = 96;
 
 template <class T>
@@ -26,24 +26,28 @@ bool weight_gradient_on_tensor_cores(const Layer& layer) {
   return layer.tensor_cores && !std::is_same_v<T, double>;
 }
 
-// How a weight gradient is divided. Depends on sizes alone, never on the device.
+// How a weight gradient is divided. Depends only on sizes, never on the device.
 struct WeightPlan {
-  static constexpr int64_t kSplitPixels = 768;  // at least, of a split
-  // Of a launch, unless it has more tiles: three for each multiprocessor of an H100, as many as its registers hold. One more
-  // would begin when another ends, and leave the whole launch waiting for it.
+  static constexpr int64_t kSplitPixels = 768;  // of a split, at least
+  // The most blocks of a launch, unless it has more tiles: three per multiprocessor of an H100, as many as its
+  // registers hold. One more would start when another ends, and the whole launch would wait for it.
   static constexpr int64_t kMaxBlocks = 396;
 
-  // At most max_splits splits are made, which grows with the number of images: workspace for some is enough for fewer.
+  // At most max_splits splits are made, a number that grows with the number of images: workspace for some images is
+  // enough for fewer.
   int64_t rows, columns, row_blocks, column_blocks, max_splits, splits, split_pixels;
 
   // tiles: of the whole launch.
   WeightPlan(const Layer& layer, int64_t images, int64_t channels, int64_t tiles, bool tensor_cores)
-      : rows(4 * layer.channels), columns(channels * layer.taps()), row_blocks(divide_up(rows, kBlockRows)),
+      : rows(4 * layer.channels),
+        columns(channels * layer.taps()),
+        row_blocks(divide_up(rows, kBlockRows)),
         column_blocks(divide_up(columns, tensor_cores ? kMmaBlockColumns : kFmaBlockColumns)) {
     const int64_t pixels = images * layer.pixels();
-    max_splits = std::min(divide_up(pixels, kSplitPixels), std::max<int64_t>(kMaxBlocks / std::max<int64_t>(tiles, 1), 1));
+    max_splits =
+        std::min(divide_up(pixels, kSplitPixels), std::max<int64_t>(kMaxBlocks / std::max<int64_t>(tiles, 1), 1));
     split_pixels = divide_up(divide_up(pixels, std::max<int64_t>(max_splits, 1)), kChunk) * kChunk;
-    splits = split_pixels ? divide_up(pixels, split_pixels) : 0;  // no pixels (T = 1 without h_0): a sum of nothing
+    splits = split_pixels ? divide_up(pixels, split_pixels) : 0;  // no pixels (T = 1 without h_0): an empty sum
   }
 
   int64_t tiles() const { return row_blocks * column_blocks; }
@@ -75,7 +79,8 @@ struct alignas(16) Vector {
   T value[kSize];
 };
 
-// One weight gradient of a launch: the pixels of two sets of images in a row, and the rows and columns of the product.
+// One weight gradient of a launch: the pixels of two consecutive sets of images, and the rows and columns of the
+// product.
 template <class T>
 struct WeightJob {
   int64_t height, width, kernel, dilation, channels;
@@ -96,7 +101,7 @@ struct WeightProduct {
   using Group = Vector<T>;
   const WeightJob<T>& job;
   int64_t first_row, first_column, split, begin, end;  // pixels [begin, end)
-  int rows, columns;                                   // of the block's that are in the weight
+  int rows, columns;                                   // of the block that are in the weight
 
   __device__ explicit WeightProduct(const WeightJobs<T>& all) : WeightProduct(all, all.find()) {}
   __device__ WeightProduct(const WeightJobs<T>& all, int index) : job(all.jobs[index]) {
@@ -117,12 +122,12 @@ struct WeightProduct {
     const int64_t y = (tap_y - job.kernel / 2) * job.dilation, x = (tap_x - job.kernel / 2) * job.dilation;
     return {channel * job.pixels() + y * job.width + x, int(bounded(y, job.height)), int(bounded(x, job.width))};
   }
-  // A shift by a whole side of the image leads out of it as one by more does, and fits an int.
+  // A shift by a whole side of the image leads out of it as a larger one does, and fits in an int.
   static __device__ int64_t bounded(int64_t shift, int64_t side) {
     return shift > side ? side : shift < -side ? -side : shift;
   }
 
-  // A pixel of the job: the image that it is in, and where in that.
+  // A pixel of the job: its image, and its place there.
   struct At {
     int64_t image, pixel;
     unsigned y, x;
@@ -131,7 +136,7 @@ struct WeightProduct {
     const int64_t image = quotient(at, job.pixels()), pixel = at - image * job.pixels(), y = quotient(pixel, job.width);
     return {image, pixel, unsigned(y), unsigned(pixel - y * job.width)};
   }
-  // The same a chunk later, without a division.
+  // The pixel a chunk later, without a division.
   __device__ __forceinline__ void advance(At& at) const {
     at.pixel += kChunk, at.x += kChunk;
     while (at.x >= unsigned(job.width)) at.x -= unsigned(job.width), ++at.y;
@@ -148,16 +153,16 @@ struct WeightProduct {
            (first ? at.image : at.image - job.one.images) * job.channels * job.pixels();
   }
 
-  // Whether sixteen bytes of pixels never lie in two images: then they are read with one load.
+  // Whether sixteen bytes of pixels never lie in two images; if so, one load reads them.
   __device__ __forceinline__ bool in_groups() const { return job.pixels() % Group::kSize == 0; }
-  // The first pixel of the chunk that this thread reads the gradients of.
+  // The first pixel in the chunk of those whose gradients this thread reads.
   __device__ __forceinline__ int own_gradient() const {
     return in_groups() ? threadIdx.x % (kChunk / Group::kSize) * Group::kSize : lane();
   }
 
-  // Reads the gate gradients of a chunk, of which `valid` says that this thread's pixels are before the end; rows beyond the
-  // weight are zeros. All loads are from valid addresses, and many are issued before the first is used, here and below, so
-  // that L2 is waited for a few times a chunk.
+  // Reads the gate gradients of a chunk; `valid`: whether this thread's pixels are before the end. Rows beyond the
+  // weight are zeros. All loads are from valid addresses, and many are issued before the first is used, here and below,
+  // so that a chunk waits for L2 only a few times.
   template <class E, int kPitch, class Convert>
   __device__ __forceinline__ void load_gradient_groups(const T* grad, bool valid,
                                                        WeightStorage<E, kColumns, kPitch>& storage,
@@ -181,7 +186,8 @@ struct WeightProduct {
   }
 
   template <class E, int kPitch, class Convert>
-  static __device__ __forceinline__ void store_group(E* target, const Group& group, bool valid, const Convert& convert) {
+  static __device__ __forceinline__ void store_group(E* target, const Group& group, bool valid,
+                                                     const Convert& convert) {
     constexpr int kPer = 16 / sizeof(E) < Group::kSize ? 16 / sizeof(E) : Group::kSize;
     if constexpr (kPitch * sizeof(E) % 16 == 0 && kPer * sizeof(E) == 16) {
 #pragma unroll
@@ -220,7 +226,8 @@ struct WeightProduct {
   // Reads the block's columns of the input at the same pixels; lane = pixel, which is at (y, x).
   template <class E, int kPitch, class Convert>
   __device__ __forceinline__ void load_inputs(const T* input, unsigned y, unsigned x, bool valid,
-                                              WeightStorage<E, kColumns, kPitch>& storage, const Convert& convert) const {
+                                              WeightStorage<E, kColumns, kPitch>& storage,
+                                              const Convert& convert) const {
     constexpr int kStride = kWeightThreads / 32, kLoads = kColumns / kStride, kBatch = kLoads < 12 ? kLoads : 12;
     static_assert(kLoads % kBatch == 0, "whole batches");
     const unsigned height = unsigned(job.height), width = unsigned(job.width);
@@ -245,7 +252,8 @@ struct WeightProduct {
 
   // Calls multiply() for every chunk in shared memory.
   template <class Storage, class Convert, class Multiply>
-  __device__ __forceinline__ void for_each_chunk(Storage& storage, const Convert& convert, const Multiply& multiply) const {
+  __device__ __forceinline__ void for_each_chunk(Storage& storage, const Convert& convert,
+                                                 const Multiply& multiply) const {
     if (threadIdx.x < kColumns) storage.column[threadIdx.x] = make_column(first_column + threadIdx.x);
     At at = locate(begin + lane());
     for (int64_t first = begin; first < end; first += kChunk, advance(at)) {
@@ -264,8 +272,8 @@ struct WeightProduct {
     }
   }
 
-  // Stores the block's elements of a row of the partial product; those beyond the weight are passed over. column(i),
-  // value(i): of element i of kCount.
+  // Stores the block's elements of a row of the partial product, except those beyond the weight. column(i), value(i):
+  // of element i of kCount.
   template <int kCount, class ColumnOf, class Value>
   __device__ __forceinline__ void store_row(int row, const ColumnOf& column, const Value& value) const {
     if (row >= rows) return;
@@ -276,7 +284,7 @@ struct WeightProduct {
   }
 };
 
-// One of the kernels over all gradients.
+// Launches one of the kernels for all gradients.
 template <class T>
 int launch_weight_products(void (*kernel)(WeightJobs<T>), const WeightGradient<T>* gradients, int count, int64_t tiles,
                            accumulation_t<T>* workspace, Stream stream) {

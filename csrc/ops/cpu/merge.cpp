@@ -1,10 +1,8 @@
 // merge: Eq. 5 of Song et al. 2018, tanh(conv(h_f, weight_f) + conv(h_b, weight_b) + bias), on CPU tensors. On other
-// devices PyTorch's own operators do it.
+// devices PyTorch's own operators compute it.
 #include <ATen/Dispatch.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
-
-#include <algorithm>
 
 #include "ops/cpu/tensors.h"
 
@@ -15,11 +13,11 @@ void check_shape(const char* name, const at::Tensor& tensor, at::IntArrayRef sha
   TORCH_CHECK(tensor.sizes() == shape, "merge: ", name, " must have shape ", shape, ", got ", tensor.sizes());
   const bool alike = tensor.scalar_type() == like.scalar_type() && tensor.device() == like.device();
   TORCH_CHECK(alike && tensor.layout() == at::kStrided, "merge: ", name,
-              " must be strided and have the dtype and device of h_f, ", like.scalar_type(), " on ", like.device(), ", got ",
-              tensor.scalar_type(), " on ", tensor.device());
+              " must be strided and have the dtype and device of h_f, ", like.scalar_type(), " on ", like.device(),
+              ", got ", tensor.scalar_type(), " on ", tensor.device());
 }
 
-// The sizes, as of a layer from C channels to C.
+// The sizes, as those of a layer with C input channels and C channels.
 Layer check_merge(const at::Tensor& h_f, const at::Tensor& h_b, const at::Tensor& weight_f, const at::Tensor& weight_b,
                   const OptionalTensor& bias, int64_t dilation) {
   TORCH_CHECK(h_f.dim() == 5 && h_f.size(0) > 0 && h_f.size(2) > 0 && h_f.size(3) > 0 && h_f.size(4) > 0,
@@ -33,8 +31,7 @@ Layer check_merge(const at::Tensor& h_f, const at::Tensor& h_b, const at::Tensor
   check_shape("weight_f", weight_f, {C, C, k, k}, h_f);
   check_shape("weight_b", weight_b, {C, C, k, k}, h_f);
   if (bias) check_shape("bias", *bias, {C}, h_f);
-  // As in convlstm.cpp: no offset can overflow.
-  return {h_f.size(0), h_f.size(1), C, C, H, W, k, std::min(dilation, std::max(H, W)), false, false};
+  return with_bounded_dilation({h_f.size(0), h_f.size(1), C, C, H, W, k, dilation});
 }
 
 at::Tensor merge_op(const at::Tensor& h_f, const at::Tensor& h_b, const at::Tensor& weight_f,
@@ -54,7 +51,8 @@ at::Tensor merge_op(const at::Tensor& h_f, const at::Tensor& h_b, const at::Tens
 
 }  // namespace
 
-// h_f, h_b (T, N, C, H, W), weights (C, C, k, k), bias (C); "same" zero padding. The result is like h_f, and contiguous.
+// h_f, h_b (T, N, C, H, W), weights (C, C, k, k), bias (C); "same" zero padding. The result has the dtype and shape of
+// h_f and is contiguous.
 TORCH_LIBRARY_FRAGMENT(pdb_ext, m) {
   m.def("merge(Tensor h_f, Tensor h_b, Tensor weight_f, Tensor weight_b, Tensor? bias, int dilation) -> Tensor",
         {at::Tag::pt2_compliant_tag});

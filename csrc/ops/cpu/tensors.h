@@ -1,11 +1,11 @@
-// CPU tensors and PyTorch's threads as the kernels take them (cpu/sequence.h).
+// CPU tensors and PyTorch's threads in the form that the kernels take (cpu/layer.h).
 #pragma once
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
-#include "ops/convlstm.h"
 #include "cpu/layer.h"
+#include "ops/convlstm.h"
 
 namespace pdb::cpu {
 
@@ -25,7 +25,7 @@ const T* read(const OptionalTensor& tensor) {
   return tensor ? tensor->const_data_ptr<T>() : nullptr;
 }
 
-// Null for the empty tensors that stand for "not wanted".
+// Null for an empty tensor, which means "not wanted".
 template <class T>
 T* write(const at::Tensor& tensor) {
   return tensor.numel() ? tensor.mutable_data_ptr<T>() : nullptr;

@@ -1,4 +1,4 @@
-// The layer's convolutions by PyTorch, with "same" zero padding, deterministic.
+// The layer's convolutions computed by PyTorch, with "same" zero padding, deterministic.
 #pragma once
 
 #include <ATen/Context.h>
@@ -10,8 +10,8 @@
 
 namespace pdb::cuda {
 
-// Lets cuDNN choose among its deterministic algorithms only, and by rule rather than by timing, as long as one of these
-// lives. For convolution_backward, which reads PyTorch's settings and has no such arguments.
+// While any of these exists, cuDNN chooses among its deterministic algorithms only, and by rule rather than by timing.
+// For convolution_backward, which reads PyTorch's settings and has no arguments for this.
 class DeterministicCudnn {
  public:
   DeterministicCudnn() {
@@ -32,9 +32,18 @@ class DeterministicCudnn {
   DeterministicCudnn& operator=(const DeterministicCudnn&) = delete;
 
  private:
-  static std::mutex& mutex() { static std::mutex value; return value; }
-  static int& users() { static int value = 0; return value; }
-  static std::array<bool, 2>& before() { static std::array<bool, 2> value; return value; }
+  static std::mutex& mutex() {
+    static std::mutex value;
+    return value;
+  }
+  static int& users() {
+    static int value = 0;
+    return value;
+  }
+  static std::array<bool, 2>& before() {
+    static std::array<bool, 2> value;
+    return value;
+  }
 };
 
 struct AtenConvolution {
@@ -51,8 +60,9 @@ struct AtenConvolution {
   // Summed over all images.
   at::Tensor weight_gradient(const at::Tensor& grad, const at::Tensor& input, const at::Tensor& weight) const {
     const DeterministicCudnn deterministic;
-    return std::get<1>(at::convolution_backward(grad, input, weight, at::OptionalIntArrayRef(), {1, 1}, {padding, padding},
-                                                {dilation, dilation}, false, {0, 0}, 1, {false, true, false}));
+    return std::get<1>(at::convolution_backward(grad, input, weight, at::OptionalIntArrayRef(), {1, 1},
+                                                {padding, padding}, {dilation, dilation}, false, {0, 0}, 1,
+                                                {false, true, false}));
   }
 
  private:

@@ -1,10 +1,9 @@
-// See aten_layer.h. The convolution of x, and all gradients but those through time, are batched over chunks of steps, so
-// that they are large products in a bounded part of the memory.
+// See aten_layer.h. The convolution of x, and all gradients except those through time, are batched over chunks of
+// steps: large products in bounded memory.
 #include "ops/cuda/aten_layer.h"
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <algorithm>
@@ -12,13 +11,14 @@
 #include "ops/cuda/aten_convolution.h"
 #include "ops/cuda/aten_gates.h"
 #include "ops/cuda/tensors.h"
+#include "ops/gradients.h"
 
 namespace pdb::cuda {
 namespace {
 
 constexpr int64_t kChunkBytes = 256 << 20;  // of one array (steps, N, 4C, H, W)
 
-// Calls in here are computation, not the user's: neither autograd nor autocast may see them.
+// The calls made here are part of the computation, not the user's: neither autograd nor autocast may see them.
 struct OnlyKernels {
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   c10::impl::ExcludeDispatchKeyGuard no_autocast{c10::autocast_dispatch_keyset};
@@ -27,13 +27,19 @@ struct OnlyKernels {
 class AtenLayer {
  public:
   AtenLayer(const Layer& layer, const Inputs& inputs, const AtenOptions& options)
-      : layer_(layer), inputs_(inputs),
-        // The tensor-core convolutions of cuDNN work on channels_last; with the other order it converts in every call.
+      : layer_(layer),
+        inputs_(inputs),
+        // cuDNN's tensor-core convolutions work on channels_last; given the other order it converts in every call.
         format_(layer.tensor_cores ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous),
         convolution_{layer.kernel / 2 * layer.dilation, layer.dilation, format_, options.allow_tf32},
-        cell_{layer, format_, inputs.bias ? OptionalTensor(inputs.bias->contiguous()) : std::nullopt, inputs.peephole,
-              options.has_kernels, options.stream},
-        weight_x_(inputs.weight_x.contiguous(format_)), weight_h_(inputs.weight_h.contiguous(format_)) {
+        cell_{layer,
+              format_,
+              inputs.bias ? OptionalTensor(inputs.bias->contiguous()) : std::nullopt,
+              inputs.peephole,
+              options.has_kernels,
+              options.stream},
+        weight_x_(inputs.weight_x.contiguous(format_)),
+        weight_h_(inputs.weight_h.contiguous(format_)) {
     const int64_t step_bytes = 4 * layer.state() * inputs.x.element_size();
     chunk_steps_ = std::clamp<int64_t>(kChunkBytes / step_bytes, 1, layer.steps);
   }
@@ -41,7 +47,7 @@ class AtenLayer {
   ForwardResult forward(Save save) const {
     const Layer& l = layer_;
     const at::Tensor output = at::empty({l.steps, l.batch, l.channels, l.height, l.width}, inputs_.x.options());
-    const int64_t saved_size = reserve_size(save, l.steps * l.state(), inputs_.x.scalar_type());
+    const int64_t saved_size = reserve_size(save, l.sequence(), inputs_.x.scalar_type());
     const at::Tensor reserve = at::empty({saved_size}, accumulation());
     const Saved saved = split(reserve);
     AtenForwardStep step;
@@ -53,7 +59,7 @@ class AtenLayer {
       const Chunk chunk = chunk_from(begin);
       const at::Tensor gates_x = convolution_.forward(frames(inputs_.x, chunk), weight_x_);
       for (int64_t s = begin; s < chunk.end; ++s) {
-        const int64_t t = frame(s);
+        const int64_t t = layer_.frame(s);
         step.gates_x = images(gates_x, chunk, t);
         step.gates_h = h.defined() ? convolution_.forward(h, weight_h_) : at::Tensor();
         step.h = output[t];
@@ -73,7 +79,7 @@ class AtenLayer {
     const Saved saved = split(reserve);
     const OptionalTensor grad_output =
         cotangents.output ? OptionalTensor(cotangents.output->contiguous()) : std::nullopt;
-    std::array<at::Tensor, kGradients> grads;  // sums over the chunks, in the accumulation dtype
+    Gradients grads;  // sums over the chunks, in the accumulation dtype
     if (needs[kX]) grads[kX] = at::empty(inputs_.x.sizes(), inputs_.x.options());
     AtenBackwardStep step;
     step.grad_c_n = cotangents.c_n ? cotangents.c_n->contiguous() : at::Tensor();
@@ -91,12 +97,12 @@ class AtenLayer {
       }
       const at::Tensor grad_gates = recompute ? gates_x : operand((chunk.end - begin) * l.batch, 4 * l.channels);
       for (int64_t s = chunk.end - 1; s >= begin; --s) {
-        const int64_t t = frame(s);
+        const int64_t t = layer_.frame(s);
         step.grad_output = grad_output ? (*grad_output)[t] : at::Tensor();
         step.gates = recompute ? at::Tensor() : saved.gates[t];
         if (recompute) step.gates_x = images(gates_x, chunk, t), step.gates_h = images(gates_h, chunk, t);
         step.c = saved.cells[t];
-        step.c_previous = s > 0 ? saved.cells[frame(s - 1)] : initial_cell();
+        step.c_previous = s > 0 ? saved.cells[layer_.frame(s - 1)] : initial_cell();
         step.grad_gates = images(grad_gates, chunk, t);
         cell_.backward(step);
         if (s > 0 || needs[kH0]) step.grad_h = convolution_.data_gradient(step.grad_gates, weight_h_);
@@ -108,7 +114,7 @@ class AtenLayer {
     if (needs[kC0]) grads[kC0] = step.grad_c;
     for (at::Tensor& grad : grads)
       grad = grad.defined() ? grad.to(inputs_.x.scalar_type()).contiguous() : at::empty({0}, inputs_.x.options());
-    return {grads[kX], grads[kWeightX], grads[kWeightH], grads[kBias], grads[kPeephole], grads[kH0], grads[kC0]};
+    return to_result(grads);
   }
 
  private:
@@ -126,7 +132,6 @@ class AtenLayer {
     return inputs_.x.options().dtype(accumulation_dtype(inputs_.x.scalar_type()));
   }
   std::array<int64_t, 4> state_shape() const { return {layer_.batch, layer_.channels, layer_.height, layer_.width}; }
-  int64_t frame(int64_t s) const { return layer_.reverse ? layer_.steps - 1 - s : s; }
 
   Chunk chunk_from(int64_t begin) const {
     const int64_t end = std::min(begin + chunk_steps_, layer_.steps);
@@ -143,18 +148,19 @@ class AtenLayer {
 
   Saved split(const at::Tensor& reserve) const {
     const Layer& l = layer_;
-    const int64_t cells = l.steps * l.state();
+    const int64_t cells = l.sequence();
     if (reserve.numel() == 0) return {};
     const auto part = [&](int64_t begin, int64_t size) { return reserve.narrow(0, begin, size); };
     Saved saved;
     saved.cells = part(reserve.numel() - cells, cells).view({l.steps, l.batch, l.channels, l.height, l.width});
     if (reserve.numel() > cells)
-      saved.gates = part(0, reserve.numel() - cells).view(inputs_.x.scalar_type())
+      saved.gates = part(0, reserve.numel() - cells)
+                        .view(inputs_.x.scalar_type())
                         .view({l.steps, l.batch, 4, l.channels, l.height, l.width});
     return saved;
   }
 
-  // The frames of a sequence (T, N, channels, H, W) as images, an operand.
+  // The frames of a sequence (T, N, channels, H, W) as images: an operand.
   at::Tensor frames(const at::Tensor& sequence, const Chunk& chunk) const {
     return sequence.narrow(0, chunk.first, chunk.end - chunk.begin).flatten(0, 1).contiguous(format_);
   }
@@ -164,13 +170,13 @@ class AtenLayer {
     return all.narrow(0, (t - chunk.first) * layer_.batch, layer_.batch);
   }
 
-  // h_{t-1} for every frame t of the chunk as images, an operand.
+  // h_{t-1} of every frame t of the chunk, as images: an operand.
   at::Tensor previous_states(const at::Tensor& output, const Chunk& chunk) const {
     const at::Tensor result = operand((chunk.end - chunk.begin) * layer_.batch, layer_.channels);
     for (int64_t s = chunk.begin; s < chunk.end; ++s) {
-      const at::Tensor target = images(result, chunk, frame(s));
+      const at::Tensor target = images(result, chunk, layer_.frame(s));
       if (s > 0)
-        target.copy_(output[frame(s - 1)]);
+        target.copy_(output[layer_.frame(s - 1)]);
       else if (inputs_.h_0)
         target.copy_(*inputs_.h_0);
       else
@@ -180,18 +186,19 @@ class AtenLayer {
   }
 
   void add_batched(const Chunk& chunk, const at::Tensor& grad_gates, const at::Tensor& previous,
-                   const std::array<bool, kGradients>& needs, std::array<at::Tensor, kGradients>& grads) const {
+                   const std::array<bool, kGradients>& needs, Gradients& grads) const {
     const auto dtype = accumulation().dtype().toScalarType();
     const auto add = [&](Gradient which, const at::Tensor& part) {
       const at::Tensor wide = part.to(dtype);
       grads[which] = grads[which].defined() ? grads[which].add(wide) : wide;
     };
-    if (needs[kWeightX])
-      add(kWeightX, convolution_.weight_gradient(grad_gates, frames(inputs_.x, chunk), weight_x_));
+    if (needs[kWeightX]) add(kWeightX, convolution_.weight_gradient(grad_gates, frames(inputs_.x, chunk), weight_x_));
     if (needs[kWeightH]) add(kWeightH, convolution_.weight_gradient(grad_gates, previous, weight_h_));
     if (needs[kBias]) add(kBias, grad_gates.sum(at::IntArrayRef({0, 2, 3}), /*keepdim=*/false, dtype));
     if (needs[kX])
-      grads[kX].narrow(0, chunk.first, chunk.end - chunk.begin).flatten(0, 1)
+      grads[kX]
+          .narrow(0, chunk.first, chunk.end - chunk.begin)
+          .flatten(0, 1)
           .copy_(convolution_.data_gradient(grad_gates, weight_x_));
   }
 

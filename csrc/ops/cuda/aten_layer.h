@@ -1,9 +1,10 @@
-// A layer with convolutions by PyTorch (cuDNN): path 3, for many channels, pixels or images, and for GPUs that can run no
-// kernel of ours. Everything runs on the current stream and device, in a fixed order, and can be captured in a graph.
+// A layer whose convolutions PyTorch (cuDNN) computes: the path `aten`, for many channels, pixels or images, and for
+// GPUs that can run none of our kernels. Everything runs on the current stream and device, in a fixed order, and can be
+// captured in a graph.
 #pragma once
 
-#include "ops/convlstm.h"
 #include "cuda/layer.h"
+#include "ops/convlstm.h"
 
 namespace pdb::cuda {
 
@@ -13,8 +14,8 @@ struct AtenOptions {
   Stream stream;     // the current stream
 };
 
-// The ops of convlstm.cpp, on checked arguments, without an empty batch. `reserve` holds (T, N, 4, C, H, W) activations
-// with Save::gates_and_cells, then (T, N, C, H, W) cell states, on every path alike.
+// The ops of ops/convlstm.cpp, for checked arguments and a batch that is not empty. With Save::gates_and_cells
+// `reserve` holds (T, N, 4, C, H, W) activations, then (T, N, C, H, W) cell states, the same on every path.
 ForwardResult aten_forward(const Layer& layer, const Inputs& inputs, Save save, const AtenOptions& options);
 
 struct Cotangents {

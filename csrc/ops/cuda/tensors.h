@@ -1,4 +1,4 @@
-// From tensors to the arrays of sequence.h, for the bindings.
+// CUDA tensors in the form that the kernels take (cuda/layer.h).
 #pragma once
 
 #include <ATen/Context.h>
@@ -7,13 +7,15 @@
 
 #include <climits>
 
-#include "ops/convlstm.h"
 #include "cuda/common/device.h"
 #include "cuda/layer.h"
+#include "ops/convlstm.h"
 
 namespace pdb::cuda {
 
-inline at::ScalarType accumulation_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
+inline at::ScalarType accumulation_dtype(at::ScalarType dtype) {
+  return dtype == at::kDouble ? at::kDouble : at::kFloat;
+}
 
 // PyTorch's own setting for float32 convolutions, torch.backends.cudnn.conv.fp32_precision or .allow_tf32.
 inline bool allow_tf32() {
@@ -24,14 +26,13 @@ inline bool allow_tf32() {
 #endif
 }
 
-// Without `persistent`: the path is chosen later.
-inline Layer make_layer(const Sizes& s, at::ScalarType dtype, bool reverse, bool peephole_current, const Device& device) {
-  TORCH_CHECK(s.height <= INT_MAX && s.width <= INT_MAX, "convlstm: on CUDA, H and W must be below 2^31, got ", s.height,
-              " and ", s.width);
+// The layer with tensor_cores set; `persistent` is set later, when the path is chosen.
+inline Layer on_device(Layer layer, at::ScalarType dtype, const Device& device) {
+  TORCH_CHECK(layer.height <= INT_MAX && layer.width <= INT_MAX, "convlstm: on CUDA, H and W must be below 2^31, got ",
+              layer.height, " and ", layer.width);
   const bool can_mma = dtype != at::kDouble && (dtype != at::kFloat || allow_tf32());
-  const bool tensor_cores = can_mma && (device.has_tensor_cores() || !device.has_kernels());
-  return {s.steps, s.batch, s.in_channels, s.channels, s.height, s.width, s.kernel_size, s.dilation, reverse,
-          peephole_current, tensor_cores, false};
+  layer.tensor_cores = can_mma && (device.has_tensor_cores() || !device.has_kernels());
+  return layer;
 }
 
 inline OptionalTensor contiguous(const OptionalTensor& tensor) {
@@ -46,8 +47,7 @@ void dispatch(at::ScalarType dtype, const Function& function) {
     case at::kDouble: return function(double{});
     case at::kHalf: return function(Half{});
     case at::kBFloat16: return function(BFloat16{});
-    default:
-      TORCH_CHECK(false, "convlstm: on CUDA, x must be float16, bfloat16, float32 or float64, got ", dtype);
+    default: TORCH_CHECK(false, "convlstm: on CUDA, x must be float16, bfloat16, float32 or float64, got ", dtype);
   }
 }
 
@@ -62,7 +62,7 @@ const T* read(const OptionalTensor& tensor) {
   return tensor ? read<T>(*tensor) : nullptr;
 }
 
-// Null also for the empty tensors that stand for "not wanted".
+// Null also for an empty tensor, which means "not wanted".
 template <class T>
 T* write(const at::Tensor& tensor) {
   return tensor.defined() && tensor.numel() ? static_cast<T*>(tensor.mutable_data_ptr()) : nullptr;
@@ -71,7 +71,7 @@ T* write(const at::Tensor& tensor) {
 template <class T>
 PeepholeWeights<T> read_peephole(const OptionalTensor& peephole) {
   if (!peephole) return {};
-  return {read<T>(*peephole), {peephole->stride(0), peephole->stride(1), peephole->stride(2), peephole->stride(3)}};
+  return {read<T>(*peephole), peephole->stride(0), peephole->stride(1), peephole->stride(2), peephole->stride(3)};
 }
 
 inline void check_launch(int error) { C10_CUDA_CHECK(static_cast<cudaError_t>(error)); }

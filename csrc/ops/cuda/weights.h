@@ -1,4 +1,4 @@
-// Room for the weights of a forward call as its kernels read them, or what an earlier call has left there (weight_cache.h).
+// Memory for the packed weights of a forward call, or what an earlier call has left there (weight_cache.h).
 #pragma once
 
 #include <ATen/ops/empty.h>
@@ -12,19 +12,20 @@
 
 namespace pdb::cuda {
 
-// How weights are packed, besides by their shapes: of which dtype, for a persistent launch or for single steps, for tensor
-// cores or not. The dtype is no property of a tensor object: module.half() changes it in place.
+// How weights are packed, in addition to their shapes: the dtype, for a persistent launch or single steps, for tensor
+// cores or not. The dtype is not a fixed property of a tensor object: module.half() changes it in place.
 inline int64_t packed_kind(at::ScalarType dtype, bool persistent, bool tensor_cores) {
   return 4 * static_cast<int64_t>(dtype) + 2 * persistent + tensor_cores;
 }
 
 class WeightRoom {
  public:
-  // is_inference: nothing is kept for backward. A graph that is being captured packs in every replay: what it reads then may
-  // have changed.
+  // is_inference: nothing is saved for backward. During graph capture the weights are always packed, in every replay,
+  // since they may have changed by then.
   WeightRoom(std::vector<at::Tensor> weights, int64_t kind, int64_t elements, const at::TensorOptions& options,
              bool is_inference)
-      : weights_(std::move(weights)), form_{kind, elements, c10::cuda::getCurrentCUDAStream().stream()},
+      : weights_(std::move(weights)),
+        form_{kind, elements, c10::cuda::getCurrentCUDAStream().stream()},
         keeps_(is_inference && caches_weights() &&
                c10::cuda::currentStreamCaptureStatusMayInitCtx() == c10::cuda::CaptureStatus::None) {
     if (keeps_) data_ = find_packed(weights_, form_);
@@ -35,7 +36,7 @@ class WeightRoom {
   const at::Tensor& data() const { return data_; }
   bool is_packed() const { return is_packed_; }
 
-  // To be called when the launches that fill the room have been made.
+  // To be called after the launches that fill the memory.
   void keep() const {
     if (keeps_ && !is_packed_) keep_packed(weights_, form_, data_);
   }

@@ -1,4 +1,4 @@
-"""The command `pdb-saliency`: parses arguments, calls the library, and prints what it says."""
+"""The command `pdb-saliency`: parses arguments, calls the library, prints what it reports."""
 
 from __future__ import annotations
 

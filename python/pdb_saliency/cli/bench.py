@@ -1,4 +1,4 @@
-"""`pdb-saliency bench`: how fast this machine is, stage by stage, beside what its convolutions alone take."""
+"""`pdb-saliency bench`: the speed of every stage on this machine, beside that of the convolutions alone."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .arguments import add_model_options, add_verbosity, path
+from .arguments import add_command, add_model_options, add_verbosity, path, path_type, whole_number
 from .console import tell, write
-from .predict_options import add_engine_options, engine_options, positive
+from .engine_options import add_engine_options, engine_options
 
 _HELP = """\
 Measure every stage of `predict` on this machine, and beside them the floor:
-the network's convolutions alone, those inside the ConvLSTM layers included,
-run by plain PyTorch over the same shapes. First the maps of the first clip are
-compared with those of the plain float32 model; a wrong answer is not timed.
+the network's convolutions alone, including those inside the ConvLSTM layers,
+run by plain PyTorch on the same shapes. Before that, the maps of the first
+clip are compared with those of the plain float32 model; a wrong result is not
+timed.
 
   decode, resize             from the file to the network's uint8 input
                              (decoding from the second frame on)
-  spatial                    backbone, PDC, reduction (with upload and
-                             normalisation)
+  spatial                    backbone, PDC and reduction, including upload and
+                             normalisation
   temporal                   the temporal module alone
-  temporal, head, upsample   all that follows the spatial part
+  temporal, head, upsample   everything after the spatial part
   network                    both together: to be compared with the floor
   to frame size, encode png  from the network's map to a file
-  end to end                 `predict` from the video to its maps, the stages
-                             overlapping
+  end to end                 `predict` from the video to its maps, with
+                             overlapping stages
 
-Stages are timed in turns; times are medians for one frame, GPUs are timed by
-their own events. The source is drawn (854x480, mp4) unless INPUT is given.
+Stages are timed in turn. Times are medians per frame; GPUs are timed by their
+own events. Unless INPUT is given, the source is a drawn clip (854x480, mp4).
 """
 
 _EXAMPLES = """\
@@ -39,33 +40,27 @@ examples:
 """
 
 
+_CLIP_SIZE = (854, 480)  # width, height of the drawn clip
+_MOST_DRAWN = 60  # frames
+
+
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
-        "bench",
-        help="the speed of every stage on this machine",
-        description=_HELP,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(command=bench)
+    summary = "the speed of every stage on this machine"
+    parser = add_command(commands, "bench", bench, help=summary, description=_HELP, epilog=_EXAMPLES)
+    count = whole_number(1, 10**6)
     parser.add_argument("input", metavar="INPUT", type=path, nargs="?", help="as for predict (default: a drawn clip)")
-    parser.add_argument(
-        "--json", metavar="FILE", type=lambda text: Path(path(text)), help="write all numbers to this file"
-    )
-    seconds_help = "time for measuring; three rounds are always made (default: %(default)s)"
-    parser.add_argument("--seconds", type=positive, default=20, metavar="S", help=seconds_help)
+    parser.add_argument("--json", metavar="FILE", type=path_type, help="write all numbers to this file")
+    seconds_help = "time for measuring; at least three rounds are made (default: %(default)s)"
+    parser.add_argument("--seconds", type=count, default=20, metavar="S", help=seconds_help)
     frames_help = "frames of an end-to-end run, which includes the start (default: %(default)s)"
-    parser.add_argument("--frames", type=positive, default=40, metavar="N", help=frames_help)
-    parser.add_argument("--threads", type=positive, metavar="N", help="threads of PyTorch (default: its own choice)")
-    architecture_help = (
-        "time this network with random weights in place of a trained one: paper (ResNet-50), released, lite"
-    )
+    parser.add_argument("--frames", type=count, default=40, metavar="N", help=frames_help)
+    parser.add_argument("--threads", type=count, metavar="N", help="threads of PyTorch (default: its own choice)")
+    architecture_help = "time this network with random weights instead: paper (ResNet-50), released, lite"
     parser.add_argument("--architecture", choices=("paper", "released", "lite"), metavar="A", help=architecture_help)
     add_model_options(parser)
     add_engine_options(parser)
-    add_verbosity(
-        parser, "only errors and the table: no progress and notes", "also tell source, model, device and time"
-    )
+    quiet = "print only errors and the table: no progress or notes"
+    add_verbosity(parser, quiet, "also report source, model, device and time")
 
 
 def bench(arguments: argparse.Namespace) -> None:
@@ -76,42 +71,28 @@ def bench(arguments: argparse.Namespace) -> None:
 
     import torch
 
-    from pdb_saliency.inference.engine import Engine, resolve_device
+    from pdb_saliency.demo.demo import drawn_source
+    from pdb_saliency.inference.devices import resolve_device
+    from pdb_saliency.inference.engine import Engine
+    from pdb_saliency.model.weights import load_model
     from pdb_saliency.runtime.files import write_file
     from pdb_saliency.timing.report import table, to_json
-    from pdb_saliency.timing.stages import measure
+    from pdb_saliency.timing.stages import measure, random_model
+    from pdb_saliency.video.source import open_source
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = resolve_device(arguments.device)
-    model = _model(arguments.architecture, arguments.weights)
+    model = random_model(arguments.architecture) if arguments.architecture else load_model(arguments.weights)
     engine = Engine(model, device, options)
     tell("info", f"{arguments.input or 'a drawn clip'}: {model.description}, on {device}")
     with tempfile.TemporaryDirectory() as folder:
-        timings = measure(model, engine, _source(arguments, Path(folder)), arguments.frames, arguments.seconds)
+        if arguments.input:
+            source = open_source(arguments.input)
+        else:
+            count = max(min(arguments.frames, _MOST_DRAWN), arguments.clip_length)
+            source = drawn_source(Path(folder) / "clip.mp4", count, *_CLIP_SIZE)
+        timings = measure(model, engine, source, arguments.frames, arguments.seconds)
     write(table(timings, model, engine))
     if arguments.json:
         write_file(arguments.json, to_json(timings, model, engine).encode())
-
-
-def _model(architecture: str | None, weights: str | None) -> Any:
-    from pdb_saliency.model.config import LITE, PAPER, RELEASED
-    from pdb_saliency.model.saliency import SaliencyModel
-    from pdb_saliency.model.weights import load_model
-
-    if architecture is None:
-        return load_model(weights)
-    tell("note", "random weights: the speed is that of a trained model, the maps mean nothing")
-    return SaliencyModel({"paper": PAPER, "released": RELEASED, "lite": LITE}[architecture]).eval()
-
-
-def _source(arguments: argparse.Namespace, folder: Path) -> Any:
-    from pdb_saliency.demo.demo import render_clip
-    from pdb_saliency.demo.film import MeadowFilm
-    from pdb_saliency.video.source import open_source
-
-    if arguments.input:
-        return open_source(arguments.input)
-    count = max(min(arguments.frames, 60), arguments.clip_length)
-    render_clip(MeadowFilm(count, 854, 480), folder / "clip.mp4")
-    return open_source(str(folder / "clip.mp4"))

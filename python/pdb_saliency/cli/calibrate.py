@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from pdb_saliency.options import THRESHOLD
 
-from .arguments import add_verbosity, path
+from .arguments import add_command, add_data_options, add_device, add_verbosity, path, path_type, whole_number
 from .console import tell, write
-from .data import add_data_options
-from .evaluate import count
 
 _HELP = """\
 Fit the two numbers with which a model's saliency means a probability (Platt 1999: scale and offset of its logits) to
@@ -29,34 +26,27 @@ examples:
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
-        "calibrate",
-        help="make a model's saliency a probability",
-        description=_HELP,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(command=calibrate)
+    help = "make a model's saliency a probability"
+    parser = add_command(commands, "calibrate", calibrate, help=help, description=_HELP, epilog=_EXAMPLES)
     model_help = "a name or a file, as for predict --weights, or a finished run's folder"
     parser.add_argument("model", metavar="MODEL", type=path, help=model_help)
     parser.add_argument("videos", metavar="VIDEOS", type=path, nargs="+", help="data sets, as for train --val")
     add_data_options(parser)
     output_help = "write the calibrated model to this .safetensors or .pth file (default: only show)"
-    parser.add_argument("-o", "--output", metavar="FILE", type=lambda text: Path(path(text)), help=output_help)
+    parser.add_argument("-o", "--output", metavar="FILE", type=path_type, help=output_help)
     parser.add_argument("--half", action="store_true", help="store the weights in half precision")
     every_help = "look at every n-th clip of five frames only (default: at all)"
-    parser.add_argument("--every", type=count, default=1, metavar="N", help=every_help)
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, cuda:1, ... (default: auto)")
+    parser.add_argument("--every", type=whole_number(1), default=1, metavar="N", help=every_help)
+    add_device(parser)
     add_verbosity(parser, "only errors and the tables: no notes", "also tell model and device")
 
 
 def calibrate(arguments: argparse.Namespace) -> None:
+    from pdb_saliency.data.sets.check import open_videos
     from pdb_saliency.evaluation.calibration import fit, highest_saliency, observe, set_calibration
-    from pdb_saliency.inference.engine import resolve_device
+    from pdb_saliency.inference.devices import resolve_device
     from pdb_saliency.model.weights import check_model_path, load_model, save_model
     from pdb_saliency.training.initial_model import model_file
-
-    from .train import open_videos
 
     if arguments.output:
         check_model_path(arguments.output)

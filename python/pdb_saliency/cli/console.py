@@ -1,4 +1,4 @@
-"""What the command line prints, on standard streams that may be closed, full, or of any encoding."""
+"""What the command line prints, on standard streams that may be closed, full, or in any encoding."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _KINDS = {logging.INFO: "info", logging.WARNING: "note", logging.ERROR: "error"}
 
 
 def prepare_streams() -> None:
-    """Put the null device where a standard stream is closed, and let the others escape what they cannot encode."""
-    # In the order of their descriptors, each of which takes the lowest free number: a video that got number 1 or 2 would
+    """Put the null device in place of closed standard streams, and let the others escape what they cannot encode."""
+    # In the order of their descriptors, because each takes the lowest free number: a video that got number 1 or 2 would
     # receive what libraries print.
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -30,7 +30,7 @@ def prepare_streams() -> None:
 
 
 class Verbosity:
-    """What the command line says besides errors and results: with quiet nothing, with verbose also details ("info")."""
+    """What is printed besides errors and results: quiet leaves out everything, verbose adds details ("info")."""
 
     quiet = False
     verbose = False
@@ -42,16 +42,16 @@ def write_line(text: str) -> None:
 
 
 def write(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
-    """Print lines at once, to stdout unless told otherwise. Each of them is made `printable`.
+    """Print lines at once, by default to stdout. Each is made `printable`.
 
-    Where stderr cannot be written there is nobody to tell, and the work goes on. For stdout, raises OutputError, or
-    BrokenPipeError when its reader has gone.
+    If stderr cannot be written, the work goes on in silence. For stdout, raises OutputError, or BrokenPipeError when
+    its reader has gone.
     """
     _print("\n".join(map(printable, text.split("\n"))), stream or sys.stdout, end)
 
 
 def say(text: str) -> None:
-    """One line on stdout on what was done, which --quiet leaves out. Raises as `write`."""
+    """One line on stdout about what was done, which --quiet leaves out. Raises as `write`."""
     if not Verbosity.quiet:
         write_line(text)
 
@@ -59,7 +59,7 @@ def say(text: str) -> None:
 def tell(*parts: object) -> None:
     """One line on stderr, "pdb-saliency: " and the parts, `printable`.
 
-    The first part is "error", "note", "info" or the message itself; errors are red on a terminal, unless NO_COLOR is set.
+    The first part is "error", "note", "info" or the message. Errors are red on a terminal unless NO_COLOR is set.
     """
     if (parts[0] == "note" and Verbosity.quiet) or (parts[0] == "info" and not Verbosity.verbose):
         return
@@ -70,7 +70,7 @@ def tell(*parts: object) -> None:
 
 
 class _Console(logging.Handler):
-    """Prints what the library logs as `tell` does: info, a note for a warning, an error, or the kind the record names."""
+    """Prints the library's log by `tell`: records are info, notes (warnings), errors, or of the kind that they name."""
 
     def emit(self, record: logging.LogRecord) -> None:
         tell(getattr(record, "kind", _KINDS.get(record.levelno, "error")), record.getMessage())
@@ -78,11 +78,11 @@ class _Console(logging.Handler):
 
 @contextmanager
 def library_on_console() -> Iterator[None]:
-    """Within this context the library's log and its progress bars reach the user, as `Verbosity` allows."""
+    """Within this context the library's log and progress bars reach the user, as far as `Verbosity` allows."""
     handler, level, propagate = _Console(), _LIBRARY.level, _LIBRARY.propagate
     _LIBRARY.addHandler(handler)
     _LIBRARY.setLevel(logging.INFO)
-    _LIBRARY.propagate = False  # Another library may have set up the root logger, which would say it all again.
+    _LIBRARY.propagate = False  # Another library may have set up the root logger, which would print it again.
     show_progress(not Verbosity.quiet)
     try:
         yield
@@ -97,7 +97,7 @@ def _print(text: str, stream: TextIO, end: str = "\n") -> None:
     try:
         print(text, file=stream, end=end, flush=True)
     except OSError as error:
-        # What waits in the buffer would fail once more when Python flushes it at exit.
+        # What is left in the buffer would fail once more when Python flushes it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if stream is sys.stderr:
             return

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
-from pathlib import Path
 from typing import Any
 
 from pdb_saliency.errors import InputError
-from pdb_saliency.options import THRESHOLD
 
-from .arguments import add_verbosity, path, probability
+from .arguments import add_command, add_threshold, add_verbosity, add_workers, path, path_type
 from .console import tell, write
 
 _HELP = """\
@@ -39,28 +36,20 @@ examples:
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
-        "evaluate",
-        help="scores of saliency maps against masks",
-        description=_HELP,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(command=evaluate)
-    parser.add_argument("predictions", metavar="PRED", type=folder, help="folder of maps")
+    help = "scores of saliency maps against masks"
+    parser = add_command(commands, "evaluate", evaluate, help=help, description=_HELP, epilog=_EXAMPLES)
+    parser.add_argument("predictions", metavar="PRED", type=path_type, help="folder of maps")
     parser.add_argument("truths", metavar="GT", type=path, nargs="+", help="masks: a folder, or a data set's name")
-    parser.add_argument("--data-root", metavar="ROOT", type=folder, help="folder that holds the data sets")
-    parser.add_argument("--json", metavar="FILE", type=folder, help="write all scores and curves to this file")
+    parser.add_argument("--data-root", metavar="ROOT", type=path_type, help="folder that holds the data sets")
+    parser.add_argument("--json", metavar="FILE", type=path_type, help="write all scores and curves to this file")
     plot_help = "write the precision-recall plot, .png or .pdf (may be given twice)"
-    parser.add_argument("--plot", metavar="FILE", type=folder, action="append", default=[], help=plot_help)
+    parser.add_argument("--plot", metavar="FILE", type=path_type, action="append", default=[], help=plot_help)
     parser.add_argument("--sequences", action="store_true", help="show every sequence in the table, too")
-    threshold_help = "of the masks that J and F compare, 0 to 1 (default: %(default)s, the paper's)"
-    parser.add_argument("--threshold", type=probability, default=THRESHOLD, metavar="T", help=threshold_help)
+    add_threshold(parser, "the masks that J and F compare")
     parser.add_argument("--normalise", action="store_true", help="stretch every map to its minimum and maximum first")
     missing_help = "score what is there when predictions are missing (default: refuse)"
     parser.add_argument("--allow-missing", action="store_true", help=missing_help)
-    workers_help = "processes (default: one for each processor, here %(default)s)"
-    parser.add_argument("--workers", type=count, default=os.cpu_count() or 1, metavar="N", help=workers_help)
+    add_workers(parser)
     add_verbosity(parser, "only errors and the table: no progress and notes", "also tell what is scored, and the time")
 
 
@@ -114,13 +103,3 @@ def _complain(tasks: list, datasets: list[str], allow_missing: bool) -> None:
             tell("note", task.tell_missing())
         if task.extra:
             tell("note", task.tell_extra())
-
-
-def folder(text: str) -> Path:
-    return Path(path(text))
-
-
-def count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, got {text!r}")
-    return int(text)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from pdb_saliency.options import CLIP_LENGTH
 
-from .arguments import add_verbosity, path, size
+from .arguments import add_command, add_verbosity, path, path_type, size, whole_number
 from .console import say, tell
-from .predict_options import positive
 
 _FORMATS = ("torch-export", "aoti", "onnx")
 
@@ -46,21 +44,14 @@ examples:
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
-        "export",
-        help="a model for programs without this package: torch.export, AOTInductor, ONNX",
-        description=_HELP,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(command=export)
+    help = "a model for programs without this package: torch.export, AOTInductor, ONNX"
+    parser = add_command(commands, "export", export, help=help, description=_HELP, epilog=_EXAMPLES)
     parser.add_argument("model", metavar="MODEL", type=path, help="a name or a file, as for predict --weights")
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", type=lambda text: Path(path(text)), required=True, help="file to write"
-    )
+    parser.add_argument("-o", "--output", metavar="FILE", type=path_type, required=True, help="file to write")
     parser.add_argument("--format", choices=_FORMATS, required=True, help="see above")
     length_help = "frames of a clip, T (default: %(default)s)"
-    parser.add_argument("--clip-length", type=positive, default=CLIP_LENGTH, metavar="N", help=length_help)
+    length = whole_number(1, 10**6)
+    parser.add_argument("--clip-length", type=length, default=CLIP_LENGTH, metavar="N", help=length_help)
     size_help = "pixels of the input (default: the model's input size)"
     parser.add_argument("--size", type=size, metavar="N|HxW", help=size_help)
     parser.add_argument(
@@ -71,7 +62,7 @@ def add_parser(commands: Any) -> None:
 
 def export(arguments: argparse.Namespace) -> None:
     from pdb_saliency.errors import InputError
-    from pdb_saliency.inference.engine import resolve_device
+    from pdb_saliency.inference.devices import resolve_device
     from pdb_saliency.inference.export import export as export_model
     from pdb_saliency.model.weights import load_model
 

@@ -1,31 +1,40 @@
-"""What `pdb-saliency info` prints."""
+"""`pdb-saliency info`: the build, the libraries, the devices and the weights that have a name."""
 
 from __future__ import annotations
 
+import argparse
 import re
+from typing import Any
 
-import cv2
-import numpy as np
-import torch
-
-import pdb_ext
-from pdb_saliency.model.weights import weight_names
+from .arguments import add_command, add_verbosity
+from .console import Verbosity, write
 
 
-def describe(details: bool = False) -> str:
-    """The build of the layer library, the libraries beside it, the devices, and the weights that have a name.
+def add_parser(commands: Any) -> None:
+    description = "Print the build and the devices."
+    parser = add_command(commands, "info", info, help="the build and the devices", description=description)
+    add_verbosity(parser, "print only errors and the listing", "also report how PyTorch was built")
 
-    details: also PyTorch's own account of its build.
-    """
-    build = pdb_ext.build_info()
+
+def info(arguments: argparse.Namespace) -> None:
+    import cv2
+    import numpy as np
+    import torch
+
+    import pdb_ext
+    from pdb_saliency.model.weights import weight_names
+
     libraries = {"numpy": np.__version__, "opencv": cv2.__version__, "opencv video": _video_backends()}
-    lines = _listing({"build": build, "libraries": libraries, "devices": _devices(), "weights": weight_names()})
-    if details:
+    sections = {"build": pdb_ext.build_info(), "libraries": libraries, "devices": _devices(), "weights": weight_names()}
+    lines = _listing(sections)
+    if Verbosity.verbose:
         lines += ["pytorch:", *(f"  {line.strip()}" for line in torch.__config__.show().splitlines())]
-    return "\n".join(lines)
+    write("\n".join(lines))
 
 
 def _devices() -> dict[str, str]:
+    import torch
+
     devices = {"cpu": f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"}
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
@@ -36,16 +45,17 @@ def _devices() -> dict[str, str]:
 
 def _video_backends() -> str:
     """OpenCV's readers of video files, with the version of FFmpeg's decoders."""
-    backends = cv2.videoio_registry.getStreamBackends()
-    names = [
-        cv2.videoio_registry.getBackendName(backend) for backend in backends if cv2.videoio_registry.hasBackend(backend)
-    ]
+    import cv2
+
+    registry = cv2.videoio_registry
+    backends = [backend for backend in registry.getStreamBackends() if registry.hasBackend(backend)]
+    names = map(registry.getBackendName, backends)
     version = re.search(r"avcodec:\s+YES \(([\d.]+)\)", cv2.getBuildInformation())
     return ", ".join(f"{name} (avcodec {version[1]})" if name == "FFMPEG" and version else name for name in names)
 
 
 def _listing(values: dict, indent: str = "") -> list[str]:
-    """One line a value, nested dicts indented; None is left out."""
+    """One line per value, nested dicts indented; values that are None are left out."""
     width = max((len(str(key)) for key, value in values.items() if not isinstance(value, dict)), default=0)
     lines = []
     for key, value in values.items():

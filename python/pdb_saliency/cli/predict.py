@@ -1,47 +1,55 @@
-"""`pdb-saliency predict`: the main job, with its words to the user."""
+"""`pdb-saliency predict`: saliency maps of videos."""
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pdb_saliency.options import THRESHOLD, EngineOptions
-from pdb_saliency.predict.worklist import Share, device_of_process, work_through
+from pdb_saliency.predict.outputs import OUTPUTS, PICTURES
+from pdb_saliency.predict.worklist import Job, Share, find_jobs, work_through
 from pdb_saliency.runtime.processes import sigterm_like_ctrl_c
 
-from . import output_options
-from .arguments import add_model_options, add_verbosity
-from .console import say, tell
-from .predict_inputs import add_inputs, jobs_of
-from .predict_options import add_engine_options, engine_options
+from .arguments import (
+    add_command,
+    add_model_options,
+    add_output,
+    add_threshold,
+    add_verbosity,
+    add_workers,
+    kinds_list,
+    path,
+    path_type,
+)
+from .console import say
+from .engine_options import add_engine_options, engine_options
 
-if TYPE_CHECKING:
-    from pdb_saliency.inference.engine import Engine
-    from pdb_saliency.predict.outputs.writer import ResultWriter
+_HELP_WIDTH = 79
 
-_HELP = f"""\
+_HELP = """\
 Write a saliency map for every frame of a video, a folder of frames, or a glob.
 
-{output_options.HELP}
-Pictures have the size of their frame. NAME is the frame's file name without
-its suffix; a video's frames are 00000, 00001, ... Frames are taken in natural
-order: 2.jpg before 10.jpg. Videos are H.264 with the source's sound where
-ffmpeg is at hand, else silent MPEG-4. Files of an earlier run are overwritten,
-never deleted. When a frame cannot be read, the results of all frames before it
-are written, and the exit code is 1. OUT/run.json records the run; with
---resume the same command goes on after an interruption, to the same results,
-and does nothing where all is done.
+{kinds}
 
-Several INPUTs, a folder of videos, or of folders of frames, and the lines of
---list files are one work list: each video gets a folder below OUT, called by
-its name, and a line when it is done. One that fails does not stop the rest;
-the exit code is then 1. Under torchrun the processes share the list, and each
-takes the GPU of its number.
+Pictures have the size of their frame. NAME is the frame's file name without
+its suffix; the frames of a video are 00000, 00001, ... Frames are taken in
+natural order: 2.jpg before 10.jpg. Videos are H.264 with the source's sound if
+ffmpeg is installed, else MPEG-4 without sound; the first frame sets their
+size. The numbers in frames.jsonl describe the mask; confidence is the mean
+saliency on it.
+
+Files of an earlier run are overwritten, never deleted. If a frame cannot be
+read, the results of all frames before it are written, and the exit code is 1.
+OUT/run.json records the run. After an interruption, the same command with
+--resume continues and gives the same results; if everything is done already,
+it does nothing.
+
+Several INPUTs, a folder of videos or of folders of frames, and the lines of
+--list files form one work list. Each video gets a folder in OUT, named after
+it, and a line when it is done. If a video fails, the others are still
+processed, and the exit code is 1. Under torchrun the processes share the list,
+and each uses the GPU with its local rank.
 """
 
 _EXAMPLES = """\
@@ -61,153 +69,102 @@ exit codes: 0 done, 1 failed (one line on stderr says what), 2 wrong usage,
 """
 
 
-@dataclass(frozen=True)
-class Options:
-    """How to do it: see `pdb-saliency predict --help`."""
-
-    kinds: Sequence[str]
-    threshold: float = THRESHOLD
-    weights: str | None = None
-    device: str = "auto"
-    crf_workers: int = 0  # 0: no CRF.
-    resume: bool = False
-    engine: EngineOptions = EngineOptions()
-
-    def make_engine(self) -> Engine:
-        from pdb_saliency.inference.engine import Engine, resolve_device
-        from pdb_saliency.model.weights import load_model
-
-        device = resolve_device(device_of_process(self.device))
-        model = load_model(self.weights)
-        if model.untrained:
-            tell("note", model.untrained)
-        tell("info", f"{model.description}, on {device}")
-        return Engine(model, device, self.engine)
-
-    def settings(self, text: str, source: Any) -> dict[str, Any]:
-        """Everything that the results depend on, for resume.Run."""
-        from pdb_ext import __version__
-        from pdb_saliency.predict.resume import fingerprint
-
-        weights = (
-            f"{self.weights} {fingerprint([self.weights])}"
-            if self.weights and Path(self.weights).exists()
-            else self.weights
-        )
-        return {
-            "version": __version__,
-            "input": text,
-            "content": fingerprint(source.files),
-            "weights": weights,
-            "save": sorted(set(self.kinds)),
-            "threshold": self.threshold,
-            "crf": self.crf_workers > 0,
-            "clip length": self.engine.clip_length,
-            "overlap": self.engine.overlap,
-            "causal": self.engine.causal,
-            "precision": self.engine.precision,
-        }
-
-
-def add_parser(commands: argparse._SubParsersAction) -> None:
-    parser = commands.add_parser(
-        "predict",
-        help="saliency of a video or of frames",
-        description=_HELP,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(command=_predict)
-    add_inputs(parser)
-    output_options.add_output_options(parser)
+def add_parser(commands: Any) -> None:
+    help = "saliency of a video or of frames"
+    description = _HELP.format(kinds=_kinds_help())
+    parser = add_command(commands, "predict", predict, help=help, description=description, epilog=_EXAMPLES)
+    _add_inputs(parser)
+    _add_outputs(parser)
     add_model_options(parser)
     add_engine_options(parser)
     add_verbosity(parser)
 
 
-def _predict(arguments: argparse.Namespace) -> None:
-    options = Options(
+def predict(arguments: argparse.Namespace) -> None:
+    engine = engine_options(arguments)
+    jobs, share = _jobs(arguments), Share.from_environment()
+    from pdb_saliency.predict.job import PredictOptions, predict_video
+
+    options = PredictOptions(
         arguments.save,
         arguments.threshold,
         arguments.weights,
         arguments.device,
         arguments.crf_workers if arguments.crf else 0,
         arguments.resume,
-        engine_options(arguments),
+        engine,
     )
-    jobs, share = jobs_of(arguments), Share.from_environment()
     if len(jobs) == 1 and share.world == 1:
-        line = process(jobs[0].source, jobs[0].out, options, options.make_engine)
-        say(line)
-    else:
-        engine = options.make_engine()  # Before the work: what is wrong with it would fail every video.
-        work_through(jobs, share, lambda job: process(job.source, job.out, options, lambda: engine), say)
+        with sigterm_like_ctrl_c():
+            summary = predict_video(jobs[0].source, jobs[0].out, options)
+        say(str(summary))
+        return
+    engine = options.make_engine()  # Before the work: an error here would fail every video.
+
+    @sigterm_like_ctrl_c()
+    def process(job: Job) -> str:
+        return str(predict_video(job.source, job.out, options, engine))
+
+    work_through(jobs, share, process, say)
 
 
-@sigterm_like_ctrl_c()
-def process(text: str, out: Path, options: Options, make_engine: Callable[[], Engine]) -> str:
-    """Do one video; returns a line about what was written. Raises SaliencyError."""
-    from pdb_saliency.video.source import open_source
-
-    source = open_source(text)
-
-    # Only now, so that a mistyped path is told at once.
-    from pdb_saliency.predict.job import run
-    from pdb_saliency.predict.resume import Run
-
-    run_of = Run(out, options.settings(text, source), "maps" in options.kinds, options.resume)
-    earlier = run_of.earlier() if options.resume else None
-    if earlier == "complete":
-        return f"{out}: everything is there already, by the same command"
-    engine = make_engine()
-    rate = f"{source.fps:.3f} frames/s" if source.fps else "no frame rate"
-    tell("info", f"{text}: {'unknown number of' if source.count is None else source.count} frames, {rate}")
-    began = time.monotonic()
-    with _writers(text, out, options, source, engine, run_of.store) as (writer, results):
-        if earlier:
-            source = run_of.known(source)
-        else:
-            run_of.begin()
-        run(source, engine, writer)
-    run_of.complete(results.frames)
-    for remark in [source.remark, *results.remarks()]:
-        if remark:
-            tell("note", remark)
-    seconds = time.monotonic() - began
-    tell("info", f"{seconds:.1f} s, {results.frames / seconds:.1f} frames/s, reading and writing included")
-    return f"{results.frames} frame{'s' * (results.frames != 1)} -> {', '.join(map(str, results.outputs()))}"
+def _add_inputs(parser: argparse.ArgumentParser) -> None:
+    input_help = "a video file, a folder of frames, a quoted glob, or a folder of such; several form a work list"
+    parser.add_argument("input", metavar="INPUT", type=path, nargs="*", help=input_help)
+    list_help = "text file with one INPUT per line, # for comments (may be given more than once)"
+    parser.add_argument("--list", metavar="FILE", type=path_type, action="append", default=[], help=list_help)
 
 
-@contextmanager
-def _writers(
-    text: str, out: Path, options: Options, source: Any, engine: Engine, store: Path | None
-) -> Iterator[tuple[Any, ResultWriter]]:
-    """(where results are to be written, the ResultWriter that receives them in the end)."""
-    from pdb_ext import __version__
-    from pdb_saliency.inference.crf import RefiningWriter, require
-    from pdb_saliency.predict.outputs.videos import Film
-    from pdb_saliency.predict.outputs.writer import ResultWriter
-    from pdb_saliency.video.reader import VideoFile
-
-    if options.crf_workers:
-        require()  # Before any folder is made.
-    film = Film(source.fps, source.count, source.path if isinstance(source, VideoFile) else None)
-    facts = {
-        "model": engine.network.description,
-        "clips": _clips(options.engine),
-        "threshold": f"{options.threshold:g}",
-    }
-    facts |= {"CRF": "yes" if options.crf_workers else "no", "made by": f"pdb-saliency {__version__}"}
-    about = {"film": film, "title": Path(text).name, "facts": facts, "store": store}
-    with ResultWriter(out, options.kinds, options.threshold, source.fps, source.files, **about) as results:
-        if options.crf_workers:
-            with RefiningWriter(results, options.crf_workers) as refining:
-                yield refining, results
-        else:
-            yield results, results
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    add_output(parser, required=True, help="folder for the results; created if absent")
+    save_help = "comma-separated list of kinds, see above (default: maps)"
+    save = parser.add_argument("--save", type=kinds_list, default=["maps"], metavar="KINDS", help=save_help)
+    save.completer = _complete_kinds
+    add_threshold(parser)
+    crf_help = (
+        'refine the maps by a dense CRF, the paper\'s "Ours+" (the extra `crf`; about a second per frame and process)'
+    )
+    parser.add_argument("--crf", action="store_true", help=crf_help)
+    add_workers(parser, "--crf-workers", "processes of the CRF", most=1024)
+    resume_help = "continue an interrupted run in OUT; unless maps are saved, the first run needs this option too"
+    parser.add_argument("--resume", action="store_true", help=resume_help)
 
 
-def _clips(options: EngineOptions) -> str:
-    if options.causal:
-        return "none, causal"
-    return f"{options.clip_length} frames" + (f", overlapping by {options.overlap}" if options.overlap else "")
+def _jobs(arguments: argparse.Namespace) -> list[Job]:
+    """Exits with code 2 if no input is named, or if the shell has expanded a glob. Raises InputError."""
+    if not arguments.input and not arguments.list:
+        arguments.wrong_usage("expected an INPUT, or --list FILE")
+    if len(arguments.input) > 1:
+        from pdb_saliency.video.pictures import IMAGE_SUFFIXES
+
+        if all(Path(text).suffix.lower() in IMAGE_SUFFIXES for text in arguments.input):
+            names = f"{arguments.input[0]}, {arguments.input[1]}"
+            arguments.wrong_usage(
+                f"got pictures ({names}, ...): name their folder; a glob must be quoted: 'frames/*.jpg'"
+            )
+    return find_jobs(arguments.input, arguments.list, arguments.output)
+
+
+def _kinds_help() -> str:
+    """The table of all kinds of results, two columns wide."""
+    column = max(map(len, OUTPUTS))
+    lines = []
+    for kind in OUTPUTS.values():
+        place = f"OUT/{kind.place}" + ("/NAME.png" if kind.form == PICTURES else "")
+        needs = f" (needs {kind.needs})" if kind.needs else ""
+        first = f"  --save {kind.name:{column}} "
+        lines += textwrap.wrap(
+            f"{place}: {kind.help}{needs}",
+            _HELP_WIDTH,
+            initial_indent=first,
+            subsequent_indent=" " * len(first),
+            break_on_hyphens=False,
+            break_long_words=False,
+        )
+    return "\n".join(lines)
+
+
+def _complete_kinds(prefix: str, **_: object) -> list[str]:
+    """For shells: the last kind of the list."""
+    before, comma, _rest = prefix.rpartition(",")
+    return [f"{before}{comma}{kind}" for kind in OUTPUTS if kind not in before.split(",")]

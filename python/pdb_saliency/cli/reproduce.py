@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Any
 
 from pdb_saliency.errors import InputError, SaliencyError, WeightsError
-from pdb_saliency.options import THRESHOLD
 
-from .arguments import add_verbosity, path, probability
+from .arguments import (
+    add_command,
+    add_data_options,
+    add_device,
+    add_output,
+    add_threshold,
+    add_verbosity,
+    add_workers,
+    path,
+    path_type,
+)
 from .console import say, tell
-from .data import add_data_options
-from .evaluate import count, folder
 
 _TABLES = (1, 2, 4, 5)
 _FILES = ("tables.md", "tables.json", "figure4.png", "figure4.pdf")
@@ -44,37 +50,26 @@ examples:
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser(
-        "reproduce",
-        help="the paper's tables, measured over what is here",
-        description=_HELP,
-        epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.set_defaults(command=reproduce)
-    parser.add_argument(
-        "-o", "--output", metavar="OUT", type=folder, required=True, help="folder for the results; made if absent"
-    )
+    help = "the paper's tables, measured over what is here"
+    parser = add_command(commands, "reproduce", reproduce, help=help, description=_HELP, epilog=_EXAMPLES)
+    add_output(parser, required=True, help="folder for the results; made if absent")
     add_data_options(parser)
     place_help = "where a test set is (DAVIS, FBMS or ViSal); may be repeated"
     parser.add_argument("--dataset", metavar="SET=PLACE", type=_place, action="append", default=[], help=place_help)
-    parser.add_argument("--checkpoints", metavar="DIR", type=folder, help="folder of checkpoints")
-    parser.add_argument("--maps", metavar="DIR", type=folder, help="folder of ready maps, a folder for each method")
+    parser.add_argument("--checkpoints", metavar="DIR", type=path_type, help="folder of checkpoints")
+    parser.add_argument("--maps", metavar="DIR", type=path_type, help="folder of ready maps, a folder for each method")
     parser.add_argument(
         "--tables", type=_tables, default=_TABLES, metavar="LIST", help="comma list of 1,2,4,5 (default: all)"
     )
     figures_help = "4 or none; the plots need the extra `train` (default: 4)"
     parser.add_argument("--figures", choices=("4", "none"), default="4", metavar="LIST", help=figures_help)
     parser.add_argument("--no-crf", action="store_true", help='leave out "Ours+" of Table 2')
-    threshold_help = "of the masks that J and F compare, 0 to 1 (default: %(default)s, the paper's)"
-    parser.add_argument("--threshold", type=probability, default=THRESHOLD, metavar="T", help=threshold_help)
+    add_threshold(parser, "the masks that J and F compare")
     parser.add_argument(
         "--normalise", action="store_true", help="stretch every map to its minimum and maximum, as the authors did"
     )
-    device_help = "auto, cpu, cuda, cuda:1, ... (default: auto, which is CUDA where there is a GPU)"
-    parser.add_argument("--device", default="auto", metavar="D", help=device_help)
-    workers_help = "processes for the scores (default: one for each processor, here %(default)s)"
-    parser.add_argument("--workers", type=count, default=os.cpu_count() or 1, metavar="N", help=workers_help)
+    add_device(parser)
+    add_workers(parser, what="processes for the scores")
     add_verbosity(parser, verbose="also tell checkpoints, device and time")
 
 
@@ -117,7 +112,7 @@ def _measure(arguments: argparse.Namespace, datasets: dict) -> tuple:
     from pdb_saliency.evaluation.paper.reproduction import Bench, find_checkpoints, without_copies
     from pdb_saliency.evaluation.scoring import Rules
     from pdb_saliency.inference.crf import require
-    from pdb_saliency.predict.job import resolve_device
+    from pdb_saliency.inference.devices import resolve_device
 
     checkpoints = find_checkpoints(arguments.checkpoints) if arguments.checkpoints else {}
     checkpoints = without_copies(checkpoints, lambda text: tell("note", f"passed over: {text}"))

@@ -1,4 +1,4 @@
-"""The command `pdb-saliency`. Imports next to nothing, so that Ctrl-C is answered in words from its first moment."""
+"""The entry point of `pdb-saliency`. Imports next to nothing, so that Ctrl-C is answered well from the first moment."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ _INTERRUPTED = 130
 
 
 def main() -> int:
-    """As `cli.main`, but Ctrl-C while the program is loaded or ends gives no traceback either; see also `isolate`.
+    """As `cli.main`, but Ctrl-C gives no traceback while the program is loading or ending either; and see `isolate`.
 
-    Of this process's own program: another one, whose children may look for modules beside it, calls cli.main.
+    Only for a process whose program this is. Another program, whose children may look for modules beside it, calls
+    cli.main.
     """
     isolate()
     import signal

@@ -1,4 +1,4 @@
-"""Augmentation of training clips: the paper's, and a modern one. The same for all frames of a clip."""
+"""Augmentation of training clips, the same for all frames of a clip: the paper's, and a modern one."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ _TRIES = 10
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to a clip, with everything random drawn once for all its frames but the pattern of the noise.
+    """Random changes to a clip, drawn once for all its frames, except for the place of the noise pattern in each frame.
 
-    mirror: probability of a reflection left to right.
-    rotations: number of quarter turns, of which one is drawn.
-    slice: cropping: the part of the height, or width, that each of the four borders loses at most.
-    scale, ratio: random resized crop: range of its area, as a multiple of the frame's, and of its aspect ratio, as a
-        multiple of the frame's. (1, 1) for none. What it has beyond the frame is the frame's and the mask's reflection.
-    keep: a crop keeps at least this part of the foreground of all masks together and a pixel of each, and is drawn anew
-        otherwise, ten times; then there is none.
-    brightness, contrast, saturation: up to this much is added to factors of 1. hue: up to so many degrees.
-    blur, jpeg, noise: the probabilities of a Gaussian blur, of JPEG artefacts, and of Gaussian noise.
-    blur_sigma: ranges in pixels of the network's input. jpeg_quality: of JPEG, 0-100. noise_sigma: in units of 0-255.
+    mirror: probability of a horizontal flip.
+    rotations: numbers of quarter turns, one of which is drawn.
+    slice: cropping: the largest part of the height or width that is cut off at each of the four borders.
+    scale, ratio: random resized crop: ranges of its area and of its aspect ratio, each as a multiple of the frame's;
+        (1, 1) for none. A crop that extends beyond the frame shows the reflection of frame and mask there.
+    keep: a crop must keep at least this part of the foreground of all masks together, and a pixel of each mask that has
+        any. Otherwise another one is drawn, up to ten in all; if none will do, the clip is not cropped.
+    brightness, contrast, saturation: largest deviation of each factor from 1. hue: largest rotation, in degrees.
+    blur, jpeg, noise: probabilities of a Gaussian blur, of JPEG artefacts and of Gaussian noise.
+    blur_sigma: range in pixels of the network's input. jpeg_quality: range, within 0-100. noise_sigma: range in grey
+        levels, 0-255.
     """
 
     mirror: float = 0.5
@@ -48,11 +49,11 @@ class Augmentation:
     noise_sigma: tuple[float, float] = (2.0, 10.0)
 
     def __call__(self, clip: TrainingClip, rng: np.random.Generator) -> TrainingClip:
-        """The clip moved and recoloured; its own arrays stay as they are."""
+        """The clip after `move` and `recolour`; the arrays of the given clip are not changed."""
         return self.recolour(self.move(clip, rng), rng)
 
     def move(self, clip: TrainingClip, rng: np.random.Generator) -> TrainingClip:
-        """Crop, mirror and turn frames and masks. No pixel is interpolated; the size changes."""
+        """Crops, mirrors and turns frames and masks. No pixel is interpolated; the size may change."""
         top, bottom, left, right = self._crop(clip, rng)
         mirror = rng.random() < self.mirror
         turns = int(rng.choice(self.rotations)) % 4
@@ -65,7 +66,7 @@ class Augmentation:
         return TrainingClip(clip.name, each(clip.frames, moved), each(clip.masks, moved))
 
     def recolour(self, clip: TrainingClip, rng: np.random.Generator) -> TrainingClip:
-        """Colours, blur, JPEG artefacts and noise, in this order; masks as they were."""
+        """Changes colours, and adds blur, JPEG artefacts and noise, in this order. The masks stay the same."""
         colours = self._colours(rng)
         sigma = rng.uniform(*self.blur_sigma) if rng.random() < self.blur else 0.0
         quality = (
@@ -85,7 +86,7 @@ class Augmentation:
         return TrainingClip(clip.name, frames, clip.masks)
 
     def _crop(self, clip: TrainingClip, rng: np.random.Generator) -> tuple[int, int, int, int]:
-        """Top, bottom, left and right of what stays; they may lie outside the frame."""
+        """Top, bottom, left and right of the part that is kept; they may lie outside the frame."""
         height, width = clip.frames[0].shape[:2]
         whole = (0, height, 0, width)
         masks = list({id(mask): mask for mask in clip.masks if mask is not None}.values())
@@ -115,13 +116,16 @@ class Augmentation:
         return top, top + crop_height, left, left + crop_width
 
     def _colours(self, rng: np.random.Generator) -> np.ndarray | None:
-        """All four changes as one affine map of (blue, green, red), float32 (3, 4); None for no change."""
+        """The changes of brightness, contrast, saturation and hue as one affine map of (blue, green, red).
+
+        float32 (3, 4); None for no change.
+        """
         limits = np.array([self.brightness, self.contrast, self.saturation])
         brightness, contrast, saturation = 1 + rng.uniform(-limits, limits)
         angle = math.radians(rng.uniform(-self.hue, self.hue))
         if not limits.any() and not self.hue:
             return None
-        # Saturation shrinks, and hue turns, the colour's part at right angles to the grey axis (1, 1, 1).
+        # Saturation scales, and hue rotates, the component of a colour perpendicular to the grey axis (1, 1, 1).
         grey = np.full((3, 3), 1 / 3)
         cross = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / math.sqrt(3)
         colour = grey + saturation * (math.cos(angle) * (np.eye(3) - grey) + math.sin(angle) * cross)
@@ -130,7 +134,7 @@ class Augmentation:
 
 
 def each(pictures: Sequence[np.ndarray | None], change: Callable[[np.ndarray], np.ndarray]) -> list[np.ndarray | None]:
-    """The pictures changed; what is the same array before is so afterwards, and is changed once. None stays None."""
+    """Changes each picture, but each array only once: pictures that share an array still do. None stays None."""
     done: dict[int, np.ndarray | None] = {id(None): None}
     for picture in pictures:
         if id(picture) not in done:
@@ -139,7 +143,7 @@ def each(pictures: Sequence[np.ndarray | None], change: Callable[[np.ndarray], n
 
 
 def _cut(picture: np.ndarray, top: int, bottom: int, left: int, right: int) -> np.ndarray:
-    """picture[top:bottom, left:right], reflected where that lies outside."""
+    """picture[top:bottom, left:right], with the picture's reflection where that lies outside it."""
     height, width = picture.shape[:2]
     inside = picture[max(top, 0) : bottom, max(left, 0) : right]
     margins = max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0)
@@ -155,16 +159,17 @@ def _through_jpeg(frame: np.ndarray, quality: int) -> np.ndarray:
 
 
 def _noisy(frame: np.ndarray, pattern: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The pattern at a new place for each frame: one drawing of noise serves all."""
+    """Adds the pattern, shifted at random: one pattern serves all frames, which is cheaper than new noise for each."""
     shift = tuple(int(rng.integers(size)) for size in pattern.shape[:2])
     noise = np.roll(pattern, shift, (0, 1))
     return np.clip(frame + noise, 0, 255).astype(np.uint8)
 
 
-# "Mirror reflection, rotation (0, 90, 180 and 270 degrees) and image cropping" (paper, "Data Augmentation"), which "crops
-# out the most top, bottom, left, and right slices of the border". How wide those are is not said; a tenth is our choice.
+# "Mirror reflection, rotation (0, 90, 180 and 270 degrees) and image cropping" (paper, "Data Augmentation"), which
+# "crops out the most top, bottom, left, and right slices of the border". It gives no width; a tenth is our choice.
 PAPER = Augmentation(rotations=(0, 1, 2, 3), slice=0.1)
-# Larger crops than the frame, because objects fill a fifth of a still of the saliency sets and a twentieth of a video frame.
+# Some crops are larger than the frame, because objects fill a fifth of a picture in the still sets and a twentieth of a
+# video frame.
 MODERN = Augmentation(
     scale=(0.35, 2.5), ratio=(3 / 4, 4 / 3), brightness=0.25, contrast=0.25, saturation=0.3, hue=10.0,
     blur=0.2, jpeg=0.2, noise=0.2,

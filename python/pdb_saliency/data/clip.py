@@ -1,4 +1,4 @@
-"""The clips that training is made of, and where they come from."""
+"""The clips that a network is trained on, and the interface of their sources."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 class TrainingClip:
     """Consecutive frames of one size with their masks.
 
-    name: tells a person where it came from. frames: uint8 (H, W, 3), BGR. masks: uint8 (H, W), 0 or 255; None for a frame
-    that is not annotated.
+    name: for people, where the clip comes from. frames: uint8 (H, W, 3), BGR.
+    masks: uint8 (H, W), 0 or 255; None for a frame that is not annotated.
     """
 
     name: str
@@ -22,11 +22,11 @@ class TrainingClip:
 
 
 class ClipSource(Protocol):
-    """Makes clips without end."""
+    """Makes any number of random clips."""
 
     def clip(self, rng: np.random.Generator, length: int) -> TrainingClip:
-        """A random clip of `length` frames: a function of `rng` alone, so that a seed makes training repeatable.
+        """A random clip of `length` frames, a function of `rng` alone, so that a seed makes training repeatable.
 
-        Raises InputError when a file that was there has become unreadable.
+        Raises InputError if a file has become unreadable.
         """
         ...

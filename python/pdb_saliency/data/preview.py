@@ -17,12 +17,12 @@ from .clip import TrainingClip
 
 _HEIGHT = 160  # Of a frame on the sheet, in pixels.
 _WIDEST = 400
-_CAPTION = 16
-_CONTOUR = ((0, 0, 0), (0, 255, 255))  # BGR: yellow on black, seen on any ground.
+_CAPTION = 16  # Height of the line with the name, in pixels.
+_CONTOUR = ((0, 0, 0), (0, 255, 255))  # BGR: yellow on black, visible on any background.
 
 
 class PreparedClips(Protocol):
-    """What SampleStream offers: `spec`, and clips as prepared tensors by number."""
+    """What `preview` needs of a SampleStream: `spec`, and samples by number."""
 
     spec: InputSpec
 
@@ -30,15 +30,15 @@ class PreparedClips(Protocol):
 
 
 def preview(stream: PreparedClips, count: int, path: Path) -> None:
-    """Writes the first `count` clips of a stream as a contact sheet (PNG), as the network gets them. Raises OutputError."""
+    """Writes the first `count` clips of a stream, as the network sees them, by `preview_sheet`. Raises OutputError."""
     preview_sheet([to_clip(stream[number], stream.spec) for number in range(count)], path)
 
 
 def preview_sheet(clips: Sequence[TrainingClip], path: Path) -> None:
-    """Writes clips as a contact sheet (PNG): a row for each with its name above, a column for each frame.
+    """Writes clips as a contact sheet (PNG): a row for each clip, below its name, with a column for each frame.
 
-    The mask's outline is yellow; a frame without a mask (None) has a red border. The file appears complete or not at all.
-    Raises InputError when there is no clip, OutputError when the file cannot be written.
+    The mask's outline is yellow; a frame without a mask (None) has a red border. The file is written completely or not
+    at all. Raises InputError if there is no clip, OutputError if the file cannot be written.
     """
     if not clips:
         raise InputError("a contact sheet needs at least one clip, got none")
@@ -51,7 +51,7 @@ def preview_sheet(clips: Sequence[TrainingClip], path: Path) -> None:
 
 
 def to_clip(sample: dict[str, Any], spec: InputSpec) -> TrainingClip:
-    """A stream's sample ("clip", "mask", "valid", "name") as the pictures that it was prepared from, resized."""
+    """Turns a stream's sample ("clip", "mask", "valid", "name") back into pictures, of the network's input size."""
     mean, std = (np.asarray(values, np.float32) for values in (spec.mean, spec.std))
     pixels = sample["clip"].numpy().transpose(0, 2, 3, 1) * std + mean
     frames = np.rint(pixels.clip(0, 255)).astype(np.uint8)
@@ -66,7 +66,7 @@ def to_clip(sample: dict[str, Any], spec: InputSpec) -> TrainingClip:
 def _row(clip: TrainingClip) -> np.ndarray:
     row = np.concatenate([_cell(frame, mask) for frame, mask in zip(clip.frames, clip.masks)], axis=1)
     caption = np.zeros((_CAPTION, row.shape[1], 3), np.uint8)
-    name = clip.name.encode("ascii", "replace").decode()  # OpenCV's font knows no other letters.
+    name = clip.name.encode("ascii", "replace").decode()  # OpenCV's font has no other letters.
     cv2.putText(caption, name, (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
     return np.concatenate([caption, row])
 

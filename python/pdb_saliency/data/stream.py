@@ -1,4 +1,4 @@
-"""Training samples: clips of several sources, mixed, augmented and prepared for a network."""
+"""Training samples: clips from several sources, mixed, augmented and prepared for the network."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from .clip import ClipSource, TrainingClip
 
 
 class SampleStream(Dataset):
-    """Sample `number`, 0 to count - 1, made by a source that is drawn with probability proportional to its weight.
+    """A map-style data set of `count` samples. The source of each is drawn with probability proportional to its weight.
 
     A sample is a function of (seed, number) alone: the same in every process, worker and order. Each is a dict:
         clip: float32 (T, 3, height, width), as `spec` prepares frames.
-        mask: float32 (T, 1, height, width), 0 or 1, by nearest neighbour; 0 where not annotated.
-        valid: bool (T,), which frames are annotated.
+        mask: float32 (T, 1, height, width), 0 or 1, resized by nearest neighbour; 0 in frames that are not annotated.
+        valid: bool (T,), whether each frame is annotated.
         name: where the clip comes from.
 
-    sources, weights: of the same number, at least one weight positive. length: T. augmentation: None for none.
-    Raises ValueError for other weights; [number] raises InputError, naming the file, when one has become unreadable, and
-    IndexError at the end.
+    sources, weights: a weight of at least 0 for each source, and not all 0. length: T. augmentation: None for none.
+    Raises ValueError for other weights. samples[number] raises IndexError for a number outside 0 to count - 1, and
+    InputError, which names the file, if one has become unreadable.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SampleStream(Dataset):
             clip = self.augmentation.move(clip, rng)
         clip = resize(clip, self.spec.height, self.spec.width)
         if self.augmentation:
-            # At the network's size: it is cheaper, and noise is not averaged away.
+            # At the network's size, because that is cheaper and does not average noise away.
             clip = self.augmentation.recolour(clip, rng)
         return self._sample(clip)
 
@@ -85,9 +85,9 @@ class SampleStream(Dataset):
 
 
 def resize(clip: TrainingClip, height: int, width: int) -> TrainingClip:
-    """Frames bilinearly as `InputSpec.prepare` does; masks by nearest neighbour with the same half-pixel centres."""
+    """Frames resized bilinearly, as `InputSpec.prepare` does; masks by nearest neighbour on the same pixel centres."""
     size = (width, height)
-    # INTER_NEAREST would take the pixel half a source pixel off.
+    # INTER_NEAREST would be off by half a source pixel.
     masks = each(clip.masks, lambda mask: cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT))
     frames = each(clip.frames, lambda frame: cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR))
     return TrainingClip(clip.name, frames, masks)

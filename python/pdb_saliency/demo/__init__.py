@@ -1,1 +1,1 @@
-"""A drawn clip with known masks, for a first run without data."""
+"""A drawn clip with known masks, for a first run without any data."""

@@ -1,4 +1,4 @@
-"""A newcomer's first run: a film drawn in code, and a score of the maps against its known masks."""
+"""The drawn film as a video file, and a score of the maps against its known masks."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import numpy as np
 
 from pdb_saliency.errors import OutputError
 from pdb_saliency.runtime.progress import progress_bar
-from pdb_saliency.video.mp4 import Mp4Writer
+from pdb_saliency.video.encoder import Mp4Writer
+from pdb_saliency.video.frame import Source
 from pdb_saliency.video.pictures import read_picture
+from pdb_saliency.video.source import open_source
 
 from .film import MeadowFilm
 
@@ -21,7 +23,7 @@ def render_clip(film: MeadowFilm, path: Path) -> list[np.ndarray]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{error.filename}: cannot be made ({error.strerror})") from error
+        raise OutputError(f"{error.filename}: cannot be created ({error.strerror})") from error
     masks = []
     video = Mp4Writer(path, _FPS)
     try:
@@ -33,6 +35,12 @@ def render_clip(film: MeadowFilm, path: Path) -> list[np.ndarray]:
     finally:
         video.discard()
     return masks
+
+
+def drawn_source(path: Path, count: int, width: int, height: int) -> Source:
+    """A film of `count` frames of width x height pixels, written to the mp4 `path` and opened."""
+    render_clip(MeadowFilm(count, width, height), path)
+    return open_source(str(path))
 
 
 def score(maps: Path, truth: list[np.ndarray], threshold: float) -> tuple[float, float]:

@@ -1,7 +1,7 @@
 """A short film with known masks, drawn in code: a football rolls over a meadow while the camera moves along.
 
-World coordinates in metres: x to the right, y up, z away from the camera; the ground is y = 0. Colours are linear light,
-BGR, until the last step.
+World coordinates in metres: x to the right, y up, z away from the camera; the ground is y = 0. Colours are BGR, linear
+light until the last step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _GOLDEN = (1 + math.sqrt(5)) / 2
 
 
 class MeadowFilm:
-    """count frames of width x height pixels; the same for the same arguments."""
+    """A film of `count` frames of width x height pixels; equal arguments give equal films."""
 
     def __init__(self, count: int = 30, width: int = 480, height: int = 270):
         self.count, self.width, self.height = count, width, height
@@ -50,7 +50,7 @@ class MeadowFilm:
         light *= _sunlight(x, z, ball)[:, :, None]
         haze = np.clip((z - 6) / 90, 0, 0.3)[:, :, None]
         light += haze * (np.array([0.40, 0.46, 0.36], np.float32) - light)
-        # Distant things hardly shift as the camera moves.
+        # Distant things shift little when the camera moves.
         shift = 12 * camera
         view = np.float32([[1, 0, -shift - self.width / 4], [0, 1, 0]])
         far = cv2.warpAffine(self._backdrop, view, (self.width, self._backdrop.shape[0]), borderMode=cv2.BORDER_REFLECT)
@@ -59,7 +59,7 @@ class MeadowFilm:
         return light
 
     def _ball(self, centre: np.ndarray, camera: float, roll: float) -> tuple[np.ndarray, np.ndarray]:
-        """Colour (H, W, 3) and coverage (H, W) of the ball, from four samples a pixel."""
+        """Colour (H, W, 3) and coverage (H, W) of the ball, from four samples per pixel."""
         fine = 2
         radius = self._focal * _BALL_RADIUS / centre[2]
         u0 = self.width / 2 + self._focal * (centre[0] - camera) / centre[2]
@@ -141,7 +141,7 @@ def _mipmaps(texture: np.ndarray) -> list[np.ndarray]:
 
 
 def _sample(mipmaps: list[np.ndarray], x: np.ndarray, z: np.ndarray, footprint: np.ndarray) -> np.ndarray:
-    """The texture at ground points (x, z), between the two mipmaps whose texels are nearest to the pixel's footprint."""
+    """The texture at ground points (x, z), between the two mipmaps with texels closest to the pixel's footprint."""
     level = np.clip(np.log2(np.maximum(footprint * _TEXELS_PER_METRE, 1)) - 0.7, 0, len(mipmaps) - 1)
     light = np.zeros((*x.shape, 3), np.float32)
     for i, texture in enumerate(mipmaps):
@@ -157,7 +157,7 @@ def _sample(mipmaps: list[np.ndarray], x: np.ndarray, z: np.ndarray, footprint: 
 
 
 def _sunlight(x: np.ndarray, z: np.ndarray, ball: np.ndarray) -> np.ndarray:
-    """What is left of the light at ground points, next to the ball and in its shadow."""
+    """The light that remains at ground points (x, z), beside the ball and in its shadow: float32."""
     to_ball = np.stack([ball[0] - x, np.full_like(x, ball[1]), ball[2] - z], axis=-1)
     along = to_ball @ _SUN
     distance = np.sqrt(np.maximum((to_ball**2).sum(-1) - along**2, 0)) / _BALL_RADIUS
@@ -197,7 +197,7 @@ def _rolling(angle: float) -> np.ndarray:
 
 
 def _panels() -> tuple[np.ndarray, np.ndarray]:
-    """Directions (32, 3) of a football's panels over their distances from its centre: 12 pentagons, then 20 hexagons."""
+    """A football's 12 pentagons (12, 3) and 20 hexagons (20, 3): directions, over the distances from its centre."""
     signs = (-1, 1)
     corners = [p for a in signs for b in signs for p in _cycled(0, a, b * _GOLDEN)]
     faces = [(a, b, c) for a in signs for b in signs for c in signs]

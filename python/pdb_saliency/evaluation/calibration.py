@@ -12,9 +12,9 @@ import torch
 
 from pdb_saliency.data.sets.items import Video
 from pdb_saliency.errors import InputError
+from pdb_saliency.inference.engine import authors_engine
 from pdb_saliency.model.output import calibrated
 from pdb_saliency.model.saliency import SaliencyModel
-from pdb_saliency.predict.job import authors_engine
 
 from .validate import scored_maps
 

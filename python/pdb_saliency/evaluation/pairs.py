@@ -7,9 +7,8 @@ from pathlib import Path
 
 from pdb_saliency.data.sets.catalog import open_dataset
 from pdb_saliency.data.sets.items import Dataset
+from pdb_saliency.data.sets.layouts import pictures_in, subfolders
 from pdb_saliency.errors import InputError
-from pdb_saliency.video.pictures import IMAGE_SUFFIXES
-from pdb_saliency.video.source import natural_key
 
 STILLS = ""  # The key of pictures that belong to no sequence.
 
@@ -63,32 +62,6 @@ def truth_of(dataset: Dataset) -> Truth:
     return Truth(dataset.name, {name: frames for name, frames in masks.items() if frames}, frozenset(unannotated))
 
 
-def pictures_of(folder: Path) -> dict[str, Path]:
-    """Name without suffix -> picture file, in natural order. Raises InputError for two of one name."""
-    found: dict[str, Path] = {}
-    try:
-        entries = sorted(folder.iterdir(), key=natural_key)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
-    for path in entries:
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and not path.is_dir():
-            if path.stem in found:
-                raise InputError(
-                    f"{found[path.stem]} and {path.name} are both called {path.stem}: expected one of them"
-                )
-            found[path.stem] = path
-    return found
-
-
-def subfolders(folder: Path) -> list[Path]:
-    try:
-        return sorted(
-            (path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")), key=natural_key
-        )
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
-
-
 def _folder_of_masks(folder: Path) -> Truth:
     children = subfolders(folder)
     if [path.name for path in children] == ["480p"]:  # Annotations/480p/SEQUENCE of DAVIS.
@@ -102,10 +75,10 @@ def _masks_of(folder: Path, objects: bool = True) -> dict[str, tuple[Path, ...]]
 
     Raises InputError where an object has no mask of a frame that another one has.
     """
-    alone = pictures_of(folder)
+    alone = pictures_in(folder)
     if alone or not objects:
         return {frame: (path,) for frame, path in alone.items()}
-    places = {place: pictures_of(place) for place in subfolders(folder) if place.name.isdecimal()}
+    places = {place: pictures_in(place) for place in subfolders(folder) if place.name.isdecimal()}
     frames = dict.fromkeys(frame for masks in places.values() for frame in masks)
     for place, masks in places.items():
         missing = [frame for frame in frames if frame not in masks]

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pdb_saliency.data.sets.layouts import pictures_in, subfolders
 from pdb_saliency.errors import InputError
 from pdb_saliency.evaluation.metrics.davis import scored_frames
 
-from .pairs import STILLS, Truth, pictures_of, subfolders
+from .pairs import STILLS, Truth
 
 _SHOWN = 3
 
@@ -109,7 +110,7 @@ def _maps(folder: Path) -> dict[str, Path]:
     if not folder.is_dir():
         return {}
     inner = folder / "maps"
-    return pictures_of(inner if inner.is_dir() else folder)
+    return pictures_in(inner if inner.is_dir() else folder)
 
 
 def _label(sequence: str, frame: str) -> str:

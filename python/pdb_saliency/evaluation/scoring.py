@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from pdb_saliency.errors import InputError, SaliencyError
 from pdb_saliency.evaluation.metrics.davis import boundary_measure, statistics
 from pdb_saliency.evaluation.metrics.saliency import FrameScores, SaliencyScores, cut, score_frame
 from pdb_saliency.options import THRESHOLD
-from pdb_saliency.runtime.processes import ctrl_c_held, kill_pool, leave_with_parent, make_pool
+from pdb_saliency.runtime.processes import ProcessPool, ctrl_c_held
 from pdb_saliency.runtime.progress import progress_bar
 from pdb_saliency.video.pictures import read_levels
 
@@ -26,7 +25,7 @@ from .pairs import STILLS
 from .predictions import Pair, Task
 
 _WORTH_A_PROCESS = 150  # Frames; fewer are scored sooner than a process has started.
-_CHUNK = 16
+_EACH = 16  # Frames that make a further process worth its start.
 _MEASURES = ("j_mean", "j_recall", "j_decay", "f_mean", "f_recall", "f_decay")
 
 
@@ -120,19 +119,18 @@ def read_map(path: Path) -> np.ndarray:
 
 
 def _in_processes(pairs: list[Pair], rules: Rules, workers: int) -> Iterator[PairScores]:
-    pool = make_pool(min(workers, math.ceil(len(pairs) / _CHUNK)), _prepare_worker)
+    pool = ProcessPool(min(workers, math.ceil(len(pairs) / _EACH)), _prepare_worker)
     try:
         with ctrl_c_held():  # The processes start here, and never see it.
-            results = pool.map(partial(score_pair, rules=rules), pairs, chunksize=_CHUNK)
-        yield from results
+            results = [pool.submit(score_pair, pair, rules) for pair in pairs]
+        yield from (result.result() for result in results)
     except BrokenProcessPool as error:
         raise SaliencyError("a scoring process was killed (no memory left?); fewer --workers need less") from error
     finally:
-        kill_pool(pool)
+        pool.kill()
 
 
 def _prepare_worker() -> None:
-    leave_with_parent()
     cv2.setNumThreads(1)
 
 

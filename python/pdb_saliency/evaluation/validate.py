@@ -15,9 +15,8 @@ from pdb_saliency.errors import InputError
 from pdb_saliency.evaluation.metrics.davis import scored_frames
 from pdb_saliency.evaluation.metrics.saliency import SaliencyScores
 from pdb_saliency.inference.clips import CLIP_LENGTH
-from pdb_saliency.inference.engine import Engine
+from pdb_saliency.inference.engine import Engine, authors_engine
 from pdb_saliency.options import THRESHOLD
-from pdb_saliency.predict.job import authors_engine
 from pdb_saliency.video.frame import Frame
 
 

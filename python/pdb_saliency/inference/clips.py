@@ -19,19 +19,19 @@ Label = TypeVar("Label")
 
 @dataclass(frozen=True)
 class Clip(Generic[T]):
-    """frames: of the clip, all of them filled. kept: how many, from the first, are real; the others fill the clip up."""
+    """frames: all frames of the clip. kept: how many of them, from the first, are real; the others fill it up."""
 
     frames: list[T]
     kept: int
 
 
 def clips(frames: Iterable[T], length: int = CLIP_LENGTH, overlap: int = 0) -> Iterator[Clip[T]]:
-    """Consecutive clips of `length` frames, of which each shares `overlap` with the one before; holds at most two of them.
+    """Consecutive clips of `length` frames, each sharing `overlap` with the one before; holds at most two of them.
 
-    The last one is filled by reflection without repeating the last frame, as the authors did: of 52 frames the last clip
-    is 50, 51, 50, 49, 48. The authors saved by frame name, so the prediction of a reflected frame replaced the one made
-    in its own place, with its true neighbours. Here the first prediction stays, and those of reflected frames are dropped.
-    A video of one or two frames is reflected to and fro: 0, 1, 0, 1, 0 and 0, 0, 0, 0, 0.
+    The last one is filled by reflection without repeating the last frame, as the authors did: of 52 frames the last
+    clip is 50, 51, 50, 49, 48. The authors saved by frame name, so the prediction of a reflected frame replaced the one
+    made in its own place, with its true neighbours. Here the first prediction stays, and those of reflected frames are
+    dropped. A video of one or two frames is reflected to and fro: 0, 1, 0, 1, 0 and 0, 0, 0, 0, 0.
 
     When `frames` raises InputError, the frames before it still come out as a last clip; then the error follows.
     """
@@ -56,7 +56,7 @@ def clips(frames: Iterable[T], length: int = CLIP_LENGTH, overlap: int = 0) -> I
 
 
 def _reflection(frames: list[T]) -> Iterator[T]:
-    """What follows the last of `frames` when time runs back and forth between its ends."""
+    """The frames after the last one when time runs back and forth between the ends."""
     last = len(frames) - 1
     position, step = last, -1
     while True:
@@ -67,7 +67,7 @@ def _reflection(frames: list[T]) -> Iterator[T]:
 
 
 def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Lists of `size` items, the last one shorter. Items before an InputError still come out; then the error follows."""
+    """Lists of `size` items, the last one shorter. The items before an InputError still come first."""
     group: list[T] = []
     failure = None
     try:
@@ -85,7 +85,7 @@ def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def blend_weights(length: int) -> np.ndarray:
-    """float32 (length,): 1, 2, 3, ..., 3, 2, 1. A frame counts the more, the more neighbours it had on its poorer side."""
+    """float32 (length,): 1, 2, 3, ..., 3, 2, 1. A frame with more neighbours on both sides counts more."""
     positions = np.arange(length)
     return (np.minimum(positions, length - 1 - positions) + 1).astype(np.float32)
 
@@ -95,11 +95,11 @@ def blended(
 ) -> Iterator[tuple[Label, object]]:
     """Each label with its map, as soon as no later clip can change it.
 
-    items: labels, with what the clips are made of. maps: of a clip, one array or tensor (h, w) for each of its frames.
-    Of a frame that lies in several clips, the mean weighted by `blend_weights`; without overlap the map itself.
+    items: labels, each with what goes into the clips. maps: gives an array or tensor (h, w) for each frame of a clip.
+    A frame that lies in several clips gets their mean weighted by `blend_weights`; without overlap, its only map.
     """
     labels: deque[Label] = deque()
-    sums: deque[list] = deque()  # Of frames not yet given out: weighted sum of maps, sum of weights.
+    sums: deque[list] = deque()  # For frames not yet given out: weighted sum of maps, sum of weights.
     weights = blend_weights(length)
 
     def labelled() -> Iterator[T]:

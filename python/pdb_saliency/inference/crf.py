@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import ModuleType
@@ -12,10 +12,10 @@ from typing import Protocol
 import numpy as np
 
 from pdb_saliency.errors import SaliencyError
-from pdb_saliency.runtime.processes import ctrl_c_held, kill_pool, make_pool
+from pdb_saliency.runtime.processes import ProcessPool, ctrl_c_held
 from pdb_saliency.video.frame import Frame
 
-# Of the authors' script (the paper gives none); distances in pixels, colours in 0..255.
+# From the authors' script (the paper gives none); distances in pixels, colours in 0..255.
 ITERATIONS = 5
 SMOOTHNESS = {"sxy": 3, "compat": 3}
 APPEARANCE = {"sxy": 60, "srgb": 5, "compat": 5}
@@ -37,10 +37,10 @@ def refine(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
     image: uint8 (H, W, 3), BGR. saliency: float32 (H, W) in [0, 1], the unary term; 1 - saliency is the background's.
     Raises ValueError for other shapes or dtypes, SaliencyError without the library.
 
-    The saliency is taken as a probability, as §4.2 has it. The authors' script stretches it to its own minimum and maximum
-    before, which finds an object in every frame. Here an object whose saliency stays below a half all over vanishes, and
-    the answer is hardly soft any more: nearly all pixels come out close to 0 or 1, so that it is a segmentation, and the
-    threshold of a mask hardly matters.
+    The saliency is taken as a probability, as in §4.2. The authors' script first stretches it to its own minimum and
+    maximum, which finds an object in every frame. Here an object whose saliency is below a half everywhere vanishes.
+    The result is close to a segmentation: nearly all pixels come out near 0 or 1, so that the threshold of a mask hardly
+    matters.
     """
     if image.dtype != np.uint8 or image.shape != (*saliency.shape, 3):
         raise ValueError(f"image must be uint8 {(*saliency.shape, 3)}, got {image.dtype} {image.shape}")
@@ -49,9 +49,8 @@ def refine(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
     object_ = np.clip(saliency.astype(np.float32), SMALLEST, 1 - SMALLEST)
     field.setUnaryEnergy(-np.log(np.stack([1 - object_, object_])).reshape(2, -1))
     field.addPairwiseGaussian(**SMOOTHNESS)
-    field.addPairwiseBilateral(
-        rgbim=np.ascontiguousarray(image), **APPEARANCE
-    )  # Any order of the channels gives the same.
+    # The order of the channels makes no difference.
+    field.addPairwiseBilateral(rgbim=np.ascontiguousarray(image), **APPEARANCE)
     return np.asarray(field.inference(ITERATIONS), np.float32).reshape(2, height, width)[1]
 
 
@@ -76,7 +75,7 @@ class RefiningWriter:
         require()
         self._writer = writer
         self._workers = workers
-        self._pool: ProcessPoolExecutor | None = None
+        self._pool: ProcessPool | None = None
         self._pending: deque[tuple[Frame, Future | np.ndarray]] = deque()
 
     @property
@@ -85,11 +84,11 @@ class RefiningWriter:
 
     @property
     def frames(self) -> int:
-        """How many have been written."""
+        """The number of frames written so far."""
         return self._writer.frames
 
     def write(self, frame: Frame, saliency: np.ndarray) -> None:
-        """saliency: float32 (H, W) in [0, 1], the size of the frame. A map of an earlier run is refined already."""
+        """saliency: float32 (H, W) in [0, 1], the size of the frame. Maps of an earlier run are refined already."""
         refined = self._submit(frame.image, saliency) if frame.known is None else saliency
         self._pending.append((frame, refined))
         if len(self._pending) > 2 * self._workers:
@@ -106,19 +105,21 @@ class RefiningWriter:
     def __exit__(self, *exception: object) -> None:
         if self._pool:
             with ctrl_c_held():
-                kill_pool(self._pool)
+                self._pool.kill()
 
     def _submit(self, image: np.ndarray, saliency: np.ndarray) -> Future:
         if self._pool is None:
-            self._pool = make_pool(self._workers)
+            self._pool = ProcessPool(self._workers)
         try:
-            with ctrl_c_held():  # Processes start here, and never see it.
+            with ctrl_c_held():  # Processes start here; they must never see a Ctrl-C.
                 return self._pool.submit(refine, image, saliency)
         except BrokenProcessPool as error:
             raise _killed() from error
 
     def _pass_on(self) -> None:
-        frame, saliency = self._pending[0]  # It stays until it is there: a second Ctrl-C changes nothing.
+        frame, saliency = self._pending[
+            0
+        ]  # It stays pending until the result is there, so that a second Ctrl-C loses nothing.
         try:
             if isinstance(saliency, Future):
                 saliency = saliency.result()

@@ -1,7 +1,7 @@
 """The inference engine: a stream of frames in, a stream of saliency maps out, as fast as the device allows.
 
-Decoding and resizing, the network, and what the reader does with the maps run at the same time, each in its own thread. The
-spatial part of the network, nearly all of its cost, sees every frame once, even where clips overlap.
+Decoding and resizing, the network, and whatever reads the maps run at the same time, each in a thread of its own. The
+spatial part of the network, which is nearly all of its cost, sees every frame once, even where clips overlap.
 """
 
 from __future__ import annotations
@@ -18,21 +18,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pdb_saliency.errors import InputError, SaliencyError
+from pdb_saliency.errors import InputError, SaliencyError, one_line
 from pdb_saliency.model.input import check_frame
 from pdb_saliency.options import EngineOptions
 from pdb_saliency.runtime.isolation import isolate_compiler
 from pdb_saliency.video.frame import Frame
 
 from .clips import Clip, batches, blended
-from .fold import fold_batch_norm
-from .landing import Landing
-from .optimise import can_fuse, fuse
-from .pipeline import Pipeline
+from .devices import move
+from .optimise import can_fuse, fold_batch_norm, fuse
+from .pipeline import Landing, Pipeline
 
 _log = logging.getLogger(__name__)
 
-_DEVICES = r"auto|cpu|mps|(cuda|xpu)(:[0-9]+)?"
 _GPU_BATCH = 16
 _DEPTH = 2  # Items between two stages; more would only hold more memory.
 _FAILURES = (RuntimeError, MemoryError, cv2.error)  # cv2.error: no memory for the resized frame.
@@ -40,7 +38,7 @@ _FAILURES = (RuntimeError, MemoryError, cv2.error)  # cv2.error: no memory for t
 
 @dataclass(frozen=True)
 class Encoded:
-    """What the spatial part makes of a frame: tensors (1, ...); and the frame's size, (height, width), as the network sees it."""
+    """The spatial part's tensors (1, ...) for one frame, and the size (height, width) at which the network sees it."""
 
     parts: tuple[Tensor, ...]
     size: tuple[int, int]
@@ -48,7 +46,10 @@ class Encoded:
 
 @dataclass(frozen=True)
 class _Item:
-    """What a clip needs of a frame. known: whether an earlier run left its map. encoded: else, resized, where it is known."""
+    """What a clip needs of a frame.
+
+    known: whether an earlier run left its map. encoded: the encoded frame, or the resized picture if its map is known.
+    """
 
     name: str
     known: bool
@@ -60,7 +61,7 @@ class Engine:
 
     model: a SaliencyModel, which stays as it is. device: where to run. options: see `EngineOptions`.
     Its maps equal the model's up to rounding: batch normalisation is folded into the convolutions, which on CPUs also
-    apply the activations (`fused`); on GPUs the network runs in `options.precision`, channels last.
+    apply the activations (`optimise`); on GPUs the network runs in `options.precision`, channels last.
     Raises SaliencyError when the model does not fit on the device.
     """
 
@@ -74,13 +75,13 @@ class Engine:
         self._encode = _compiled(self.network.encode) if options.compile else self.network.encode
 
     def maps(self, frames: Iterable[Frame]) -> Iterator[tuple[Frame, np.ndarray]]:
-        """Each frame with its saliency, float32 (H, W) in [0, 1] at the frame's size; memory does not grow with their number.
+        """Yields each frame with its saliency, float32 (H, W) in [0, 1] at the frame's size. Memory stays bounded.
 
-        Where the model keeps the frames' aspect ratio, it is that of the first one.
-        A map comes when its clip is complete, or with its frame if `options.causal`. Closing the iterator ends all threads.
-        Frames that bring their map (`Frame.known`) are computed only where others need them: in a clip that has unknown
-        frames, too, or for the state if `options.causal`.
-        Raises InputError where the frames do (after the maps of all frames before), SaliencyError when the network fails.
+        A model that keeps the aspect ratio takes it from the first frame. A map comes when its clip is complete, or at
+        once if `options.causal`. Closing the iterator ends all threads.
+        Frames that already have a map (`Frame.known`) are computed only if other frames need them: in a clip that also
+        has frames without a map, or for the state if `options.causal`.
+        Raises InputError where the frames do, after the maps of all frames before; SaliencyError if the network fails.
         """
         with Pipeline() as pipeline:
             resized = pipeline.ahead(self._resized(frames), max(_DEPTH, self.batch), may_hang=True)
@@ -104,7 +105,7 @@ class Engine:
             yield frame, resized
 
     def _landing(self, maps: Iterable[tuple[Frame, Tensor]]) -> Iterator[tuple[Frame, Landing]]:
-        """Starts every map on its way to the CPU as soon as its clip is launched, so that it need not wait for later clips."""
+        """Starts the transfer of each map as soon as its clip is launched, so that it need not wait for later clips."""
         for frame, small in maps:
             try:
                 landing = Landing.of(small.float())
@@ -117,7 +118,7 @@ class Engine:
         return self._causal(resized) if self.options.causal else self._in_clips(resized)
 
     def _in_clips(self, resized: Iterable[tuple[Frame, np.ndarray]]) -> Iterator[tuple[Frame, Tensor]]:
-        # Clips outlive their frames' turn, so they must not hold the pictures: of 100 megapixels they fill the memory.
+        # Clips live longer than their frames, so they must not hold the pictures: 100 megapixels each fill the memory.
         pairs = self._encoded(resized)
         items = ((frame, _Item(frame.name, frame.known is not None, encoded)) for frame, encoded in pairs)
 
@@ -142,7 +143,7 @@ class Engine:
             yield frame, small
 
     def _encoded(self, resized: Iterable[tuple[Frame, np.ndarray]]) -> Iterator[tuple[Frame, Encoded | np.ndarray]]:
-        """Frames whose maps are known, in clips, stay as they are, resized."""
+        """Encodes frames in batches; in clips, frames whose maps are known stay as they are, resized."""
         for group in batches(resized, self.batch):
             if not self.options.causal and all(frame.known is not None for frame, _ in group):
                 yield from group
@@ -155,8 +156,8 @@ class Engine:
 
     @torch.inference_mode()
     def encode(self, resized: list[np.ndarray]) -> list[Encoded]:
-        """What the spatial part makes of each frame. resized: uint8 (height, width, 3), from `InputSpec.resize`."""
-        # A compiler makes a network for one number of frames, and for minutes: a shorter batch is filled up.
+        """The spatial part's result for each frame. resized: uint8 (height, width, 3), from `InputSpec.resize`."""
+        # Compiling takes minutes for each number of frames, so a shorter batch is filled up.
         filler = resized[-1:] * (self.batch - len(resized)) if self.options.compile else []
         parts = self._encode(self._upload([*resized, *filler]))
         size = resized[0].shape[:2]
@@ -164,19 +165,19 @@ class Engine:
 
     @torch.inference_mode()
     def saliency(self, clip: list[Encoded]) -> Tensor:
-        """float32 (T, height, width) in [0, 1], at the size that the network sees, of a clip's encoded frames."""
+        """A clip's maps from its encoded frames: float32 (T, height, width) in [0, 1], at the network's size."""
         return self.network.saliency(joined(clip), (1, len(clip)), clip[0].size)[0]
 
     @torch.inference_mode()
     def step(self, encoded: Encoded, state: Any) -> tuple[Tensor, Any]:
-        """The causal saliency, float32 (height, width), of the frame after those of `state`; and the state to carry on."""
+        """The causal saliency, float32 (height, width), of the next frame after `state`; and the new state."""
         saliency, state = self.network.step(encoded.parts, state, encoded.size)
         return saliency[0], state
 
     def _to_numpy(self, landing: Landing, frame: Frame) -> np.ndarray:
         try:
             saliency = landing.wait().numpy()
-        except RuntimeError as error:  # A GPU reports here what failed before.
+        except RuntimeError as error:  # A GPU reports here what failed earlier.
             raise _failure(error, frame) from error
         if not np.isfinite(saliency).all():
             hint = "; try bfloat16 or float32" if self.dtype == torch.float16 else ""
@@ -195,26 +196,6 @@ class Engine:
 def joined(clip: list[Encoded]) -> tuple[Tensor, ...]:
     """The parts of all frames, (T, ...)."""
     return tuple(map(torch.cat, zip(*(encoded.parts for encoded in clip))))
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device called `name` ("auto": CUDA where available, else the CPU), proved to work. Raises SaliencyError."""
-    if not re.fullmatch(_DEVICES, name):  # torch knows many more, some of which fail in ways of their own.
-        raise SaliencyError(f"device {name!r} cannot be used: expected auto, cpu, cuda, cuda:1, ..., mps or xpu")
-    try:
-        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
-        torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: torch without CUDA.
-        raise SaliencyError(f"device {name!r} cannot be used: {_first_line(error)}") from error
-    return device
-
-
-def move(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model on the device. Raises SaliencyError when it does not fit."""
-    try:
-        return model.to(device)
-    except RuntimeError as error:
-        raise SaliencyError(f"device '{device}' cannot hold the model: {_first_line(error)}") from error
 
 
 def _prepare(model: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -243,7 +224,7 @@ def _compiled(function):
                 return compiled(frames)
             except Exception as error:  # A compiler that is missing or broken fails in many ways.
                 works = False
-                _log.warning("torch.compile failed, the network runs without it (%s)", _first_line(error))
+                _log.warning("torch.compile failed, the network runs without it (%s)", one_line(error, name=False))
         return function(frames)
 
     return call
@@ -254,12 +235,20 @@ def _name(dtype: torch.dtype) -> str:
 
 
 def _failure(error: BaseException, at: Frame | _Item) -> SaliencyError:
-    line = _first_line(error)
-    # Not every "memory": an illegal access is something else.
+    line = one_line(error, name=False)
+    # Not every mention of memory: an illegal access is something else.
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or re.search("out of memory|allocate", line):
         line = f"not enough memory; shorter clips and smaller batches need less ({line})"
     return SaliencyError(f"the model failed at frame {at.name}: {line}")
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def authors_engine(model: nn.Module, device: torch.device) -> Engine:
+    """An engine that runs as the authors' code does: clips of five frames, float32 on every device."""
+    return Engine(model, device, EngineOptions(precision="float32"))
+
+
+def saliency_maps(
+    frames: Iterable[Frame], model: nn.Module, device: torch.device
+) -> Iterator[tuple[Frame, np.ndarray]]:
+    """`Engine.maps` of `authors_engine`; for many videos, make that engine once. model: a SaliencyModel."""
+    return authors_engine(model, device).maps(frames)

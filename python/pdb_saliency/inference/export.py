@@ -1,10 +1,10 @@
-"""Models for other programs: a `torch.export` program, an AOTInductor package, or ONNX, none of which needs our Python code.
+"""Models for other programs: a `torch.export` program, an AOTInductor package or ONNX, which need none of our code.
 
-The exported network takes `clip`, float32 (N, T, 3, H, W): RGB frames in 0 .. 255, resized to the model's input size. It
-returns `saliency`, float32 (N, T, H, W) in [0, 1]. Normalisation, the channel order of the backbone and the calibration are
-inside; the guided filter is not, which needs the frames at their own size (`refine`, some forty lines of OpenCV). N is
-free; T, H and W are chosen at export. Batch normalisation is folded, and the ConvLSTM
-layers are decomposed into PyTorch's own operators (`pdb_ext.reference`, unrolled over T), so that `pdb_ext` is not needed.
+The exported network takes `clip`, float32 (N, T, 3, H, W): RGB frames in 0 .. 255, resized to the model's input size.
+It returns `saliency`, float32 (N, T, H, W) in [0, 1]. Normalisation, the channel order of the backbone and the
+calibration are inside; the guided filter is not, which needs the frames at their own size (`refine`, some forty lines
+of OpenCV). N is free; T, H and W are chosen at export. Batch normalisation is folded, and the ConvLSTM layers are
+decomposed into PyTorch's own operators (`pdb_ext.reference`, unrolled over T), so that `pdb_ext` is not needed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from pdb_ext import ConvLSTM, reference
-from pdb_saliency.errors import OutputError, SaliencyError
+from pdb_saliency.errors import OutputError, SaliencyError, one_line
 from pdb_saliency.model.saliency import SaliencyModel
+from pdb_saliency.runtime.files import replacing
 from pdb_saliency.runtime.isolation import isolate_compiler
 
-from .fold import fold_batch_norm
+from .optimise import fold_batch_norm
 
 # Largest relative RMS difference of an exported network's answer from the model's; float32 kernels differ by far less.
 _LIMIT = 1e-3
@@ -90,14 +91,14 @@ def export(
     device: str | torch.device = "cpu",
     size: tuple[int, int] | None = None,
 ) -> float:
-    """Write the model to `path`, which appears complete or not at all, and return how far its answer is from the model's.
+    """Write the model to `path`, which appears complete or not at all; return how much its answer differs.
 
     format: a key of `FORMATS`. clip_length: T. device: where an AOTInductor package will run; others run anywhere.
     size: (H, W), None for the model's input size.
-    What is returned, the relative RMS difference on a random clip, was measured with the written file.
+    Returns the relative RMS difference between the written file's answer and the model's on a random clip.
 
-    Raises OutputError: a wrong suffix, a file that cannot be written. SaliencyError: a library or a compiler is missing,
-    or the answer differs. ValueError: an unknown format.
+    Raises OutputError: a wrong suffix, a file that cannot be written. SaliencyError: a library or a compiler is
+    missing, or the answer differs. ValueError: an unknown format.
     """
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
@@ -109,20 +110,17 @@ def export(
         raise OutputError(f"{path}: the folder does not exist or cannot be written to")
     portable = Portable(model).to(device)
     clip = _example(clip_length, size or model.config.input_size).to(device)
-    temporary = path.with_name(f".{path.stem[:50]}.{os.getpid()}{suffix}")
+    hidden = path.with_name(f".{path.stem[:50]}.{os.getpid()}{suffix}")  # The libraries go by the suffix.
     try:
-        _in_words(format, lambda: write(portable, clip, temporary))
-        difference = _compare(_in_words(format, lambda: read(temporary)(clip)), portable, clip)
-        os.replace(temporary, path)
+        with replacing(path, hidden) as file:
+            _in_words(format, lambda: write(portable, clip, file))
+            return _compare(_in_words(format, lambda: read(file)(clip)), portable, clip)
     except OSError as error:
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return difference
 
 
 def _example(clip_length: int, size: tuple[int, int]) -> Tensor:
-    """Two clips, because what is traced with one would be valid for one only."""
+    """Two clips, because a program traced with one clip would be valid for one only."""
     return torch.randint(0, 256, (2, clip_length, 3, *size), generator=torch.Generator().manual_seed(0)).float()
 
 
@@ -206,5 +204,4 @@ def _in_words(format: str, work: Callable[[], Any]) -> Any:
         raise
     except Exception as error:
         hint = " (it needs a C++ compiler)" if format == "aoti" else ""
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise SaliencyError(f"the export to {format} failed{hint}: {line}") from error
+        raise SaliencyError(f"the export to {format} failed{hint}: {one_line(error, name=False)}") from error

@@ -1,16 +1,20 @@
-"""Stages of a stream that run at the same time, each in a thread of its own, with bounded queues between them."""
+"""Stages of a stream that run at the same time, in threads with bounded queues between them; transfers from GPUs."""
 
 from __future__ import annotations
 
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
 
 T = TypeVar("T")
 
-_POLL = 0.1  # Seconds after which a waiting stage looks whether it still is wanted.
-_PATIENCE = 1.0  # Seconds to wait for a stage that may hang in a source, as a camera that has stopped sending.
+_POLL = 0.1  # Seconds after which a waiting stage checks whether it is still wanted.
+_PATIENCE = 1.0  # Seconds to wait for a stage that may hang in a source, such as a camera that stopped sending.
 
 
 class Stopped(Exception):
@@ -25,8 +29,9 @@ class Pipeline:
             for item in pipeline.ahead(transform(decoded), 2):
                 ...
 
-    Leaving the block, for whatever reason, ends all stages: one that computes finishes its item first, one that waits ends
-    at once, and one that hangs in a foreign source for more than a second is left behind as a daemon thread.
+    Leaving the block, for whatever reason, ends all stages: a stage that computes finishes its item first, a stage that
+    waits ends at once, and a stage that hangs in somebody else's source for more than a second is left behind as a
+    daemon thread.
     """
 
     def __init__(self):
@@ -34,9 +39,9 @@ class Pipeline:
         self._stages: list[_Stage] = []
 
     def ahead(self, items: Iterable[T], depth: int, *, may_hang: bool = False) -> Iterator[T]:
-        """The items in their order, up to `depth` of them made before they are asked for.
+        """The items in order, up to `depth` of them computed before they are asked for.
 
-        An exception of theirs is raised here, after the items before it. may_hang: their making can take forever.
+        An exception that `items` raises is raised here, after the items before it. may_hang: `items` may block forever.
         """
         stage = _Stage(items, depth, self._stop, may_hang)
         self._stages.append(stage)
@@ -79,7 +84,7 @@ class _Stage(Generic[T]):
             self._put((False, None))
         except Stopped:
             pass
-        except BaseException as error:  # Whatever it is, it belongs to the reader.
+        except BaseException as error:  # Whatever it is, the reader must get it.
             self._put_last((False, error))
         finally:
             if hasattr(iterator, "close"):
@@ -106,3 +111,29 @@ class _Stage(Generic[T]):
             except queue.Empty:
                 continue
         raise Stopped
+
+
+@dataclass(frozen=True)
+class Landing:
+    """A tensor on its way from a GPU to the CPU, which can be waited for without what was launched after it.
+
+    A plain `.cpu()` at the time of use would wait for everything that another thread has launched in the meantime.
+    arrived: the event on the GPU's stream after the transfer; None for tensors of other devices.
+    """
+
+    tensor: Tensor
+    arrived: torch.cuda.Event | None = None
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Landing:
+        """Begin the transfer, on the stream that computes the tensor."""
+        if tensor.device.type != "cuda":
+            return cls(tensor.cpu())
+        landed = tensor.to("cpu", non_blocking=True)  # PyTorch puts it into pinned memory.
+        return cls(landed, torch.cuda.current_stream(tensor.device).record_event())
+
+    def wait(self) -> Tensor:
+        """The tensor, on the CPU. Raises RuntimeError where the GPU has failed."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.tensor

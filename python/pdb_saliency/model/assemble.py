@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pdb_saliency.errors import WeightsError
+from pdb_saliency.errors import WeightsError, one_line
 
 from .config import ModelConfig
 from .saliency import SaliencyModel
 
 
 def skeleton(config: ModelConfig, source: str) -> SaliencyModel:
-    """The model of `config` on the meta device: shapes without memory, so that a wrong file cannot ask for any.
+    """The model of `config` on the meta device: shapes without memory, so that a damaged file cannot ask for any.
 
-    Raises WeightsError, beginning with `source`, where no such model can be.
+    Raises WeightsError, whose message begins with `source`, if there is no such model.
     """
     try:
         with torch.device("meta"):
@@ -24,11 +24,11 @@ def skeleton(config: ModelConfig, source: str) -> SaliencyModel:
 
 
 def fill(model: SaliencyModel, state: dict[str, Tensor], source: str) -> SaliencyModel:
-    """Give a skeleton exactly the tensors of `state`, all or none, and return it in eval mode.
+    """Give a skeleton the tensors of `state`, all of them or none, and return it in eval mode.
 
     Floating-point tensors of any precision become float32.
-    Raises WeightsError, beginning with `source`, unless names and shapes agree one to one, every value is finite and no
-    variance is negative.
+    Raises WeightsError, whose message begins with `source`, unless names and shapes agree one to one, all values are
+    finite and no variance is negative.
     """
     expected = model.state_dict()
     for name in [*expected, *state]:
@@ -51,8 +51,3 @@ def _checked(name: str, tensor: Tensor, expected: Tensor, source: str) -> Tensor
     if name.endswith("running_var") and (tensor < 0).any():
         raise WeightsError(f"{source}: {name} holds negative variances")
     return tensor
-
-
-def one_line(error: Exception) -> str:
-    """The first line of what a library says, short enough for a message."""
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

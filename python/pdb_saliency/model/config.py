@@ -1,21 +1,19 @@
-"""What a saliency model is made of: one frozen dataclass that is also stored beside the weights."""
+"""What a saliency model is made of: one frozen dataclass, which is also stored with the weights."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 
-from pdb_saliency.model.backbones import efficientnet
+from pdb_saliency.model.backbones import BACKBONES
+from pdb_saliency.options import MOTIONS, TEMPORAL_KINDS
 
 from .input import InputSpec
 from .output import OutputSpec
-from .temporal import TEMPORAL_MODULES
 
 VARIANTS = ("paper", "released")
-BACKBONES = {"resnet50": "ResNet-50", "efficientnet_lite0": "EfficientNet-Lite0"}
 PDC_MODES = ("pdc", "aspp")
 DECODERS = ("none", "skip")
-MOTIONS = ("none", "residual")
 REFINEMENTS = ("none", "guided")
 # Far above any useful size; it keeps a damaged configuration from asking for absurd amounts of memory.
 MAX_SIZE = 1 << 14
@@ -28,26 +26,31 @@ class ModelConfig:
 
     variant: "paper" follows Eq. 3-6 as printed; "released" is the authors' Caffe model: peepholes of one weight for
         each pixel, directions merged by a sum, two-channel head, frozen batch normalisation.
-    backbone: "resnet50" or "efficientnet_lite0".
-    width: first channels of "resnet50" (64 gives 2048 features); "efficientnet_lite0" has fixed widths.
+    backbone: a name in `BACKBONES`: "resnet50" or "efficientnet_lite0".
+    width: channels of the first layer of "resnet50" (64 gives 2048 features); "efficientnet_lite0" has fixed widths.
     pdc: "pdc" (Eq. 3) or "aspp" (sum, Table 4).
     pdc_dilations, pdc_channels: r_k and C of Eq. 1; one dilation alone is Table 4's single rate.
-    reduced_channels: channels behind the 1x1 reduction.
-    temporal: "none", "fc_lstm", "convlstm", "b_convlstm", "db_convlstm" or "pdb_convlstm" (Table 5).
+    reduced_channels: channels after the 1x1 reduction.
+    temporal: "none", or one of `TEMPORAL_KINDS`: "fc_lstm", "convlstm", "b_convlstm", "db_convlstm" or "pdb_convlstm"
+        (Table 5).
     hidden_channels: of each LSTM.
     temporal_dilations: of the branches of "pdb_convlstm".
-    decoder: "none", the paper's 1x1 head on the temporal features; or "skip", which the paper does not have: the temporal
-        features are added to the spatial ones, by a 1x1 convolution that starts at zero, and a `SkipDecoder` predicts at
-        stride 4. A model thus begins its second stage of training as good as its spatial part is alone.
-    motion: "residual" joins the features that the temporal module sees with a `ResidualMotion` of the skip connection, so
-        that it can tell what moves from what the camera passes. The paper has "none". Needs decoder "skip".
+    decoder: "none", the paper's 1x1 head on the temporal features; or "skip", which the paper does not have: the
+        temporal features are added to the spatial ones by a 1x1 convolution that is zero at first, and a `SkipDecoder`
+        predicts at stride 4. A model thus begins its second stage of training as good as its spatial part alone.
+    motion: "residual" appends the `ResidualMotion` of the skip connection to the input of the temporal module, so that
+        it can distinguish moving objects from those that only the camera moves past. The paper has "none". Needs
+        decoder "skip".
     input_size: (height, width) that `InputSpec` resizes frames to. The released variant takes only this size, because
         its peepholes have one weight for each feature pixel. Sizes of the form 8k + 1 put the first and the last
         feature exactly on the first and the last pixel.
-    keep_aspect: every video has an input size of its own, with about the pixels of `input_size` in the frames' shape. The
-        paper resizes all frames to one square.
-    refine: "guided" gives maps the borders of the picture by a guided filter (`refine`); the paper has "none", or its CRF.
-    calibration: scale and offset of the map's logits behind all that (`refine.calibrated`).
+    keep_aspect: every video gets its own input size: the shape of its frames, with about as many pixels as
+        `input_size`. The paper resizes all frames to one square.
+    refine: "guided" aligns the borders in the map with those in the frame, by a guided filter (`output.guided`); the
+        paper has "none", or its CRF.
+    calibration: scale and offset that are applied last, to the logits of the map (`output.calibrated`).
+
+    Raises ValueError, which names the field.
     """
 
     variant: str = "paper"
@@ -68,7 +71,7 @@ class ModelConfig:
     calibration: tuple[float, float] = (1.0, 0.0)
 
     def __post_init__(self):
-        choices = {"variant": VARIANTS, "backbone": BACKBONES, "pdc": PDC_MODES, "temporal": TEMPORAL_MODULES}
+        choices = {"variant": VARIANTS, "backbone": BACKBONES, "pdc": PDC_MODES, "temporal": ("none", *TEMPORAL_KINDS)}
         choices |= {"decoder": DECODERS, "motion": MOTIONS, "refine": REFINEMENTS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -77,7 +80,7 @@ class ModelConfig:
             raise ValueError(f"the released variant has no decoder, got decoder={self.decoder!r}")
         if self.motion != "none" and self.decoder != "skip":
             raise ValueError(
-                f"motion {self.motion!r} is found in the skip connection, which decoder {self.decoder!r} has not"
+                f"motion {self.motion!r} is found in the skip connection, which decoder {self.decoder!r} does not have"
             )
         if not isinstance(self.keep_aspect, bool) or (self.keep_aspect and self.variant == "released"):
             raise ValueError(
@@ -96,17 +99,11 @@ class ModelConfig:
     @property
     def input_spec(self) -> InputSpec:
         """Size, channel order and normalisation that the backbone was trained with."""
-        height, width = self.input_size
-        if self.backbone == "efficientnet_lite0":
-            mean, std = efficientnet.MEAN, efficientnet.STD
-            return InputSpec(height, width, bgr=False, mean=mean, std=std, keep_aspect=self.keep_aspect)
-        # The mean colour that the authors' Caffe model subtracts.
-        mean = (104.00698793, 116.66876762, 122.67891434)
-        return InputSpec(height, width, bgr=True, mean=mean, std=(1.0, 1.0, 1.0), keep_aspect=self.keep_aspect)
+        return BACKBONES[self.backbone].input_spec(*self.input_size, self.keep_aspect)
 
     @property
     def output_spec(self) -> OutputSpec:
-        """From the network's map to the frame's."""
+        """How the network's map becomes the map of the frame."""
         return OutputSpec(self.refine == "guided", *self.calibration)
 
     def to_dict(self) -> dict:
@@ -115,10 +112,10 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: dict) -> ModelConfig:
-        """The inverse of `to_dict`, also after a round through JSON. Raises ValueError that names a wrong entry."""
+        """The inverse of `to_dict`, even through JSON. Raises ValueError, which names a wrong entry."""
         names = {field.name for field in dataclasses.fields(cls)}
         if isinstance(values, dict):
-            values = _LATER | values
+            values = _ADDED_LATER | values
         if not isinstance(values, dict) or set(values) != names:
             found = ", ".join(sorted(map(str, values))) if isinstance(values, dict) else type(values).__name__
             raise ValueError(f"a model configuration must have the entries {', '.join(sorted(names))}, got {found}")
@@ -139,13 +136,13 @@ def _check_sizes(name: str, sizes: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must hold integers from 1 to {MAX_SIZE}, got {sizes!r}")
 
 
-# Entries that models saved before there were such lack.
-_LATER = {"motion": "none", "keep_aspect": False, "refine": "none", "calibration": (1.0, 0.0)}
+# Entries that older model files lack, with the values that those models have.
+_ADDED_LATER = {"motion": "none", "keep_aspect": False, "refine": "none", "calibration": (1.0, 0.0)}
 
 PAPER = ModelConfig()
 RELEASED = ModelConfig(variant="released")
-# For CPUs. The PDC branches are a quarter as wide as the features, as in the paper; 185x321 is 16:9 with a quarter of the
-# paper's pixels, and the PDC's dilations shrink with it.
+# For CPUs. The PDC branches are a quarter as wide as the features, as in the paper; 185x321 is 16:9 with a quarter of
+# the paper's pixels, and the dilations of the PDC module are smaller in proportion.
 LITE = ModelConfig(
     backbone="efficientnet_lite0", pdc_dilations=(1, 2, 4, 8), pdc_channels=80, decoder="skip", motion="residual",
     input_size=(185, 321), keep_aspect=True, refine="guided",

@@ -1,4 +1,4 @@
-"""From decoded video frames to the tensor a network expects."""
+"""From decoded video frames to the tensor that a network expects."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torch import Tensor
 
 from pdb_saliency.errors import InputError
 
-_LONGEST = 4.0  # Frames that are longer than 4 to 1 are seen as 4 to 1: what is shorter would hardly have features.
+_LONGEST = 4.0  # Aspect ratios beyond 4:1 become 4:1; otherwise the shorter side would have hardly any features.
 
 
 @dataclass(frozen=True)
 class InputSpec:
     """Size and colour normalisation of a network's input.
 
-    height, width: network input size in pixels. Frames are resized to it without regard to their aspect ratio, as the
+    height, width: network input size in pixels. Frames are resized to it regardless of their aspect ratio, as the
         authors did, unless `keep_aspect`.
-    bgr: the channel order the network was trained with; False means RGB.
+    bgr: the channel order that the network was trained with; False means RGB.
     mean, std: three floats each, in that channel order, in units of 0-255.
-    keep_aspect: every video gets a size of its own, see `fitted`.
+    keep_aspect: every video gets its own size, see `fitted`.
     """
 
     height: int
@@ -37,9 +37,10 @@ class InputSpec:
     keep_aspect: bool = False
 
     def fitted(self, height: int, width: int) -> InputSpec:
-        """For a video of frames height x width: itself, or with `keep_aspect` about as many pixels in the frames' shape.
+        """The spec for a video of frames height x width.
 
-        Sides have the form 8k + 1, as `ModelConfig.input_size` explains.
+        With `keep_aspect` it has the shape of the frames and about as many pixels as this one, with sides of the form
+        8k + 1 (see `ModelConfig.input_size`); without, it is this one.
         """
         if not self.keep_aspect:
             return self
@@ -55,8 +56,8 @@ class InputSpec:
         Returns float32 (T, 3, height, width).
         Raises InputError for an array of another dtype or shape, or without pixels.
 
-        The resize is bilinear on uint8 with half-pixel centres and no antialiasing: the released model was trained
-        behind exactly this (Caffe's ImageData layer calls cv::resize before it subtracts the mean).
+        The resize is bilinear on uint8 with half-pixel centres and no antialiasing: exactly what the released model was
+        trained with (Caffe's ImageData layer calls cv::resize before it subtracts the mean).
         """
         clip = np.empty((len(frames), 3, self.height, self.width), np.float32)
         # (x - mean) first and the division after it, so that std = 1 reproduces Caffe's subtraction bit for bit.
@@ -65,7 +66,7 @@ class InputSpec:
         for target, frame in zip(clip, frames):
             check_frame(frame)
             resized = cv2.resize(frame, (self.width, self.height), interpolation=cv2.INTER_LINEAR)
-            # Plane by plane: numpy is slow at writing interleaved channels apart.
+            # Plane by plane: numpy is slow at separating interleaved channels.
             planes = cv2.split(resized)
             for plane, out, mean_value, std_value in zip(planes if self.bgr else planes[::-1], target, mean, std):
                 np.subtract(plane, mean_value, out=out, dtype=np.float32)
@@ -90,7 +91,7 @@ class InputSpec:
 
 @functools.cache
 def _on_device(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """float32. Made once: an upload from ordinary memory waits for all that the GPU has been given before."""
+    """The values as float32. Cached, because an upload from ordinary memory waits for all earlier work of the GPU."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=torch.float32, device=device)
 

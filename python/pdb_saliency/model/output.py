@@ -1,8 +1,9 @@
-"""Saliency maps with the borders of the picture: a guided filter, and the calibration of what comes out of it.
+"""From the network's map to the map of the frame: upsampling, or a guided filter, and calibration.
 
-A network's map has a quarter of the resolution of an input that is smaller than the frame by itself. Within a window, the
-saliency is about an affine function of the frame's colours: He, Sun, Tang, "Guided image filtering" (PAMI 2013), here in its
-fast form (arXiv:1505.00996), whose coefficients are found at half the network's size and applied at the frame's.
+The network predicts at a quarter of the resolution of its input, which is itself smaller than the frame. The guided
+filter (He, Sun, Tang, "Guided image filtering", PAMI 2013) recovers sharp borders: within a window, it models the
+saliency as an affine function of the frame's colours. This is its fast form (arXiv:1505.00996), which computes the
+coefficients at half the network's input size and applies them at the frame's.
 """
 
 from __future__ import annotations
@@ -13,19 +14,20 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pdb_saliency.predict.outputs.postprocess import to_source_size
-
-# Windows have 9 x 9 pixels at half the size of an input of 185 x 321, and the same share of others.
+# Windows have 9 x 9 pixels at half the size of an input of 185 x 321, and the same fraction of other sizes.
 _RADIUS = 4 / math.sqrt(93 * 161)
-# Variance of a colour, of 1, below which it says nothing about borders.
+# Regularisation: variance of a colour in 0..1 below which colour differences are not seen as borders.
 _EPS = 3e-5
-# Of larger frames (beyond 1080p) a smaller copy is the guide: the map has no detail for so many pixels.
+# For larger frames (beyond 1080p) a smaller copy is the guide, because the map has no detail for so many pixels.
 _MOST_PIXELS = 1 << 21
 
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """From the network's map to that of the frame. guided: with the guided filter. scale, offset: see `calibrated`."""
+    """How the network's map becomes the map of the frame.
+
+    guided: by the guided filter, else by bilinear upsampling. scale, offset: see `calibrated`.
+    """
 
     guided: bool = False
     scale: float = 1.0
@@ -37,8 +39,14 @@ class OutputSpec:
         return calibrated(result, self.scale, self.offset)
 
 
+def to_source_size(saliency: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Bilinear, half-pixel centres. saliency: float32 (h, w) in [0, 1]; returns float32 (height, width) in [0, 1]."""
+    resized = cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
+    return np.clip(resized, 0, 1, out=resized)
+
+
 def guided(saliency: np.ndarray, image: np.ndarray) -> np.ndarray:
-    """The map at the frame's size, with borders where the frame has them.
+    """The guided filter: the map at the frame's size, with its borders aligned with those in the frame.
 
     saliency: float32 (h, w) in [0, 1]. image: uint8 (H, W, 3). Returns float32 (H, W) in [0, 1].
     """
@@ -60,9 +68,9 @@ def guided(saliency: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 def calibrated(saliency: np.ndarray, scale: float, offset: float) -> np.ndarray:
-    """sigmoid(scale * logit(saliency) + offset): Platt's two numbers (1999), with which a value means a probability.
+    """sigmoid(scale * logit(saliency) + offset): Platt scaling (1999), which turns saliency values into probabilities.
 
-    saliency: float32 in [0, 1]; returns the same. 0 and 1 stay.
+    saliency: float32 in [0, 1]; so is the result. 0 and 1 stay as they are.
     """
     if (scale, offset) == (1.0, 0.0):
         return saliency
@@ -72,7 +80,10 @@ def calibrated(saliency: np.ndarray, scale: float, offset: float) -> np.ndarray:
 
 
 def _coefficients(saliency: np.ndarray, guide: np.ndarray) -> np.ndarray:
-    """float32 (h, w, 4): a (for colours of 0 to 255) and b of saliency = a . colour + b, means over all windows of a pixel."""
+    """float32 (h, w, 4): a (3, for colours from 0 to 255) and b of saliency = a . colour + b.
+
+    Those of a pixel are the means over all windows that contain it.
+    """
     radius = max(round(_RADIUS * math.sqrt(saliency.size)), 1)
     guide = guide.astype(np.float32) / 255
     planes = [guide[:, :, i] for i in range(3)]
@@ -96,7 +107,7 @@ def _window_means(channels: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _solve(matrix: list[np.ndarray], right: list[np.ndarray]) -> list[np.ndarray]:
-    """x of the symmetric 3x3 systems, by cofactors. matrix: the six entries of the upper triangle, row by row."""
+    """Solutions of symmetric 3x3 systems, by cofactors. matrix: the six entries of the upper triangle, row by row."""
     xx, xy, xz, yy, yz, zz = matrix
     cofactors = [
         [yy * zz - yz * yz, xz * yz - xy * zz, xy * yz - xz * yy],

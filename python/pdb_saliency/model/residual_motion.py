@@ -1,9 +1,9 @@
-"""What moves by itself: motion between neighbouring frames, less that of the camera, from features of a frozen layer.
+"""Residual motion: optical flow between neighbouring frames minus the motion of the camera, from early features.
 
-The paper leaves motion to the ConvLSTMs. Features that are trained for saliency hardly show the ground that a camera passes
-over, so those cannot tell an object that moves from one at rest that the camera passes. Early features can: matched from
-frame to frame they give optical flow, and what an affine camera motion does not explain of it is motion of an object's own.
-There is nothing to train here.
+The paper leaves motion to the ConvLSTMs. Features that are trained for saliency hardly show the background, so from
+them alone a ConvLSTM cannot distinguish an object that moves from one at rest that a moving camera passes. Early
+features can be matched from frame to frame, which gives optical flow; the part of it that an affine camera motion does
+not explain is the motion of objects. There is nothing to train here.
 """
 
 from __future__ import annotations
@@ -16,15 +16,20 @@ _CAMERA_FITS = 4
 
 
 class ResidualMotion(nn.Module):
-    """Motion of its own of every pixel, at half the resolution of the features that are matched.
+    """Motion relative to the camera's at every pixel, at half the resolution of the features that are matched.
 
-    forward(features, batch): features (N * T, C, h, w) of the N * T frames of clips, batch (N, T); returns (N * T, 8,
-    ceil(h / 2), ceil(w / 2)): the motion to the next frame (x, y) and to the previous one, in pixels of the features and
-    between -radius and radius; tanh of both lengths; the certainty of both, 0..1. At an end of the clip the motion that
-    is missing is the other one reversed; a single frame does not move. float32 inside; the dtype is that of features.
+    forward(features, batch): features (N * T, C, h, w) of the N * T frames of clips, batch (N, T). Returns (N * T, 8,
+    ceil(h / 2), ceil(w / 2)), eight channels:
+        0 to 3: the motion to the next frame (x, y) and to the previous one, in pixels of the features. Before the
+            camera's motion is subtracted it lies between -radius and radius
+        4, 5: tanh of both lengths
+        6, 7: the confidence in both, 0 to 1
+    At either end of the clip the missing motion is the other one reversed; a single frame does not move. Computed in
+    float32; the result has the dtype of the features.
 
     radius: largest motion that is found, in pixels of the features. patch: side of the patches that are compared.
-    temperature: of the softmax over all shifts of a patch's mean cosine similarity, whose mean is the motion.
+    temperature: of the softmax over the mean cosine similarities of a patch at all shifts. The expected shift under
+        this softmax is the motion.
     """
 
     CHANNELS = 8
@@ -49,10 +54,11 @@ class ResidualMotion(nn.Module):
         return _halved(maps.flatten(0, 1)).to(features.dtype)
 
     def causal(self, features: Tensor, previous: Tensor | None) -> Tensor:
-        """The same for T frames of one video, (T, C, h, w), each from itself and the frame before alone.
+        """The same for T frames of one video, (T, C, h, w), each computed from itself and the previous frame alone.
 
-        previous: the features (1, C, h, w) ahead of the first, None where the video begins, which then does not move. Every
-        frame is the last one of a clip: the motion to the next frame is the one to the previous frame reversed.
+        previous: the features (1, C, h, w) of the frame before the first one; None at the beginning of the video, where
+        the first frame does not move. Each frame is treated as the last one of a clip: its motion to the next frame is
+        its motion to the previous one reversed.
         """
         begins = previous is None
         frames = torch.cat([features[:1] if begins else previous, features])
@@ -61,12 +67,13 @@ class ResidualMotion(nn.Module):
         return torch.cat([torch.zeros_like(maps[:1]), maps[1:]]) if begins else maps
 
     def _patch_means(self, first: Tensor, second: Tensor) -> Tensor:
-        """Means over patches of the similarity of the first frames' pixels to the second's at every shift: (M, h', w', D).
+        """Patch means of the similarity between pixels of the first and of the second frames: (M, h', w', D), D shifts.
 
-        first, second: (M, C, h, w). Patches are centred also up to half a patch outside the picture, h' = h + 2 (patch // 2);
-        outside of it the similarity is 0.
-        Row by row as a product of all pixels with all pixels, of which the shifts within the radius are a band: seven times
-        the arithmetic of one shift after the other and a fraction of its time, since products run at the processor's peak.
+        first, second: (M, C, h, w). There are also patches whose centre lies up to half a patch outside the picture,
+        h' = h + 2 (patch // 2); the similarity outside of it is 0.
+        Computed row by row as a matrix product of all pixels with all pixels, in which the shifts within the radius are
+        a band. That is seven times the arithmetic of going shift by shift, in a fraction of its time, because matrix
+        products run at the processor's peak.
         """
         side, (height, width) = 2 * self.radius + 1, first.shape[-2:]
         rows = F.pad(first.permute(0, 2, 3, 1), (0, 0, 0, 1))  # (M, h, w + 1, C)
@@ -74,27 +81,29 @@ class ResidualMotion(nn.Module):
         bands = []
         for dy in range(side):
             products = rows @ second[:, dy : dy + height]  # (M, h, w + 1, w + 2r)
-            # Cut into rows that are longer by one, what lay on a diagonal lies in a column.
+            # In rows that are longer by one, diagonals become columns.
             flat = products.flatten(2)[..., : width * (width + side)]
             bands.append(flat.unflatten(2, (width, width + side))[..., :side])
         reach = self.patch // 2
         similarity = F.pad(torch.cat(bands, dim=3), (0, 0, *(reach,) * 4)).permute(0, 3, 1, 2)
-        # Not sums, by divisor_override=1: the exporter to ONNX passes over that without a word.
+        # Means, not sums (divisor_override=1), because the ONNX exporter silently ignores divisor_override.
         return F.avg_pool2d(similarity, self.patch, 1, reach).permute(0, 2, 3, 1)
 
     def _onward(self, means: Tensor) -> Tensor:
-        """Mean similarity over the patch of a pixel of the first frames, (M, h, w, D), at shifts row by row."""
+        """Mean similarity of the patch at each pixel of the first frames to the second frames, (M, h, w, D).
+
+        D: the shifts, in row-major order.
+        """
         reach = self.patch // 2
         means = means[:, reach : means.shape[1] - reach, reach : means.shape[2] - reach]
         return means / self._patch_shares(*means.shape[1:3], like=means)
 
     def _back(self, means: Tensor) -> Tensor:
-        """The same of the second frames to the first: what pixel q has at shift -d pixel q - d has at shift d."""
+        """The same from the second frames to the first: pixel q at shift -d has what pixel q - d has at shift d."""
         side, reach = 2 * self.radius + 1, self.patch // 2
         height, width = (size - 2 * reach for size in means.shape[1:3])
-        means = F.pad(
-            means, (0, 0, *(self.radius - reach,) * 4)
-        )  # Centres that far outside have nothing in their patches.
+        # Patches with centres that far outside contain no pixels.
+        means = F.pad(means, (0, 0, *(self.radius - reach,) * 4))
         y, x, dy, dx = (torch.arange(size, device=means.device) for size in (height, width, side, side))
         pixel = (y.view(-1, 1, 1, 1) + dy.view(-1, 1)) * means.shape[2] + x.view(-1, 1, 1) + dx
         shift = (side - 1 - dy).view(-1, 1) * side + (side - 1 - dx)
@@ -102,7 +111,7 @@ class ResidualMotion(nn.Module):
         return taken.unflatten(1, (height, width, side**2)) / self._patch_shares(height, width, like=means)
 
     def _patch_shares(self, height: int, width: int, like: Tensor) -> Tensor:
-        """The part of a patch that lies inside the picture, (h, w, 1)."""
+        """The fraction of each pixel's patch that lies inside the picture, (h, w, 1)."""
         reach, sizes = self.patch // 2, []
         for length in (height, width):
             place = torch.arange(length, device=like.device)
@@ -110,26 +119,26 @@ class ResidualMotion(nn.Module):
         return (sizes[0].view(-1, 1, 1) * sizes[1].view(-1, 1)).to(like.dtype) / self.patch**2
 
     def _motion(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
-        """Motion (M, 2, h, w) less the camera's, and its certainty (M, 1, h, w). similarity: (M, h, w, D)."""
+        """Motion (M, 2, h, w) minus the camera's, and the confidence in it (M, 1, h, w). similarity: (M, h, w, D)."""
         share = torch.softmax(similarity / self.temperature, dim=3)
         steps = torch.arange(-self.radius, self.radius + 1, dtype=share.dtype, device=share.device)
         y, x = steps.repeat_interleave(len(steps)), steps.repeat(len(steps))
         moments = (share @ torch.stack([x, y, x.square() + y.square()], dim=1)).permute(0, 3, 1, 2)
         motion = moments[:, :2]
         spread = moments[:, 2:] - motion.square().sum(1, keepdim=True)
-        # Near the border the match of what leaves the picture is no match: nothing there is alike.
+        # A low similarity lowers the confidence, too: what leaves the picture has no match.
         sure = similarity.amax(3).unsqueeze(1).clamp(0, 1) / (1 + spread.clamp(min=0))
         return motion - _camera_motion(motion, sure), sure
 
 
 def _standardised(features: Tensor) -> Tensor:
-    """Each channel of each frame with mean 0 and variance 1: else few strong channels decide what is alike."""
+    """Each channel of each frame with mean 0 and variance 1; otherwise a few strong channels decide the similarity."""
     centred = features - features.mean((2, 3), keepdim=True)
     return centred / (centred.square().mean((2, 3), keepdim=True) + 1e-5).sqrt()
 
 
 def _of_frames(onward: Tensor, back: Tensor, sign: int) -> tuple[Tensor, Tensor]:
-    """From pairs (N, T-1, ...) to frames (N, T, ...): the last frame has no next one, the first no previous one."""
+    """From pairs of frames (N, T-1, ...) to frames (N, T, ...): the last has no next one, the first no previous one."""
     return torch.cat([onward, sign * back[:, -1:]], dim=1), torch.cat([sign * onward[:, :1], back], dim=1)
 
 
@@ -138,7 +147,7 @@ def _halved(maps: Tensor) -> Tensor:
 
 
 def _camera_motion(motion: Tensor, weight: Tensor) -> Tensor:
-    """The affine motion (M, 2, h, w) that fits most of the picture: least squares, reweighted against what it misses."""
+    """The affine motion (M, 2, h, w) that fits most of the picture, by reweighted least squares."""
     height, width = motion.shape[-2:]
     options = {"dtype": motion.dtype, "device": motion.device}
     y = torch.linspace(-1, 1, height, **options).view(1, 1, height, 1).expand(1, 1, height, width)
@@ -157,7 +166,7 @@ def _camera_motion(motion: Tensor, weight: Tensor) -> Tensor:
 
 
 def _inverse(matrix: Tensor) -> Tensor:
-    """Of symmetric positive matrices (M, 3, 3), made safely invertible; by cofactors, which every exporter knows."""
+    """Inverses of symmetric positive matrices (M, 3, 3) plus a small ridge; cofactors work in every exporter."""
     ridge = matrix.diagonal(dim1=1, dim2=2).sum(1).view(-1, 1, 1) * 1e-4 + 1e-6
     matrix = matrix + ridge * torch.eye(3, dtype=matrix.dtype, device=matrix.device)
     a, b, c = matrix.unbind(1)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from pdb_ext import ConvLSTM, DBConvLSTM, PDBConvLSTM
 
-# The kinds of temporal module, with the names that Table 5 gives them.
+# The kinds of temporal module ("none" and `options.TEMPORAL_KINDS`), with their names in Table 5.
 TEMPORAL_MODULES = {
     "none": "no temporal module",
     "fc_lstm": "FC-LSTM",
@@ -25,7 +25,7 @@ TEMPORAL_MODULES = {
 
 
 class NoTemporal(nn.Module):
-    """Every frame for itself: the spatial part of the model alone (step one of the paper's training; Table 4)."""
+    """Each frame by itself: the spatial part of the model alone (step one of the paper's training; Table 4)."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         return x, None
@@ -35,9 +35,9 @@ class FCLSTM(nn.Module):
     """Fully connected LSTM over the frames (Table 5, "FC-LSTM").
 
     The paper does not define it. Fully connected gates over the whole feature map are out of reach (32 channels on
-    60x60 pixels: 2.7e10 weights a gate), so the map is average-pooled to 8x8 cells, flattened, run through `nn.LSTM`
-    whose hidden state has C channels on the same cells, and upsampled again (bilinear, corners aligned). With C = 32
-    these are the 2048 units of the FC-LSTM of Shi et al. (2015), and like the paper's it loses the spatial details.
+    60x60 pixels: 2.7e10 weights per gate), so the map is average-pooled to 8x8 cells, flattened, run through an
+    `nn.LSTM` whose hidden state has C channels on the same cells, and upsampled again (bilinear, corners aligned). With
+    C = 32 these are the 2048 units of the FC-LSTM of Shi et al. (2015), and like the paper's it loses spatial details.
     """
 
     CELLS = 8
@@ -91,10 +91,10 @@ def build_temporal(
     merge: str,
     peephole: tuple[int, ...] | None,
 ) -> tuple[nn.Module, int]:
-    """The temporal module called `kind` (a key of TEMPORAL_MODULES) and the number of its output channels.
+    """The temporal module `kind` (a key of TEMPORAL_MODULES) and the number of its output channels.
 
     dilations: of the branches of "pdb_convlstm"; all other kinds have dilation 1, as in Table 5.
-    merge, peephole: as in `pdb_ext.DBConvLSTM`, for the kinds that have two directions and a ConvLSTM respectively.
+    merge, peephole: as in `pdb_ext.DBConvLSTM`; for kinds with two directions, and for those with a ConvLSTM.
     """
     if kind == "none":
         return NoTemporal(), in_channels
@@ -111,12 +111,12 @@ def build_temporal(
 
 
 def step(module: nn.Module, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """The module's answer to the next frames x (N, T, Cin, h, w) when nothing of the future is known, and the carried state.
+    """The module's output for the next frames x (N, T, Cin, h, w) without knowledge of the future, and the new state.
 
-    state: what the last call returned, None before the first. Forward layers carry their state on. A backward layer starts
-    anew at every frame, and sees that frame alone: just this is what it does at the last frame of a clip, so a frame's
-    answer is that of the last frame of a clip that ends with it and begins with the video. T steps of one frame and one
-    step of T frames are the same.
+    state: what the previous call returned, None for the first. Forward layers continue from their state. A backward
+    layer starts anew at every frame and sees that frame alone, as it does at the last frame of a clip. So the output
+    for a frame is that for the last frame of a clip that begins with the video. T steps of one frame equal one step of
+    T frames.
     """
     if isinstance(module, PDBConvLSTM):
         outputs, states = zip(
@@ -129,10 +129,10 @@ def step(module: nn.Module, x: Tensor, state: Any) -> tuple[Tensor, Any]:
 
 
 def _step_bidirectional(module: DBConvLSTM | BConvLSTM, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-    frames = x.transpose(0, 1)  # DBConvLSTM's own layers are time-major, BConvLSTM's are not.
+    frames = x.transpose(0, 1)  # The layers of DBConvLSTM are time-major, those of BConvLSTM are not.
     forward, state = _time_major(module.forward_layer, frames, state)
     read = forward if isinstance(module, DBConvLSTM) else frames
-    backward, _ = _time_major(module.backward_layer, read.flatten(0, 1).unsqueeze(0), None)  # A clip for every frame.
+    backward, _ = _time_major(module.backward_layer, read.flatten(0, 1).unsqueeze(0), None)  # A clip per frame.
     forward, backward = forward.flatten(0, 1), backward[0]
     if module.merge == "tanh":
         output = torch.tanh(module.merge_forward(forward) + module.merge_backward(backward))
@@ -142,7 +142,7 @@ def _step_bidirectional(module: DBConvLSTM | BConvLSTM, x: Tensor, state: Any) -
 
 
 def _time_major(layer: ConvLSTM, x: Tensor, state: Any) -> tuple[Tensor, Any]:
-    """The layer over time-major x (T, N, Cin, h, w), whichever order the layer was made for."""
+    """Runs the layer on time-major x (T, N, Cin, h, w), whether or not the layer is `batch_first`."""
     if not layer.batch_first:
         return layer(x, state)
     output, state = layer(x.transpose(0, 1), state)

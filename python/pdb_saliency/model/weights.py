@@ -1,10 +1,9 @@
-"""Load and save whole models: by name, .safetensors, .pth, .caffemodel."""
+"""Load models by name or from a .safetensors, .pth or .caffemodel file, and save them."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import warnings
 from pathlib import Path
 
@@ -13,11 +12,12 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from pdb_saliency.errors import OutputError, WeightsError
+from pdb_saliency.errors import OutputError, WeightsError, one_line
 from pdb_saliency.model.backbones.efficientnet import WEIGHTS_PACKAGE, imagenet_weights_path, load_imagenet_weights
 from pdb_saliency.model.caffe.released import load_caffemodel
+from pdb_saliency.runtime.files import replacing
 
-from .assemble import fill, one_line, skeleton
+from .assemble import fill, skeleton
 from .config import LITE, ModelConfig
 from .saliency import SaliencyModel
 
@@ -28,10 +28,11 @@ _SHIPPED = Path(__file__).parents[1] / "shipped"
 def load_model(weights: str | Path | None = None) -> SaliencyModel:
     """A model on the CPU in eval mode.
 
-    weights: a name (`pdb-saliency info` lists them), a .safetensors or .pth file that `save_model` wrote, an authors' .caffemodel,
-    or None for the default model, "lite". `model.untrained` says in words which weights are random (None: none).
+    weights: a name (`pdb-saliency info` lists them), a .safetensors or .pth file that `save_model` wrote, the authors'
+    .caffemodel, or None for the default model, "lite". `model.untrained` says in words which weights are random (None:
+    none).
 
-    Raises WeightsError with one line: a missing, damaged or foreign file, or an unknown name.
+    Raises WeightsError, one line, for a missing, damaged or foreign file or an unknown name.
     """
     name = DEFAULT if weights is None else str(weights)
     if name in _NAMED:
@@ -43,7 +44,7 @@ def load_model(weights: str | Path | None = None) -> SaliencyModel:
     try:
         if not path.is_file():
             raise WeightsError(f"{path}: no such file")
-    except OSError as error:  # A name too long, or a folder that may not be read.
+    except OSError as error:  # The name is too long, or the folder may not be read.
         raise WeightsError(f"{name}: cannot be read ({error.strerror})") from error
     if path.suffix.lower() == ".caffemodel":
         return load_caffemodel(path)
@@ -60,7 +61,7 @@ def load_model(weights: str | Path | None = None) -> SaliencyModel:
 
 
 def check_model_path(path: Path) -> None:
-    """Raises OutputError where `save_model` surely could not write."""
+    """Raises OutputError if it is certain that `save_model` cannot write there."""
     if path.suffix.lower() not in _SERIALISERS:
         raise OutputError(f"{path}: a model file must end in {' or '.join(_SERIALISERS)}")
     if not path.parent.is_dir():
@@ -70,22 +71,17 @@ def check_model_path(path: Path) -> None:
 def save_model(model: SaliencyModel, path: str | Path) -> None:
     """Write weights and configuration to a .safetensors or .pth file, which appears complete or not at all.
 
-    What a process that is killed meanwhile leaves is a hidden file, .NAME.PROCESS.part; `train` clears those of its runs.
-    Raises OutputError for another suffix, or where the file cannot be written.
+    A process that is killed meanwhile leaves a hidden file, .NAME.PROCESS.part; `train` removes those of its own runs.
+    Raises OutputError for another suffix, or if the file cannot be written.
     """
     path = Path(path)
     check_model_path(path)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     content = _SERIALISERS[path.suffix.lower()](state, {"config": model.config.to_dict(), "untrained": model.untrained})
-    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.part")
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with replacing(path, durable=True) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
@@ -95,7 +91,7 @@ def weight_names() -> dict[str, str]:
 
 
 def _lite() -> SaliencyModel:
-    """EfficientNet-Lite0, PDC, PDB-ConvLSTM, skip decoder; trained by us on stills and clips made of them (the default)."""
+    """EfficientNet-Lite0, PDC, PDB-ConvLSTM, skip decoder; trained on stills and clips made of them (the default)."""
     return load_model(_SHIPPED / "lite.safetensors")
 
 
@@ -127,10 +123,10 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 def _read_pth(path: Path) -> tuple[dict[str, Tensor], dict]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Of a foreign pickle; it is refused below in our own words.
+        warnings.simplefilter("ignore")  # About a foreign pickle, which is refused below in our own words.
         try:
             stored = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # Nearly anything. torch's own words advise to run the code in the file.
+        except Exception as error:  # Nearly anything. torch's own message recommends running the code in the file.
             raise ValueError("it cannot be read as tensors and plain values") from error
     state = stored["state_dict"]
     if not all(
@@ -141,7 +137,7 @@ def _read_pth(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def _is_plain(tensor: Tensor) -> bool:
-    """Dense, on the CPU, and with one stored value for each of its elements."""
+    """Whether the tensor is dense, on the CPU, and has a stored value for each of its elements."""
     dense = (
         tensor.layout is torch.strided and not (tensor.is_nested or tensor.is_quantized) and tensor.device.type == "cpu"
     )
@@ -153,7 +149,7 @@ def _safetensors_bytes(state: dict[str, Tensor], metadata: dict) -> bytes:
 
 
 def _pth_bytes(state: dict[str, Tensor], metadata: dict) -> bytes:
-    # Into memory first: torch.save reports a full disk as a RuntimeError without a cause.
+    # In memory first: torch.save reports a full disk as a RuntimeError without a cause.
     buffer = io.BytesIO()
     torch.save({"state_dict": state, "pdb_saliency": metadata}, buffer)
     return buffer.getvalue()

@@ -1,1 +1,1 @@
-"""A video, or a folder of videos, in; a folder of results out."""
+"""A video, or a work list of videos, in; a folder of results out."""

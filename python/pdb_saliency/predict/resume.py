@@ -1,4 +1,4 @@
-"""Going on from an interrupted run: what it was is recorded beside its results, and its maps are not computed once more."""
+"""Resuming an interrupted run: a record beside the results says what the run was, and its maps are used again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,23 @@ import cv2
 import numpy as np
 
 from pdb_saliency.errors import InputError, OutputError, SaliencyError
-from pdb_saliency.options import FILES, PICTURES
+from pdb_saliency.runtime.files import replacing
 from pdb_saliency.video.frame import Frame, Source
 
+from .outputs import OUTPUTS, PICTURES
+
 RECORD = "run.json"
-_STORE = ".maps"  # Of a run that does not save maps.
+_STORE = ".maps"  # for a run that does not save maps
 
 
-class Run:
-    """What is done into the folder `out`, and how much of it an earlier run has done.
+class RunRecord:
+    """The record of a run into the folder `out`, and how much of it an earlier run has done.
 
-    settings: what the results depend on, in JSON types; an earlier run with others is not gone on from. saves_maps: among
-    the results are maps, from which a later run goes on. resumable: maps shall be kept for that even if they are not.
+    settings: what the results depend on, in JSON types; an earlier run with other settings is not resumed. saves_maps:
+    whether maps are among the results; a later run goes on from them. resumable: whether to keep maps for that even if
+    they are not.
+
+    Attributes: store (the folder for maps that are kept only for a later run, or None).
     """
 
     def __init__(self, out: Path, settings: Mapping[str, Any], saves_maps: bool, resumable: bool):
@@ -37,9 +42,9 @@ class Run:
         self.store = self._maps if resumable and not saves_maps else None
 
     def earlier(self) -> str | None:
-        """The state of the earlier run: "complete", "begun", or None for none that is known, or whose results are gone.
+        """The state of the earlier run: "complete", "begun", or None if there was none or its results are gone.
 
-        Raises SaliencyError where it had other settings.
+        Raises SaliencyError if it had other settings.
         """
         try:
             record = json.loads(self._path.read_text(encoding="utf-8"))
@@ -48,65 +53,61 @@ class Run:
             return None
         if settings != self._settings:
             names = [name for name in self._settings if settings.get(name) != self._settings[name]] or ["version"]
-            told = "; ".join(
+            changes = "; ".join(
                 f"{name} {settings.get(name)!s:.80}, now {self._settings.get(name)!s:.80}" for name in names
             )
-            raise SaliencyError(f"{self._out}: the earlier run differs ({told}): leave out --resume to begin anew")
+            raise SaliencyError(f"{self._out}: the earlier run differs ({changes}): leave out --resume to start again")
         if complete:
             return "complete" if self._is_whole(record.get("frames")) else None
         return "begun"
 
     def begin(self) -> None:
-        """Record that this run has begun, which makes all maps that are there already old. Raises OutputError."""
+        """Record that this run has begun; maps older than the record are not its own. Raises OutputError."""
         if self.store:
             shutil.rmtree(self.store, ignore_errors=True)
             try:
                 self.store.mkdir(exist_ok=True)
             except OSError as error:
-                raise OutputError(f"{self.store}: cannot be made ({error.strerror})") from error
+                raise OutputError(f"{self.store}: cannot be created ({error.strerror})") from error
         self._write(False)
 
     def complete(self, frames: int) -> None:
-        """Record that the results of so many frames are there, and remove the maps that were only kept for going on."""
+        """Record that the results of `frames` frames are there, and remove maps kept only for resuming."""
         self._write(True, frames)
         if self.store:
             shutil.rmtree(self.store, ignore_errors=True)
 
     def known(self, source: Source) -> Source:
-        """The source, whose first frames bring their maps, as far as the earlier run left them without a gap."""
+        """The source, whose first frames carry the maps that the earlier run left, up to the first gap."""
         return _KnownFrames(source, self._maps, self._path.stat().st_mtime_ns)
 
     def _is_whole(self, frames: object) -> bool:
-        """Whether nobody has removed results since: of `frames` frames, where the record says how many there were."""
-        for kind in self._settings.get("save", ()):
-            path = self._out / FILES.get(kind, kind)
-            if kind in FILES and not path.is_file():
+        """Whether the results of a complete run still exist. frames: how many it recorded, None in old records."""
+        for kind in (OUTPUTS[name] for name in self._settings.get("save", ())):
+            path = self._out / kind.place
+            if kind.form != PICTURES and not path.is_file():
                 return False
-            if kind in PICTURES and sum(file.suffix == ".png" for file in path.glob("[!.]*")) < (frames or 1):
+            if kind.form == PICTURES and sum(file.suffix == ".png" for file in path.glob("[!.]*")) < (frames or 1):
                 return False
         return True
 
     def _write(self, complete: bool, frames: int | None = None) -> None:
         text = json.dumps({"complete": complete, "frames": frames, "settings": self._settings}, indent=1)
-        temporary = self._out / f".{RECORD}.part"
         try:
             self._out.mkdir(parents=True, exist_ok=True)
-            try:
+            with replacing(self._path, self._out / f".{RECORD}.part") as temporary:
                 temporary.write_text(text, encoding="utf-8")
-                os.replace(temporary, self._path)
-            finally:
-                temporary.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(f"{self._path}: cannot be written ({error.strerror})") from error
 
 
 class _KnownFrames:
-    """A source with the maps of an earlier run, those younger than its record: see Frame.known."""
+    """A source with the maps of an earlier run, those written since `begun`: see Frame.known."""
 
     def __init__(self, source: Source, maps: Path, begun: int):
         self._source = source
         self._maps = maps
-        self._begun = begun
+        self._begun = begun  # nanoseconds
         self.count, self.fps, self.files = source.count, source.fps, source.files
 
     @property
@@ -121,7 +122,7 @@ class _KnownFrames:
             yield replace(frame, known=known)
 
     def _stored(self, frame: Frame) -> np.ndarray | None:
-        """The map, uint8 (H, W); None where there is none, or one of another frame or run."""
+        """The map, uint8 (H, W); None if it is missing, damaged, or that of another frame or run."""
         path = self._maps / f"{frame.name}.png"
         try:
             data = path.read_bytes() if path.stat().st_mtime_ns >= self._begun else b""
@@ -132,8 +133,8 @@ class _KnownFrames:
         return image if fits else None
 
 
-def fingerprint(files: Any) -> str:
-    """Of the input's files, without reading them: paths, sizes and times of change. Raises InputError."""
+def fingerprint(files: Iterable[str | os.PathLike[str]]) -> str:
+    """A digest of the files' paths, sizes and modification times; the files are not read. Raises InputError."""
     digest = hashlib.sha256()
     for path in files:
         try:

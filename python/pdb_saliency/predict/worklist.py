@@ -1,4 +1,4 @@
-"""Many videos in one run, shared out over the processes that `torchrun` starts."""
+"""Many videos in one run, divided among the processes that `torchrun` starts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ VIDEO_SUFFIXES = frozenset(
 
 @dataclass(frozen=True)
 class Job:
-    """source: as for `open_source`. out: the folder for its results. label: what it is called in messages."""
+    """One video. source: as for `open_source`. out: the folder for its results. label: its name in messages."""
 
     source: str
     out: Path
@@ -30,36 +30,30 @@ class Job:
 
 @dataclass(frozen=True)
 class Share:
-    """This process's part of the work, as torchrun says in the environment: every `world`-th job, from number `rank`."""
+    """This process's part of the work: every `world`-th job, from number `rank`."""
 
     rank: int = 0
     world: int = 1
 
     @classmethod
     def from_environment(cls) -> Share:
-        """Raises SaliencyError where RANK and WORLD_SIZE make no sense together."""
+        """From torchrun's RANK and WORLD_SIZE. Raises SaliencyError if they do not fit together."""
         texts = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
         if not all(text.isdigit() for text in texts) or not int(texts[0]) < int(texts[1]):
             raise SaliencyError(f"RANK must be below WORLD_SIZE, got RANK={texts[0]} WORLD_SIZE={texts[1]}")
         return cls(*map(int, texts))
 
 
-def device_of_process(name: str) -> str:
-    """ "auto" and "cuda" are, under torchrun, the GPU of this process's number on its machine."""
-    if name not in ("auto", "cuda") or not os.environ.get("LOCAL_RANK", "").isdigit():
-        return name
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return f"cuda:{int(os.environ['LOCAL_RANK']) % count}" if count else name
-
-
 def find_jobs(inputs: Sequence[str], lists: Sequence[Path], out: Path) -> list[Job]:
-    """A job for every video: of `inputs`, then of the lines of the text files `lists` (empty lines and # comments left out).
+    """A job for every video: first those of `inputs`, then those of the text files `lists`.
 
-    A folder without pictures of its own stands for the videos in it and for its folders of pictures. One video alone is
-    written to `out`, several to a folder each below it, called by the videos' names without suffix; where these are not all
-    different by the names with suffix; and else by the paths below the folder they have in common.
+    lists: one video per line; empty lines and lines that begin with # are ignored. A folder without pictures of its own
+    stands for the videos in it and for its folders of pictures.
+
+    A single video of `inputs` is written to `out`. Several get a folder each below it, named after the videos without
+    their suffixes; if these names are not all different, after the videos with their suffixes; and if those are not
+    either, by the paths below the folder that they have in common.
+
     Raises InputError: a list that cannot be read, nothing to do, the same video twice.
     """
     named = [*inputs, *(line for file in lists for line in _lines(file))]
@@ -73,7 +67,7 @@ def find_jobs(inputs: Sequence[str], lists: Sequence[Path], out: Path) -> list[J
         path = os.path.abspath(source)
         if path in first:
             raise InputError(
-                f"{source} is named more than once" + (f", as {first[path]} too" if first[path] != source else "")
+                f"{source} is named more than once" + (f", also as {first[path]}" if first[path] != source else "")
             )
         first[path] = source
     return [Job(source, out / name, source) for source, name in zip(sources, _names(sources))]
@@ -85,12 +79,12 @@ def _lines(file: Path) -> list[str]:
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{file}: not a text file: a list has a path on each line") from error
+        raise InputError(f"{file}: not a text file: a list has one path per line") from error
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def _expand(text: str) -> list[str]:
-    """The videos that a folder without pictures holds; anything else stands for itself."""
+    """The videos in a folder without pictures; anything else stands for itself."""
     from pdb_saliency.video.source import natural_key
 
     folder = Path(text)
@@ -120,16 +114,17 @@ def _names(sources: list[str]) -> list[str]:
         [path.name for path in paths],
         [str(path.relative_to(common)) for path in paths],
     )
-    # Compared without case, because some file systems do.
+    # Compared without regard to case, because some file systems ignore it.
     return next((names for names in schemes if len({name.casefold() for name in names}) == len(names)), schemes[-1])
 
 
 def work_through(jobs: Sequence[Job], share: Share, process: Callable[[Job], str], done: Callable[[str], None]) -> None:
-    """Do this process's jobs, one after the other, whatever becomes of each; then wait for the other processes.
+    """Do this process's jobs in turn, then wait for the other processes.
 
-    process: does a job and returns a line about it, for the user; what it raises is told, and the next job begins.
-    Raises SaliencyError, in every process, when a job of any has failed; only then, because torchrun ends all processes
-    when the first one fails.
+    process: does one job and returns a line for the user, which goes to `done`. If it raises an error, that is logged
+    and the next job begins.
+    Raises SaliencyError, in every process, if a job of any process has failed. It does so only at the end, because
+    torchrun stops all processes when one fails.
     """
     failed = 0
     for index in range(share.rank, len(jobs), share.world):
@@ -140,7 +135,7 @@ def work_through(jobs: Sequence[Job], share: Share, process: Callable[[Job], str
             failed += 1
             _log.error("%s: %s", head, error)
             continue
-        except Exception as error:  # A defect, or a lack of memory: no reason to leave the others undone.
+        except Exception as error:  # A defect, or too little memory: no reason to give up the other videos.
             failed += 1
             _log.error("%s: %s", head, traceback.format_exception_only(error)[-1].strip())
             continue
@@ -156,7 +151,7 @@ def _sum_over_processes(failed: int, share: Share) -> int:
     import torch
     from torch import distributed
 
-    # The others may work for days yet.
+    # The other processes may need days.
     distributed.init_process_group("gloo", timeout=timedelta(days=100))
     total = torch.tensor(failed)
     distributed.all_reduce(total)

@@ -1,1 +1,1 @@
-"""What every program needs: console, files, processes, isolation from the current folder. Imports nothing heavy."""
+"""What every program needs: files, processes, progress, isolation from the current folder. Imports nothing heavy."""

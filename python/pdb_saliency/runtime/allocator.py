@@ -1,4 +1,4 @@
-"""Memory that is freed stays with the process, where the C library is GNU's."""
+"""Makes malloc of the GNU C library keep freed memory in the process."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _LARGEST = 2**31 - 1
 def keep_freed_memory() -> None:
     """Tell malloc to serve large blocks from the heap and to keep what is freed, for as long as the process lives.
 
-    By default each feature map is mapped from the kernel and returned to it, and every one of its pages is cleared on
-    first touch: on a CPU that is up to half the time of a training step. Does nothing where there is no mallopt.
+    By default each feature map is mapped from the kernel and returned to it, and the kernel clears every page on first
+    touch: on a CPU that takes up to half the time of a training step. Does nothing where there is no mallopt.
     """
     if not sys.platform.startswith("linux"):
         return

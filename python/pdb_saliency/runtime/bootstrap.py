@@ -1,12 +1,13 @@
-"""What `isolation.python_command` starts: runs CODE as `python -c CODE ARGUMENT...` does, with the search path it is given.
+"""Runs CODE with its ARGUMENTs as `python -c` does, but with the given search path: see `isolation.python_command`.
 
-Arguments: the number of folders, the folders, -c, CODE, ARGUMENT... It is started as a script, by its path, because that
-alone keeps the current folder out in every version of Python and leaves user site, environment and PYTHONHOME as they are.
+Arguments: the number of folders, the folders, -c, CODE, ARGUMENT... Python starts this file as a script, by its path,
+because only that keeps the current folder out in every version of Python and leaves user site, environment and
+PYTHONHOME as they are.
 """
 
 import sys
 
-# Before anything else is imported: first comes the folder of this file, where `files` and `processes` are ours.
+# Before any other import: the search path begins with the folder of this file, where `files` and `processes` are ours.
 _count = int(sys.argv[1])
 sys.path[:] = sys.argv[2 : 2 + _count]
 _code = sys.argv[3 + _count]

@@ -1,4 +1,4 @@
-"""Files that are complete or not there at all."""
+"""Files that are either complete or absent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CHUNK = 1 << 20  # bytes
 
 @contextmanager
 def replacing(path: Path, temporary: Path | None = None, *, durable: bool = False) -> Iterator[Path]:
-    """Gives the path of a hidden file to be written; at the end of the context it takes the place of `path`.
+    """Yields the path of a hidden file to write, which replaces `path` at the end of the context.
 
     After an error or an interruption the hidden file is removed and `path` is as it was.
     temporary: the hidden file, in the folder of `path`; by default .NAME.PROCESS.part.
@@ -35,12 +35,12 @@ def replacing(path: Path, temporary: Path | None = None, *, durable: bool = Fals
 
 
 def temporary_beside(path: Path) -> Path:
-    """The hidden file that becomes `path`; its name is cut, because file names may have 255 bytes at most."""
+    """The hidden file that becomes `path`. Its name is cut, because file names have at most 255 bytes."""
     return path.with_name(f".{path.name[:50]}.{os.getpid()}.part")
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file's content, in hexadecimal. Raises OSError."""
+    """The SHA-256 of a file's content in hexadecimal. Raises OSError."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):
@@ -49,15 +49,15 @@ def sha256_of(path: Path) -> str:
 
 
 def check_file(path: Path) -> None:
-    """Raises, before the work, what would stop `write_file` after it: OutputError where a folder has this name."""
+    """Raise before the work what would stop `write_file` after it: OutputError if a folder has this name."""
     if path.is_dir():
         raise OutputError(f"{path}: cannot be written (Is a directory)")
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Write `content`, making the folder where it is absent. Raises OutputError.
+    """Write `content`, creating the folder if it is absent. Raises OutputError.
 
-    A link stays a link, and what is not a regular file (/dev/null, a pipe) is written to, not replaced.
+    A link stays a link; anything but a regular file (/dev/null, a pipe) is written to, not replaced.
     """
     try:
         path = path.resolve()

@@ -1,8 +1,9 @@
 """No code from the current folder, which may have been downloaded together with the video.
 
-Python started with `-c`, as decoders, pools of processes and their resource tracker are, looks for every module in the
-current folder first: `subprocess.py` there would be run. From Python 3.11 on `-P` forbids it; 3.10 has only `-I`, which
-drops the user's own packages as well. So Python is started with `bootstrap.py` in place of `-c`, and told where modules are.
+Python started with `-c`, as it is for decoders, pools of processes and their resource tracker, looks for every module
+in the current folder first: a `subprocess.py` there would be run. From Python 3.11 on `-P` prevents this; 3.10 has only
+`-I`, which drops the user's own packages as well. So Python is started with `bootstrap.py` in place of `-c`, and is
+given the search path.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ _LISTS = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH")  # An empty or relative entry
 
 
 def isolate() -> None:
-    """For a program: from here on neither it nor what its libraries start looks for code in the current folder."""
+    """For a program: from now on neither it nor anything its libraries start looks for code in the current folder."""
     here_alone = _found_from_here(_kept())
     sys.path[:] = search_path()
     environment = clean_environment()
@@ -36,8 +37,8 @@ def isolate() -> None:
 def search_path() -> list[str]:
     """`sys.path` without what stands for the current folder: "", relative entries, the first one of `python -m`.
 
-    A folder that is named absolutely, in PYTHONPATH, a .pth file or by the program, stays, whatever the current one is.
-    Where this package and pdb_ext come from is there in any case, as the last: they may lie in the current folder alone.
+    A folder that PYTHONPATH, a .pth file or the program names absolutely stays, even if it is the current one. The
+    folders of this package and of pdb_ext are always included, at the end: perhaps only the current folder has them.
     """
     kept = _kept()
     path = [*kept, *_found_from_here(kept)]
@@ -45,26 +46,26 @@ def search_path() -> list[str]:
 
 
 def python_command(code: str, *arguments: str) -> list[str]:
-    """The command that runs `code` in a Python that finds the same modules as this one, and none in the current folder."""
+    """The command to run `code` in a Python that finds the modules this one finds, but none in the current folder."""
     import subprocess
 
     return [sys.executable, *subprocess._args_from_interpreter_flags(), *_instead_of_c(), "-c", code, *arguments]
 
 
 def clean_environment() -> dict[str, str]:
-    """A copy of the environment, in which PATH and its like lack the entries that mean the current folder."""
+    """A copy of the environment without the entries of PATH and its like that mean the current folder."""
     environment = dict(os.environ)
     for name in _LISTS:
         entries = [entry for entry in environment.pop(name, "").split(os.pathsep) if os.path.isabs(entry)]
         if entries:
             environment[name] = os.pathsep.join(entries)
-        elif name == "PATH" and name in os.environ:  # An empty one means the current folder, too.
+        elif name == "PATH" and name in os.environ:  # An empty PATH means the current folder, too.
             environment[name] = os.defpath
     return environment
 
 
 def find_program(name: str) -> str | None:
-    """The absolute path of a program; never that of one in the current folder, unless PATH names that absolutely."""
+    """The absolute path of a program; never one in the current folder, unless PATH names that folder absolutely."""
     import shutil
 
     found = shutil.which(name, path=clean_environment().get("PATH"))
@@ -72,10 +73,11 @@ def find_program(name: str) -> str | None:
 
 
 def isolate_multiprocessing() -> None:
-    """Processes of `multiprocessing` start as those of `python_command` do, its resource tracker and fork server included.
+    """Make `multiprocessing` start its processes, resource tracker and fork server included, as `python_command` does.
 
-    It has no public place for arguments of the interpreter; all of its processes take them from here (Python 3.10 to 3.13).
-    What this process itself finds in the current folder (in a program that has not called `isolate`) they find last.
+    It has no public way to pass arguments to the interpreter; in Python 3.10 to 3.13 all its processes take them from
+    the function replaced here. What this process itself finds in the current folder (in a program that has not called
+    `isolate`) they find last.
     """
     from multiprocessing import spawn, util
 
@@ -95,7 +97,7 @@ def isolate_multiprocessing() -> None:
 
 
 def isolate_compiler() -> None:
-    """The same for PyTorch's compiler, which asks `python -c` whether a library loads."""
+    """The same for PyTorch's compiler, which runs `python -c` to find out whether a library loads."""
     try:
         from torch._inductor.cpu_vec_isa import VecISA
 
@@ -107,7 +109,7 @@ def isolate_compiler() -> None:
 
 
 def _instead_of_c() -> list[str]:
-    """Arguments that make Python take what follows, "-c" included, as `bootstrap` does."""
+    """Arguments after which Python hands "-c" and everything behind it to `bootstrap`."""
     path = search_path()
     return [_bootstrap(), str(len(path)), *path]
 
@@ -130,16 +132,16 @@ def _bootstrap() -> str:
 
 
 def _guard_libraries() -> None:
-    """Processes load no shared library of the current folder either.
+    """Keep processes from loading shared libraries of the current folder.
 
-    OpenCV, when it is imported, puts a folder and a colon before LD_LIBRARY_PATH. With nothing behind, the colon means the
-    current folder. So something stands there: the folder of this package, which has no libraries.
+    OpenCV, when it is imported, prepends a folder and a colon to LD_LIBRARY_PATH. If that was empty, the trailing colon
+    means the current folder. So it is given an entry: the folder of this package, which holds no libraries.
     """
     os.environ["LD_LIBRARY_PATH"] = clean_environment().get("LD_LIBRARY_PATH", _PACKAGE)
 
 
 def _found_from_here(kept: list[str]) -> list[str]:
-    """The folders of this package and of pdb_ext that are found by what stands for the current folder alone."""
+    """The folders of this package and of pdb_ext that only an entry meaning the current folder leads to."""
     try:
         found = {os.path.abspath(entry) for entry in sys.path if isinstance(entry, str)}
     except OSError:  # It has been removed.
@@ -148,7 +150,7 @@ def _found_from_here(kept: list[str]) -> list[str]:
 
 
 def _kept() -> list[str]:
-    """`search_path`, but for this package's own folder."""
+    """`search_path` without the folder added for this package."""
     try:
         here = os.getcwd()
     except OSError:  # It has been removed.

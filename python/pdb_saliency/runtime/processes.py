@@ -1,22 +1,30 @@
-"""What programs of several processes need: a start, answers to signals, and an end for everybody."""
+"""What programs of several processes need: a pool, answers to signals, and an end for everybody."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
+import queue
 import signal
 import threading
-import time
+import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 from .isolation import isolate_multiprocessing
+
+_DIED = "a process of the pool was killed"
 
 
 @contextmanager
 def ctrl_c_held() -> Iterator[None]:
-    """Ctrl-C waits until the end; processes started meanwhile leave it to this one, which tells the user."""
+    """Ctrl-C waits until the end of the context. Processes started meanwhile never see it: the parent answers it."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
@@ -29,7 +37,7 @@ def ctrl_c_held() -> Iterator[None]:
 
 @contextmanager
 def sigterm_like_ctrl_c() -> Iterator[None]:
-    """The first SIGTERM, as of a batch system or a container, raises KeyboardInterrupt, too; the next one acts as before."""
+    """The first SIGTERM, as batch systems and containers send it, raises KeyboardInterrupt; the next acts as before."""
     heeds = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if not heeds:
         yield
@@ -46,8 +54,114 @@ def sigterm_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+class ProcessPool:
+    """Up to `workers` processes, each started with one of the first tasks. They take no code from the current folder.
+
+    They end with this process, even if that is killed, and they can be killed at any moment: each has its own pipe,
+    which a thread of this process serves, so that no process can die while holding a lock that others wait for.
+
+    concurrent.futures.ProcessPoolExecutor has queues that its processes share, and before Python 3.14 it can be killed
+    only through private attributes. loky can be killed, but starts its processes with `python -m`, which looks for
+    modules in the current folder first.
+
+    initializer: is called in each process before its first task.
+    """
+
+    def __init__(self, workers: int, initializer: Callable[[], None] | None = None):
+        isolate_multiprocessing()
+        self._context = multiprocessing.get_context(
+            "spawn"
+        )  # A forked process would inherit the locks of running threads.
+        self._most, self._initializer = workers, initializer
+        self._tasks: queue.SimpleQueue[tuple[Future, tuple] | None] = queue.SimpleQueue()
+        self._workers: list[tuple[BaseProcess, threading.Thread]] = []
+        self._lock = threading.Lock()
+        self._broken = False
+
+    def submit(self, function: Callable[..., Any], *arguments: Any) -> Future:
+        """The future result of function(*arguments), or the exception that it raises.
+
+        Call it within `ctrl_c_held`, because it may start a process. Once a process has died, this method and all
+        futures without a result raise BrokenProcessPool.
+        """
+        future: Future = Future()
+        with self._lock:
+            if self._broken:
+                raise BrokenProcessPool(_DIED)
+            if len(self._workers) < self._most:
+                self._workers.append(self._start())
+            self._tasks.put((future, (function, arguments)))
+        return future
+
+    def kill(self) -> None:
+        """End all processes at once, whatever they are doing."""
+        self._break()
+        for _, thread in self._workers:
+            thread.join()
+        for process, _ in self._workers:
+            process.join()
+
+    def _start(self) -> tuple[BaseProcess, threading.Thread]:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_work, args=(theirs, self._initializer), daemon=True)
+        process.start()
+        theirs.close()  # Now only the process has this end, so that its death closes the pipe.
+        thread = threading.Thread(target=self._serve, args=(ours,), daemon=True)
+        thread.start()
+        return process, thread
+
+    def _serve(self, connection: Connection) -> None:
+        """Hand tasks to one process and receive their results, until the end of the pool."""
+        with connection:
+            while task := self._tasks.get():
+                future, call = task
+                if not future.set_running_or_notify_cancel():
+                    continue
+                try:
+                    message = pickle.dumps(call, pickle.HIGHEST_PROTOCOL)
+                except Exception as error:
+                    future.set_exception(error)
+                    continue
+                try:
+                    connection.send_bytes(message)
+                    answer = connection.recv_bytes()
+                except (EOFError, OSError):
+                    future.set_exception(BrokenProcessPool(_DIED))
+                    self._break()
+                    return
+                _settle(future, answer)
+
+    def _break(self) -> None:
+        """Kill all processes, and fail the tasks that none of them has begun."""
+        with self._lock:
+            self._broken = True
+        for process, _ in self._workers:
+            process.kill()
+        while not self._tasks.empty():
+            try:
+                task = self._tasks.get_nowait()
+            except queue.Empty:  # Another thread has taken it.
+                break
+            if task and task[0].set_running_or_notify_cancel():
+                task[0].set_exception(BrokenProcessPool(_DIED))
+        for _ in self._workers:
+            self._tasks.put(None)
+
+
+def _settle(future: Future, answer: bytes) -> None:
+    try:
+        result, error, where = pickle.loads(answer)
+    except Exception as failure:
+        result, error, where = None, failure, None
+    if error is None:
+        future.set_result(result)
+    else:
+        error.__cause__ = RuntimeError(f"in a process of the pool:\n{where}") if where else None
+        future.set_exception(error)
+
+
 def leave_with_parent() -> None:
-    """The initializer of a pool's processes, which would outlive a parent that is killed."""
+    """From here on this process, which multiprocessing has started, ends when its parent does."""
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
@@ -56,31 +170,26 @@ def _wait_for_parent() -> None:
     os._exit(1)
 
 
-def make_pool(workers: int, initializer: Callable[[], None] = leave_with_parent) -> ProcessPoolExecutor:
-    """Its processes start with the first tasks; none of them takes code from the current folder."""
-    isolate_multiprocessing()
-    context = multiprocessing.get_context("spawn")  # A forked process would inherit the locks of running threads.
-    return ProcessPoolExecutor(workers, context, initializer)
+def _work(connection: Connection, initializer: Callable[[], None] | None) -> None:
+    """What a process of a pool does until it is killed, or its parent closes the pipe."""
+    leave_with_parent()
+    if initializer:
+        initializer()
+    try:
+        while True:
+            connection.send_bytes(_answer(connection.recv_bytes()))
+    except (EOFError, OSError):
+        return
 
 
-def kill_pool(pool: ProcessPoolExecutor) -> None:
-    """End the pool at once: its `shutdown` waits for what its processes are at, and for one more task of each."""
-    thread, tasks, results = pool._executor_manager_thread, pool._call_queue, pool._result_queue
-    processes = list((pool._processes or {}).values())  # From Python 3.14 on it has `kill_workers`.
-    # Its thread first lets go of the tasks that were not begun: when it sees a process dead it marks as failed what it still
-    # has, and one of these that somebody has cancelled would be an error there.
-    pool.shutdown(wait=False, cancel_futures=True)
-    latest = time.monotonic() + 1
-    while thread and thread.is_alive() and pool._cancel_pending_futures and time.monotonic() < latest:
-        time.sleep(0.001)
-    for process in processes:
-        process.kill()
-    # The threads in this process would wait for ever at pipes whose other ends only this process holds any more: the one
-    # that receives results for the rest of one, the one that sends tasks for a reader. The first lets the second go when it
-    # sees a process dead, except in Python 3.10; to close the same pipe beside it would be a race.
-    results._writer.close()
-    if thread:
-        thread.join(1)
-    tasks._reader.close()
-    if thread:
-        thread.join()
+def _answer(message: bytes) -> bytes:
+    """The pickled result, error and traceback of a pickled task."""
+    try:
+        function, arguments = pickle.loads(message)
+        return pickle.dumps((function(*arguments), None, None), pickle.HIGHEST_PROTOCOL)
+    except BaseException as error:
+        where = traceback.format_exc()
+        try:
+            return pickle.dumps((None, error, where))
+        except Exception:
+            return pickle.dumps((None, RuntimeError(repr(error)), where))

@@ -1,4 +1,4 @@
-"""Progress bars on stderr, which stay away until a program asks for them, and text that a terminal can be given."""
+"""Progress bars on stderr, off until a program asks for them, and text that is safe to print on a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _wanted = False
 
 
 def show_progress(wanted: bool = True) -> None:
-    """Whether this process shows progress bars from now on. The library shows none of its own accord."""
+    """Turn progress bars on or off for this process. The library by itself shows none."""
     global _wanted
     _wanted = wanted
 
@@ -19,7 +19,7 @@ def show_progress(wanted: bool = True) -> None:
 def progress_bar(desc: str = "", show: bool | None = None, **options: Any) -> tqdm:
     """A tqdm bar on stderr, once `show_progress` has been called.
 
-    show: None shows it only where stderr is a terminal; True elsewhere, too; False never.
+    show: None shows it only if stderr is a terminal, True always, False never.
     """
     from tqdm import tqdm
 

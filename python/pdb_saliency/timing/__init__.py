@@ -1,1 +1,1 @@
-"""How long every stage of `predict` takes."""
+"""How long each stage of `predict` takes, and the least that it could take."""

@@ -1,16 +1,17 @@
-"""How long each stage of `predict` takes, and beside it the floor: the network's convolutions alone.
+"""How long each stage of `predict` takes, beside the floor: the network's convolutions alone.
 
-The stages are measured one after the other in rounds, so that what else the machine does hits all of them; a ratio is the
-median of the ratios within the rounds.
+The stages are measured one after the other, in rounds, so that other work on the machine affects all of them. A ratio
+is the median of the ratios within rounds.
 """
 
 from __future__ import annotations
 
+import logging
 import statistics
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -18,27 +19,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pdb_ext import ConvLSTM
 from pdb_saliency.errors import SaliencyError
 from pdb_saliency.inference.engine import Engine, joined
-from pdb_saliency.model.backbones.efficientnet import SameConv2d
+from pdb_saliency.model.config import LITE, PAPER, RELEASED
+from pdb_saliency.model.saliency import SaliencyModel
 from pdb_saliency.predict.job import run
-from pdb_saliency.predict.outputs.postprocess import to_map
-from pdb_saliency.predict.outputs.writer import ResultWriter, write_picture
+from pdb_saliency.predict.outputs.result import to_map
+from pdb_saliency.predict.outputs.writer import ResultWriter
 from pdb_saliency.video.frame import Frame, Source
+from pdb_saliency.video.pictures import write_picture
+
+from .floor import convolutions_alone
 
 # Largest relative RMS difference of the engine's maps from the plain float32 model's.
 _LIMITS = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass
 class Timings:
-    """seconds: of each stage, a value a round, for one frame. difference: relative RMS of the engine's maps from the model's.
+    """seconds: per frame, for each stage one value per round. frames: of an end-to-end run.
 
-    floor_gmac: multiplications (1e9) of the convolutions, for one frame.
+    difference: relative RMS difference of the engine's maps from the model's. floor_gmac: multiplications (1e9) of the
+    convolutions, per frame.
     """
 
     difference: float
@@ -66,10 +71,17 @@ class FirstFrames:
         return islice(self._source, self.count)
 
 
-def measure(model: nn.Module, engine: Engine, source: Source, frames: int, seconds: float) -> Timings:
-    """Check the engine's maps of the first clip against the model's, then time rounds for about `seconds`, at least three.
+def random_model(architecture: str) -> SaliencyModel:
+    """A network with random weights: "paper", "released" or "lite"."""
+    _log.warning("random weights: the speed is that of a trained model, the maps mean nothing")
+    return SaliencyModel({"paper": PAPER, "released": RELEASED, "lite": LITE}[architecture]).eval()
 
-    frames: how many of the source's an end-to-end run takes. Raises SaliencyError when the maps differ, InputError.
+
+def measure(model: SaliencyModel, engine: Engine, source: Source, frames: int, seconds: float) -> Timings:
+    """Check the engine's maps of the first clip against the model's, then time rounds for `seconds`, three at least.
+
+    frames: how many frames of the source an end-to-end run takes.
+    Raises SaliencyError when the maps differ or the source has no whole clip; InputError.
     """
     length = engine.options.clip_length
     clip = list(islice(source, length))
@@ -79,9 +91,9 @@ def measure(model: nn.Module, engine: Engine, source: Source, frames: int, secon
     spec = engine.input_spec.fitted(*clip[0].image.shape[:2])
     floor, gmac = convolutions_alone(model, engine, (spec.height, spec.width), length)
     with tempfile.TemporaryDirectory() as folder:
-        stages = _stages(engine, FirstFrames(source, frames), clip, Path(folder), floor)
+        stages = _ClipStages(engine, clip, Path(folder)).stages(FirstFrames(source, frames), floor)
         timings = Timings(difference, gmac, frames, {name: [] for name in stages})
-        for stage in stages.values():  # Allocates, chooses kernels, fills caches.
+        for stage in stages.values():  # Allocates memory, chooses kernels, fills caches.
             stage.run()
         start = time.perf_counter()
         while len(timings.seconds["end to end"]) < 3 or time.perf_counter() - start < seconds:
@@ -90,22 +102,14 @@ def measure(model: nn.Module, engine: Engine, source: Source, frames: int, secon
     return timings
 
 
-@dataclass(frozen=True)
-class _Stage:
-    """call: is timed, with what `prepare` returned just before. frames: that it processes."""
-
-    call: Callable[..., Any]
-    frames: int
-    prepare: Callable[[], Any] | None = None
-
-    def run(self, device: torch.device = torch.device("cpu")) -> float:
-        """Seconds of `call`; of the GPU where `device` is one."""
-        call = partial(self.call, self.prepare()) if self.prepare else self.call
-        return _time(call, device)
+def largest_difference(engine: Engine) -> float:
+    """The relative RMS difference from the plain float32 model's maps that the engine's precision allows."""
+    tf32 = engine.device.type == "cuda" and torch.backends.cudnn.allow_tf32  # PyTorch's default; float16's mantissa.
+    return _LIMITS[torch.float16 if tf32 and engine.dtype == torch.float32 else engine.dtype]
 
 
-def _check(model: nn.Module, engine: Engine, clip: list[Frame]) -> float:
-    """The relative RMS difference. Raises SaliencyError for one above `_LIMITS`."""
+def _check(model: SaliencyModel, engine: Engine, clip: list[Frame]) -> float:
+    """The relative RMS difference. Raises SaliencyError if it is above `largest_difference`."""
     spec = engine.input_spec.fitted(*clip[0].image.shape[:2])
     batch = spec.prepare([frame.image for frame in clip])[None]
     with torch.inference_mode():
@@ -118,121 +122,91 @@ def _check(model: nn.Module, engine: Engine, clip: list[Frame]) -> float:
     return difference
 
 
-def largest_difference(engine: Engine) -> float:
-    """The relative RMS difference from the plain float32 model's maps that the engine's precision allows."""
-    tf32 = (
-        engine.device.type == "cuda" and torch.backends.cudnn.allow_tf32
-    )  # PyTorch's default; its mantissa is float16's.
-    return _LIMITS[torch.float16 if tf32 and engine.dtype == torch.float32 else engine.dtype]
+@dataclass(frozen=True)
+class _Stage:
+    """call: what is timed; it receives what `prepare` returned just before. frames: how many it processes."""
+
+    call: Callable[..., Any]
+    frames: int
+    prepare: Callable[[], Any] | None = None
+
+    def run(self, device: torch.device = torch.device("cpu")) -> float:
+        """Seconds that `call` takes; measured by the GPU if `device` is one."""
+        call = partial(self.call, self.prepare()) if self.prepare else self.call
+        return _time(call, device)
 
 
-def _stages(engine: Engine, source: Source, clip: list[Frame], folder: Path, floor: Callable) -> dict[str, _Stage]:
-    length, spec = len(clip), engine.input_spec.fitted(*clip[0].image.shape[:2])
-    resized = [spec.resize(frame.image) for frame in clip]
-    encoded = engine.encode(resized)
-    parts = joined(encoded)
-    small = engine.saliency(encoded).cpu().numpy()
-    maps = [engine.output_spec(map_, frame.image) for map_, frame in zip(small, clip)]
+class _ClipStages:
+    """The stages of `predict` for one clip, each with its inputs ready. folder: for the files that are written."""
 
-    def spatial():
-        for start in range(0, length, engine.batch):
-            engine.encode(resized[start : start + engine.batch])
+    def __init__(self, engine: Engine, clip: list[Frame], folder: Path):
+        self._engine, self._clip, self._folder = engine, clip, folder
+        self._spec = engine.input_spec.fitted(*clip[0].image.shape[:2])
+        self._resized = self._resize()
+        self._encoded = engine.encode(self._resized)
+        self._parts = joined(self._encoded)
+        self._small = engine.saliency(self._encoded).cpu().numpy()
+        self._maps = self._to_frame_size()
 
-    def network():
-        spatial()
-        engine.saliency(encoded)
+    def stages(self, source: Source, floor: Callable[[], None]) -> dict[str, _Stage]:
+        """In the order of the report. source: for decoding and the end-to-end run."""
+        length = len(self._clip)
+        has_motion = self._engine.network.motion is not None
+        return {
+            "decode": _Stage(lambda frames: deque(frames, maxlen=0), max(source.count - 1, 1), lambda: _begun(source)),
+            "resize": _Stage(self._resize, length),
+            "spatial": _Stage(self._spatial, length),
+            **({"motion": _Stage(self._motion, length)} if has_motion else {}),
+            "temporal": _Stage(self._temporal, length),
+            "temporal, head, upsample": _Stage(self._after_spatial, length),
+            "network": _Stage(self._network, length),
+            "floor": _Stage(floor, length),
+            "to frame size": _Stage(self._to_frame_size, length),
+            "encode png": _Stage(self._encode_png, length),
+            "end to end": _Stage(lambda: self._end_to_end(source), source.count),
+        }
 
-    @torch.inference_mode()
-    def temporal():
-        engine.network.temporal(engine.network.temporal_input(parts, (1, length)))
+    def _resize(self) -> list:
+        return [self._spec.resize(frame.image) for frame in self._clip]
 
-    @torch.inference_mode()
-    def motion():
-        engine.network.with_motion(parts, (1, length))
-
-    def encode():
-        for index, map_ in enumerate(maps):
-            write_picture(folder / f"{index}.png", to_map(map_))
-
-    def begun() -> Iterator[Frame]:
-        """The source behind its first frame: a decoder's process has started by then."""
-        frames = iter(source)
-        next(frames)
-        return frames
-
-    def end_to_end():
-        with ResultWriter(folder, ["maps"]) as writer:
-            run(source, engine, writer, progress=False)
-
-    has_motion = engine.network.motion is not None
-    return {
-        "decode": _Stage(lambda frames: deque(frames, maxlen=0), max(source.count - 1, 1), begun),
-        "resize": _Stage(lambda: [spec.resize(frame.image) for frame in clip], length),
-        "spatial": _Stage(spatial, length),
-        **({"motion": _Stage(motion, length)} if has_motion else {}),
-        "temporal": _Stage(temporal, length),
-        "temporal, head, upsample": _Stage(lambda: engine.saliency(encoded), length),
-        "network": _Stage(network, length),
-        "floor": _Stage(floor, length),
-        "to frame size": _Stage(lambda: [engine.output_spec(m, f.image) for m, f in zip(small, clip)], length),
-        "encode png": _Stage(encode, length),
-        "end to end": _Stage(end_to_end, source.count),
-    }
-
-
-def convolutions_alone(
-    model: nn.Module, engine: Engine, size: tuple[int, int], length: int
-) -> tuple[Callable[[], None], float]:
-    """A function that runs every convolution of the model, those inside the ConvLSTM layers included, in plain PyTorch
-    over random numbers, for a clip of `length` frames of (height, width); and its multiplications for one frame, in 1e9.
-
-    Shapes, batch and dtype are the engine's, the layout is PyTorch's own on CPUs and channels last on GPUs.
-    """
-    groups, calls = -(-length // engine.batch), []
-
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        spatial = in_spatial[module]
-        if isinstance(module, ConvLSTM):
-            x = inputs[0].shape if not module.batch_first else inputs[0].transpose(0, 1).shape
-            padding = module.dilation * (module.kernel_size // 2)
-            geometry = ((1, 1), (padding, padding), (module.dilation,) * 2, 1)
-            calls.append(((length, *x[2:]), module.weight_x.shape, geometry, 1))
-            calls.append(((1, module.hidden_channels, *x[3:]), module.weight_h.shape, geometry, length))
-            return
-        x, padding = inputs[0], module.padding
-        if isinstance(module, SameConv2d):
-            x, padding = module.pad(x, module.kernel_size[0], module.stride[0], module.dilation[0], module.groups)
-        geometry = (module.stride, padding, module.dilation, module.groups)
-        batch = min(engine.batch, length) if spatial else length
-        calls.append(((batch, *x.shape[1:]), module.weight.shape, geometry, groups if spatial else 1))
-
-    layers = [module for module in model.modules() if isinstance(module, (nn.Conv2d, ConvLSTM))]
-    inside = set(model.spatial.modules())
-    in_spatial = {module: module in inside for module in layers}
-    handles = [module.register_forward_hook(hook) for module in layers]
-    with torch.inference_mode():
-        model(torch.zeros(1, 1, 3, *size))
-    for handle in handles:
-        handle.remove()
-    layout = torch.channels_last if engine.device.type == "cuda" else torch.contiguous_format
-
-    def random(shape: Iterable[int]) -> Tensor:
-        return torch.randn(tuple(shape), device=engine.device, dtype=engine.dtype).to(memory_format=layout)
-
-    prepared = [(random(x), random(weight), geometry, repeats) for x, weight, geometry, repeats in calls]
+    def _spatial(self) -> None:
+        batch = self._engine.batch
+        for start in range(0, len(self._resized), batch):
+            self._engine.encode(self._resized[start : start + batch])
 
     @torch.inference_mode()
-    def floor() -> None:
-        for x, weight, geometry, repeats in prepared:
-            for _ in range(repeats):
-                output = F.conv2d(x, weight, None, *geometry)
-        del output
+    def _motion(self) -> None:
+        self._engine.network.with_motion(self._parts, (1, len(self._clip)))
 
-    with torch.inference_mode():
-        sizes = (
-            F.conv2d(x, w, None, *geometry).numel() * w[0].numel() * repeats for x, w, geometry, repeats in prepared
-        )
-        return floor, sum(sizes) / length / 1e9
+    @torch.inference_mode()
+    def _temporal(self) -> None:
+        network = self._engine.network
+        network.temporal(network.temporal_input(self._parts, (1, len(self._clip))))
+
+    def _after_spatial(self) -> None:
+        self._engine.saliency(self._encoded)
+
+    def _network(self) -> None:
+        self._spatial()
+        self._after_spatial()
+
+    def _to_frame_size(self) -> list:
+        return [self._engine.output_spec(map_, frame.image) for map_, frame in zip(self._small, self._clip)]
+
+    def _encode_png(self) -> None:
+        for index, map_ in enumerate(self._maps):
+            write_picture(self._folder / f"{index}.png", to_map(map_))
+
+    def _end_to_end(self, source: Source) -> None:
+        with ResultWriter(self._folder, ["maps"]) as writer:
+            run(source, self._engine, writer, progress=False)
+
+
+def _begun(source: Source) -> Iterator[Frame]:
+    """The source after its first frame, when the decoder's process has started."""
+    frames = iter(source)
+    next(frames)
+    return frames
 
 
 def _time(call: Callable, device: torch.device) -> float:

@@ -1,23 +1,23 @@
-"""What decides the outcome of a training run: one frozen dataclass, and the two presets.
+"""What a training run is: `TrainConfig`, which decides its outcome, the two presets, and `RunOptions`, which does not.
 
-The paper's learning rate (§3.3: SGD, 1e-6) belongs to Caffe's loss layers, which sum over pixels. Its training files were
-not released; those of the authors' next network, made with the same Caffe, take SigmoidCrossEntropyLoss, whose default
-normalisation is BATCH_SIZE: the sum over all pixels of all frames is divided by the number of frames alone. With P = 473 *
-473 = 223,729 pixels a frame, that loss is P times the mean loss of Eq. 8 and 9, and so is its gradient g:
+The paper's learning rate (§3.3: SGD, 1e-6) belongs to Caffe's loss layers, which sum over pixels. Its training files
+were not released; those of the authors' next network, made with the same Caffe, use SigmoidCrossEntropyLoss, whose
+default normalisation is BATCH_SIZE: the sum over all pixels of all frames is divided by the number of frames alone.
+With P = 473 * 473 = 223,729 pixels a frame, that loss is P times the mean loss of Eq. 8 and 9, as is its gradient g:
 
     Caffe:    v <- 0.9 v + 1e-6 (P g + 0.0005 w),       w <- w - v
     PyTorch:  v <- 0.9 v + (g + d w),                   w <- w - r v
 
-are the same steps for r = 1e-6 * P = 0.223729 and d = 0.0005 / P = 2.235e-9 (the rate never changes, so it does not matter
-that Caffe has it inside v). The number of frames H = 5 does not enter, since both losses divide by it; if Caffe was told
-not to normalise at all (NONE), r would be 5 times as large, and d a fifth. The paper names no schedule (so: a fixed rate)
-and no number of steps.
+are the same steps for r = 1e-6 * P = 0.223729 and d = 0.0005 / P = 2.235e-9 (the rate never changes, so it does not
+matter that Caffe applies it inside v). The number of frames H = 5 does not enter, since both losses divide by it; if
+Caffe was told not to normalise at all (NONE), r would be 5 times as large, and d a fifth. The paper names neither a
+schedule (hence a fixed rate) nor a number of steps.
 
-The released model's batch normalisation is frozen in every layer, presumably with the statistics of the network it started
-from. Here the PDC, the reduction and the decoder start at random, without any: frozen so, they are not normalised at all,
-and this rate makes the light model's loss infinite within three steps (97x97, seed 0: 44, 7.5e8, then not finite). Their
-batch normalisation is therefore trained in stage spatial, where the same run stays between 0.3 and 2.8, and frozen in all
-later stages.
+The released model's batch normalisation is frozen in every layer, presumably with the statistics of the network it
+started from. Here the PDC, the reduction and the decoder start at random, without any statistics: frozen like this,
+they are not normalised at all, and this rate makes the light model's loss infinite within three steps (97x97, seed 0:
+44, 7.5e8, then not finite). Their batch normalisation is therefore trained in stage spatial, where the same run stays
+between 0.3 and 2.8, and frozen in all later stages.
 """
 
 from __future__ import annotations
@@ -26,35 +26,38 @@ import dataclasses
 import math
 from dataclasses import dataclass
 
+from pdb_saliency.errors import InputError
 from pdb_saliency.model.config import MAX_PIXELS, MAX_SIZE
+from pdb_saliency.options import AUGMENTATIONS, BATCH_NORMS, STAGES, TRAINING_PRECISIONS
 
-STAGES = ("spatial", "temporal", "joint")
 OPTIMIZERS = ("sgd", "adamw")
 SCHEDULES = ("fixed", "cosine")
-PRECISIONS = ("auto", "32-true", "bf16-mixed")
-BATCH_NORMS = ("frozen", "new_layers", "train")
-AUGMENTATIONS = ("paper", "modern", "none")
 
 CAFFE_PIXELS = 473 * 473
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """A run's outcome is a function of these entries (and of the machine's rounding).
+    """The outcome of a run is a function of these entries (and of the machine's rounding).
 
     stage: "spatial" (frame by frame), "temporal" (spatial weights frozen) or "joint" (all weights).
-    batch: samples a step, in all processes together. length: frames of a sample. size: (height, width) of the frames.
+    batch: samples a step, in all processes together. length: frames of a sample. size: (height, width) of the frames in
+        pixels; None: the model's input size, which `train` fills in.
     optimizer: "sgd" or "adamw". lr: for the mean loss. backbone_lr: factor on `lr` for the backbone.
     schedule: "fixed", or "cosine" down to zero; warmup: steps of linear rise before either.
-    clip_norm: largest norm of the whole gradient (0: not limited). ema: decay of the weights' moving average (0: off).
-    precision: "32-true", "bf16-mixed", or "auto": bf16-mixed on a GPU that has it. accumulate: parts that a process
-        computes its share of a batch in, for less memory.
+    clip_norm: largest norm of the whole gradient (0: no limit). ema: decay of the weights' moving average (0: off).
+    precision: "32-true", "bf16-mixed", or "auto": bf16-mixed on a GPU that supports it. accumulate: parts in which a
+        process computes its share of a batch, to save memory.
     batch_norm: "frozen"; "new_layers": frozen in the backbone, trained elsewhere in stage spatial, frozen in the other
-        stages; "train". Several processes take its statistics over the whole batch, but --accumulate over parts of it.
-    freeze: patterns (as of file names) of more parameters that stay as they are.
+        stages; "train". The statistics are those of the whole batch, whatever the number of processes, but with
+        `accumulate` those of each part.
+    freeze: patterns (as for file names) of further parameters that are not trained.
     iou_weight: of the soft IoU loss, which the paper does not have. augmentation: "paper", "modern" or "none".
     cache: samples whose frozen features are stored and trained on again and again (0: off; stage temporal only).
-    model: the entries of a ModelConfig. start: digest of the weights at the start. data: what is trained on, in words.
+    model: the entries of a ModelConfig. start: digest of the initial weights. data: what is trained on, in words.
+        `train` fills in these three.
+
+    Raises ValueError, which names the entry.
     """
 
     stage: str
@@ -76,7 +79,7 @@ class TrainConfig:
     batch_norm: str = "frozen"
     iou_weight: float = 0.0
     augmentation: str = "paper"
-    size: tuple[int, int] = (473, 473)
+    size: tuple[int, int] | None = None
     seed: int = 0
     cache: int = 0
     model: dict = dataclasses.field(default_factory=dict)
@@ -84,7 +87,7 @@ class TrainConfig:
     data: tuple[str, ...] = ()
 
     def __post_init__(self):
-        choices = {"stage": STAGES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
+        choices = {"stage": STAGES, "optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": TRAINING_PRECISIONS}
         choices |= {"batch_norm": BATCH_NORMS, "augmentation": AUGMENTATIONS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -100,22 +103,20 @@ class TrainConfig:
                 raise ValueError(f"{name} must be from 0 to less than 1, got {getattr(self, name)}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"lr must be positive, got {self.lr}")
-        if len(self.size) != 2 or min(self.size) < 16:
-            raise ValueError(f"size must be (height, width) of at least 16 pixels, got {self.size}")
-        if self.size[0] * self.size[1] > MAX_PIXELS or max(self.size) > MAX_SIZE:
-            raise ValueError(f"size must be at most {MAX_PIXELS} pixels, and {MAX_SIZE} a side, got {self.size}")
+        if self.size is not None:
+            _check_size(self.size)
         if self.cache and self.stage != "temporal":
             raise ValueError(
                 f"only stage temporal has frozen features to cache, got cache={self.cache} in stage {self.stage}"
             )
 
     def to_dict(self) -> dict:
-        """Plain values, as JSON has them."""
+        """Plain values, as JSON knows them."""
         return {name: _plain(value) for name, value in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: dict) -> TrainConfig:
-        """The inverse of `to_dict`. Raises ValueError that names a wrong entry."""
+        """The inverse of `to_dict`. Raises ValueError, which names a wrong entry."""
         names = {field.name for field in dataclasses.fields(cls)}
         if not isinstance(values, dict) or set(values) != names:
             wrong = sorted(map(str, names ^ set(values))) if isinstance(values, dict) else type(values).__name__
@@ -123,9 +124,9 @@ class TrainConfig:
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
     def difference(self, other: dict) -> str | None:
-        """The first entry in which `other` (from `to_dict`) differs, as words; None where a run can be continued.
+        """The first entry in which `other` (from `to_dict`) differs, in words; None if the run can be continued.
 
-        With a fixed rate the number of steps is free: a longer run passes through the shorter one.
+        With a fixed rate the number of steps may differ: a longer run passes through the shorter one.
         """
         mine, free = self.to_dict(), {"steps"} if self.schedule == "fixed" else set()
         for name in [*mine, *sorted(set(other) - set(mine))]:
@@ -134,17 +135,31 @@ class TrainConfig:
         return None
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """What does not change the outcome of a run. The last four count steps between two events; 0 switches them off.
+
+    workers: processes that make samples; 0 makes them in the training process; None: 8 with a GPU, else 1.
+    validate: validation also takes place before the first step and after the last one.
+    scalars, pictures: how often the loss, and samples with their predictions, are logged.
+    """
+
+    workers: int | None = 0
+    checkpoint: int = 200
+    validate: int = 500
+    scalars: int = 10
+    pictures: int = 500
+
+
 def paper(stage: str) -> TrainConfig:
-    """The paper's: five frames a step, be they stills, video frames or one clip."""
+    """The paper's: five frames a step, whether stills, video frames or one clip."""
     return TrainConfig(
         stage=stage,
         steps=20_000,
         batch=5 if stage == "spatial" else 1,
         length=1 if stage == "spatial" else 5,
         optimizer="sgd",
-        lr=1e-6
-        * CAFFE_PIXELS
-        * (0.1 if stage == "joint" else 1),  # The paper has no stage joint: a tenth is our choice.
+        lr=1e-6 * CAFFE_PIXELS * (0.1 if stage == "joint" else 1),  # Stage joint is not the paper's: the tenth is ours.
         momentum=0.9,
         weight_decay=0.0005 / CAFFE_PIXELS,
         batch_norm="new_layers",
@@ -152,7 +167,7 @@ def paper(stage: str) -> TrainConfig:
 
 
 def modern(stage: str) -> TrainConfig:
-    """AdamW, cosine with warm-up, averaged weights, mixed precision where the device has it."""
+    """AdamW, cosine with warm-up, averaged weights, mixed precision if the device supports it."""
     return TrainConfig(
         stage=stage,
         steps=5_000,
@@ -173,6 +188,32 @@ def modern(stage: str) -> TrainConfig:
 
 
 PRESETS = {"paper": paper, "modern": modern}
+
+
+def preset(name: str, stage: str, **entries: object) -> TrainConfig:
+    """The preset "paper" or "modern" for a stage, with some entries of TrainConfig replaced, such as steps=2000.
+
+    Its warm-up becomes a tenth of the steps if it is longer than that, unless `warmup` is among the entries.
+    Raises InputError, which names a wrong entry.
+    """
+    if name not in PRESETS or stage not in STAGES:
+        raise InputError(
+            f"expected a preset ({', '.join(PRESETS)}) and a stage ({', '.join(STAGES)}), got {name!r} and {stage!r}"
+        )
+    try:
+        config = dataclasses.replace(PRESETS[name](stage), **entries)
+    except (TypeError, ValueError) as error:  # TypeError: there is no such entry.
+        raise InputError(str(error)) from error
+    if "warmup" not in entries and config.warmup > config.steps // 10:
+        config = dataclasses.replace(config, warmup=config.steps // 10)
+    return config
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    if len(size) != 2 or min(size) < 16:
+        raise ValueError(f"size must be (height, width) of at least 16 pixels, got {size}")
+    if size[0] * size[1] > MAX_PIXELS or max(size) > MAX_SIZE:
+        raise ValueError(f"size must be at most {MAX_PIXELS} pixels, and {MAX_SIZE} a side, got {size}")
 
 
 def _plain(value: object) -> object:

@@ -1,4 +1,4 @@
-"""The frozen features of the first N samples, on disk: stage temporal need not compute them again and again."""
+"""The frozen features of the first N samples on disk, so that stage temporal computes them only once."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from pdb_saliency.errors import OutputError, SaliencyError
 from pdb_saliency.model.saliency import SaliencyModel
 from pdb_saliency.runtime.progress import progress_bar
 
-from .checkpoints import replace_file
+from .checkpoints import write_durably
 from .config import TrainConfig
+from .distributed import in_each, in_first
 from .initial_model import weights_digest
 from .loader import load_batches
-from .processes import in_each, in_first
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -36,12 +36,12 @@ class FeatureCache(Dataset):
     """Samples as SampleStream gives them, with "features" (tuple of float32 (T, c, h, w)) in place of "clip".
 
     Number n is sample n modulo config.cache. Features are stored as float16, masks as bytes, in one file of records; a
-    second file has a byte for each record, 1 once it is complete, so that an interrupted build goes on where it was.
+    second file has a byte for each record, 1 once it is complete, so that an interrupted build can go on.
     """
 
     def __init__(self, folder: Path, count: int, record: np.dtype):
         self._path, self._count, self._record = folder / _FILES[0], count, record
-        self._records: np.memmap | None = None  # Opened by each worker for itself.
+        self._records: np.memmap | None = None  # Each worker opens its own.
 
     def __len__(self) -> int:
         return self._count
@@ -62,7 +62,7 @@ class FeatureCache(Dataset):
 
 
 def digest(model: SaliencyModel, config: TrainConfig) -> str:
-    """Of everything that the cached features depend on: spatial weights, data and how samples are made of it."""
+    """SHA-256 of all that the cached features depend on: spatial weights, data, and how samples are made from them."""
     values = config.to_dict()
     names = ("cache", "length", "size", "seed", "augmentation", "data", "precision")
     temporal = ("temporal", "hidden_channels", "temporal_dilations")
@@ -74,11 +74,11 @@ def digest(model: SaliencyModel, config: TrainConfig) -> str:
 def build_cache(
     fabric: Fabric, model: SaliencyModel, samples: Dataset, config: TrainConfig, folder: Path, workers: int = 0
 ) -> FeatureCache:
-    """Fill the cache in `folder`, or take the one that is there if it has the same `digest`.
+    """Fill the cache in `folder`, or use the one that is there if it has the same `digest`.
 
-    model: on the fabric's device. Every process fills its part of the same files, so with several machines the folder must
-    be one that all of them see.
-    Raises OutputError when the disk is full or would be; SaliencyError for features beyond float16's range; InputError.
+    model: on the fabric's device. Every process fills its share of the same files, so several machines must share the
+    folder. workers: see `load_batches`.
+    Raises OutputError if the disk is full or would be; SaliencyError for features beyond float16's range; InputError.
     """
 
     def encode(clip: Tensor) -> tuple[Tensor, ...]:
@@ -86,7 +86,7 @@ def build_cache(
             return model.with_motion(model.encode(clip.to(fabric.device)), (1, len(clip)))
 
     first = samples[0]
-    record = _record(first, encode(first["clip"]))
+    record = record_layout(first, encode(first["clip"]))
     in_first(fabric, lambda: _prepare(folder, digest(model, config), config.cache, record))
     share = range(fabric.global_rank, config.cache, fabric.world_size)
     in_each(fabric, lambda: fill_share(folder, record, samples, share, encode, workers, show=fabric.global_rank == 0))
@@ -102,7 +102,7 @@ def fill_share(
     workers: int,
     show: bool = False,
 ) -> None:
-    """Make those of the records `share` that are not done yet."""
+    """Compute the records `share` that are missing. encode: clip (T, 3, H, W) -> features. show: a progress bar."""
     try:
         done = np.fromfile(folder / _FILES[1], np.uint8)
     except OSError as error:
@@ -112,8 +112,8 @@ def fill_share(
         _fill(folder, record, samples, missing, encode, workers, show)
 
 
-def _record(sample: dict, features: tuple[Tensor, ...]) -> np.dtype:
-    """One sample's bytes."""
+def record_layout(sample: dict, features: tuple[Tensor, ...]) -> np.dtype:
+    """The layout of one sample in the file."""
     fields = [(f"feature{index}", "<f2", tuple(feature.shape)) for index, feature in enumerate(features)]
     length = len(sample["valid"])
     return np.dtype(
@@ -122,7 +122,7 @@ def _record(sample: dict, features: tuple[Tensor, ...]) -> np.dtype:
 
 
 def _prepare(folder: Path, wanted: str, count: int, record: np.dtype) -> None:
-    """Empty files for a new cache, unless those of the wanted one are there."""
+    """Make empty files for a new cache, unless those of the wanted one exist."""
     samples, done = (folder / name for name in _FILES)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -141,7 +141,7 @@ def _prepare(folder: Path, wanted: str, count: int, record: np.dtype) -> None:
         with open(samples, "wb") as file:
             file.truncate(size)
         done.write_bytes(bytes(count))
-        replace_file(folder / "cache.json", json.dumps({"digest": wanted}).encode())
+        write_durably(folder / "cache.json", json.dumps({"digest": wanted}).encode())
     except OSError as error:
         raise _unwritable(folder, error) from error
 
@@ -161,7 +161,7 @@ def _fill(
         with open(folder / _FILES[0], "r+b") as content, open(folder / _FILES[1], "r+b") as done, bar:
             for number, batch in zip(missing, loader):
                 entry = _entry(record, batch, encode(batch["clip"][0]))
-                # Written, not mapped: on a full disk a write fails, and a mapping kills the process.
+                # Written, not mapped: on a full disk a write fails, but a mapping kills the process.
                 content.seek(number * record.itemsize)
                 content.write(entry.tobytes())
                 content.flush()

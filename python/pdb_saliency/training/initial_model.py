@@ -1,4 +1,4 @@
-"""The model that a stage starts with."""
+"""The model that a stage begins with."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import torch
 from torch import nn
 
 from pdb_saliency.errors import InputError, WeightsError
-from pdb_saliency.model.backbones.efficientnet import load_imagenet_weights
-from pdb_saliency.model.backbones.imagenet import load_resnet_weights
+from pdb_saliency.model.backbones import BACKBONES, BackboneKind
 from pdb_saliency.model.config import ModelConfig
 from pdb_saliency.model.saliency import SaliencyModel
 from pdb_saliency.model.weights import load_model, weight_names
 
-# What the weights of one stage must have in common with those of the next.
+# What the networks of two successive stages must have in common.
 _SHARED = ("variant", "backbone", "width", "pdc", "pdc_dilations", "pdc_channels", "reduced_channels", "decoder")
 
 
@@ -35,57 +34,59 @@ def starting_model(
 ) -> SaliencyModel:
     """The model to train, on the CPU.
 
-    config: the network, None for that of `start`. temporal: its temporal module; None for "none" in stage spatial, else for
-        that of `start`, and "pdb_convlstm" where it has none. motion: what that sees besides; None for config's.
-    start: a model file, a run's folder, or a name that `load_model` knows. Its spatial weights are taken; those of the
-        decoder, too; everything where the temporal modules are the same. Stages temporal and joint need it.
-    backbone_weights: an ImageNet ResNet-50, see `load_resnet_weights`. remark: told what stays random.
-    input_size: (height, width) at which the model predicts, in place of its own.
+    config: the network; None: that of `start`. temporal: its temporal module; None: "none" in stage spatial, else that
+        of `start`, or "pdb_convlstm" if it has none. motion: what the module sees besides the features; None: that
+        of `config`.
+    start: a model file, the folder of a run, or a name that `load_model` knows. Its spatial weights and those of a
+        decoder are copied, and all weights if the temporal modules are the same. Stages temporal and joint need it.
+    backbone_weights: a file of ImageNet weights, for backbones with a `BackboneKind.load_file`, such as ResNet-50.
+    remark: called with a line on what stays random.
+    input_size: (height, width) at which the model predicts; None: its own.
 
-    `untrained` of the result says what will be random after training (None: nothing).
-    Raises InputError, WeightsError.
+    `untrained` of the result says what will still be random after training (None: nothing).
+    Raises InputError, WeightsError; ValueError for a temporal module that does not exist.
     """
     if stage == "spatial" and temporal is not None:
         raise InputError(f"stage spatial has no temporal module, got --temporal {temporal}")
     if stage == "spatial" and motion is not None:
-        raise InputError(f"stage spatial has no temporal module for motion to be shown to, got --motion {motion}")
+        raise InputError(f"stage spatial has no temporal module that could see motion, got --motion {motion}")
     if start is None:
         if stage != "spatial":
             raise InputError(
                 f"stage {stage} goes on from a trained model: expected --from with a model file or a run's folder"
             )
-        if config is not None and config.variant == "released":
-            raise InputError(
-                "the released variant has frozen batch normalisation and cannot be trained from random weights: "
-                "expected --from with the authors' .caffemodel"
-            )
-        config = _resized(config or ModelConfig(), input_size)
-        return _new_model(dataclasses.replace(config, temporal="none"), backbone_weights, seed, remark)
+        return _new_model(_resized(config or ModelConfig(), input_size), backbone_weights, seed, remark)
     if backbone_weights:
-        raise InputError(
-            "--backbone-weights begins a new model, and --from brings weights of its own: give one of them"
-        )
+        raise InputError("--backbone-weights begins a new model, and --from has weights of its own: give one of them")
     earlier = load_model(model_file(start))
     config = _resized(config or earlier.config, input_size)
     if motion is not None:
         config = _with_motion(config, motion)
-    for name in _SHARED:
-        if getattr(config, name) != getattr(earlier.config, name):
-            here, there = getattr(config, name), getattr(earlier.config, name)
-            raise InputError(f"{start}: its {name} is {there}, and the model to train has {here}")
-    if temporal is None:
-        temporal = earlier.config.temporal if earlier.config.temporal != "none" else "pdb_convlstm"
-    temporal = "none" if stage == "spatial" else temporal
-    if stage != "spatial" and temporal == "none":
-        raise InputError(f"stage {stage} trains a temporal module, and --temporal none leaves it out")
-    model = _seeded(dataclasses.replace(config, temporal=temporal), seed)
+    _check_shared(earlier.config, config, start)
+    config = dataclasses.replace(config, temporal=_temporal(stage, temporal, earlier.config.temporal))
+    model = _seeded(config, seed)
     _copy_weights(earlier, model)
     model.untrained = earlier.untrained if stage == "temporal" else None
     return model
 
 
+def _check_shared(earlier: ModelConfig, config: ModelConfig, start: str) -> None:
+    for name in _SHARED:
+        here, there = getattr(config, name), getattr(earlier, name)
+        if here != there:
+            raise InputError(f"{start}: its {name} is {there}, and the model to train has {here}")
+
+
+def _temporal(stage: str, wanted: str | None, earlier: str) -> str:
+    if stage == "spatial":
+        return "none"
+    if wanted == "none":
+        raise InputError(f"stage {stage} trains a temporal module, and --temporal none leaves it out")
+    return wanted or (earlier if earlier != "none" else "pdb_convlstm")
+
+
 def weights_digest(module: nn.Module) -> str:
-    """SHA-256 of all its tensors and their names."""
+    """SHA-256 of all tensors of the module and their names, in hexadecimal."""
     content = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         content.update(f"{name} {tuple(tensor.shape)}".encode())
@@ -113,21 +114,30 @@ def _pixels(size: tuple[int, int]) -> str:
 def _new_model(
     config: ModelConfig, backbone_weights: Path | None, seed: int, remark: Callable[[str], None]
 ) -> SaliencyModel:
-    model = _seeded(config, seed)
-    model.untrained = None
-    if config.backbone == "efficientnet_lite0":
-        if backbone_weights:
-            raise InputError(
-                "--backbone-weights is for ResNet-50; EfficientNet-Lite0 has its ImageNet weights in a package"
-            )
-        load_imagenet_weights(model.spatial.backbone)
-    elif backbone_weights:
-        load_resnet_weights(model.spatial.backbone, backbone_weights, config.input_spec)
-    else:
-        remark(
-            "the ResNet-50 starts from random weights; it needs --batch-norm train, or trained ones by --backbone-weights"
+    if config.variant == "released":
+        raise InputError(
+            "the released variant has frozen batch normalisation and cannot be trained from random weights: "
+            "expected --from with the authors' .caffemodel"
         )
+    model = _seeded(dataclasses.replace(config, temporal="none"), seed)
+    model.untrained = None
+    backbone = BACKBONES[config.backbone]
+    if backbone_weights:
+        if backbone.load_file is None:
+            raise InputError(_not_for(backbone))
+        backbone.load_file(model.spatial.backbone, backbone_weights, config.input_spec)
+    elif backbone.load_installed is not None:
+        backbone.load_installed(model.spatial.backbone)
+    else:
+        trained = ", or trained ones (--backbone-weights)" if backbone.load_file else ""
+        remark(f"the {backbone.title} starts from random weights: it needs --batch-norm train{trained}")
     return model
+
+
+def _not_for(backbone: BackboneKind) -> str:
+    readers = " and ".join(kind.title for kind in BACKBONES.values() if kind.load_file)
+    theirs = f"the ImageNet weights of {backbone.title} come from a package"
+    return f"--backbone-weights is for {readers}; {theirs if backbone.load_installed else f'not {backbone.title}'}"
 
 
 def _seeded(config: ModelConfig, seed: int) -> SaliencyModel:
@@ -144,7 +154,7 @@ def _with_motion(config: ModelConfig, motion: str) -> ModelConfig:
 
 
 def model_file(start: str) -> str:
-    """The file of a finished run's folder; anything else as it is. Raises WeightsError for another folder."""
+    """The model file in a finished run's folder; anything else unchanged. Raises WeightsError for other folders."""
     folder = Path(start)
     if start in weight_names() or not folder.is_dir():
         return start
@@ -158,7 +168,7 @@ def model_file(start: str) -> str:
 def _copy_weights(earlier: SaliencyModel, model: SaliencyModel) -> None:
     parts = ["spatial"]
     if model.config.decoder == "skip":
-        # It reads the spatial features, to which the temporal part adds zero at first.
+        # The decoder reads the spatial features, to which the temporal part adds zero at first.
         parts.append("head")
     source = earlier.state_dict()
     whole = {name: tensor.shape for name, tensor in source.items()} == {

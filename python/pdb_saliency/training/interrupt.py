@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps, not inside one."""
+"""Ctrl-C takes effect between two steps, not within one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from types import FrameType
 
 
 class StopRequest:
-    """Within this context the first SIGINT or SIGTERM sets `asked`, and the next one acts as it did before."""
+    """In this context the first SIGINT or SIGTERM sets `asked`; the next one acts as it would outside.
+
+    In other threads than the main one it does nothing.
+    """
 
     def __init__(self):
         self.asked = False
@@ -26,7 +29,7 @@ class StopRequest:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         self._restore()
-        try:  # Not print, which a signal may have interrupted.
+        try:  # Neither print nor logging, which the signal may have interrupted.
             os.write(2, b"\npdb-saliency: stopping after this step; once more to stop at once, without saving\n")
         except OSError:
             pass

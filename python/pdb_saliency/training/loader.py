@@ -1,4 +1,4 @@
-"""Which samples make up which step, and loading them."""
+"""Which samples make up a step, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from pdb_saliency.errors import InputError
 
-_GRACE = 30  # Seconds.
+_GRACE = 30  # seconds
 
 
 @dataclass(frozen=True)
 class Share:
-    """This process's part of every step: samples [step * batch, (step + 1) * batch) lie in order of rank."""
+    """This process's share of every step; the samples [step * batch, (step + 1) * batch) are divided in order of rank.
+
+    Raises InputError if they cannot be divided evenly.
+    """
 
     rank: int
     world: int
@@ -36,7 +39,7 @@ class Share:
 
 
 class StepSampler(Sampler):
-    """Lists of sample numbers, one for each step from `start` to `steps`."""
+    """Lists of sample numbers, one for each step from `start` to `steps` - 1."""
 
     def __init__(self, share: Share, start: int, steps: int):
         self.share, self.start, self.steps = share, start, steps
@@ -51,12 +54,13 @@ class StepSampler(Sampler):
 def load_batches(
     samples: Dataset, numbers: Sampler | list[list[int]], workers: int, pin: bool = False
 ) -> Iterator[dict]:
-    """The batches that `numbers` lists, made by `workers` processes (0: here).
+    """The batches that `numbers` lists, made by `workers` processes (0: by this one). pin: in page-locked memory.
 
-    A sample is a function of its number, so the number of workers and where a run was interrupted change nothing.
-    Raises the InputError of a sample.
+    A sample is a function of its number, so neither the number of workers nor an interruption changes anything.
+    Raises the InputError of a sample that cannot be made.
     """
-    # The parent's threads may hold locks while a worker is forked; these workers use neither CUDA nor the thread pool.
+    # Threads of the parent may hold locks while a worker is forked; that is safe, because the workers use neither CUDA
+    # nor the thread pool.
     loader = DataLoader(
         samples, batch_sampler=numbers, num_workers=workers, pin_memory=pin, worker_init_fn=_prepare_worker,
         prefetch_factor=2 if workers else None,
@@ -72,10 +76,10 @@ def load_batches(
 def _prepare_worker(_: int) -> None:
     import cv2
 
-    # One thread each: parallel loading is what the workers are for.
+    # One thread each: the workers already run in parallel.
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    # Ctrl-C reaches the whole process group; the main process ends its workers after it has saved.
+    # Ctrl-C reaches the whole process group; the main process ends its workers once it has saved.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # So may SIGTERM, from a batch system: that ends a worker, too, but only when the main process has had time to save.
+    # So may SIGTERM from a batch system, which ends a worker as well, but only after the main process had time to save.
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE))

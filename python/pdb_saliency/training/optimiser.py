@@ -1,4 +1,4 @@
-"""What is trained in each stage, and by which rule."""
+"""Which parameters each stage trains, and by which rule."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from .config import TrainConfig
 
 
 def set_training_mode(model: SaliencyModel, config: TrainConfig) -> None:
-    """Training mode, with whatever the stage freezes in eval mode and without gradients."""
+    """Put the model into training mode, but what the stage freezes into eval mode without gradients.
+
+    Raises InputError for a pattern of `freeze` that fits nothing.
+    """
     model.train()
     if config.batch_norm == "new_layers":
         freeze_batch_norm(model.spatial.backbone if config.stage == "spatial" else model)
@@ -38,10 +41,10 @@ def _some_names(model: SaliencyModel) -> str:
 
 
 def build_optimizer(model: SaliencyModel, config: TrainConfig) -> torch.optim.Optimizer:
-    """Over the parameters that want gradients. Call `set_training_mode` before.
+    """The optimizer of all parameters that require gradients. Call `set_training_mode` before. Raises InputError.
 
-    Each group's `scale` is its share of the learning rate. SGD decays every parameter, as Caffe does; AdamW only tensors
-    of two and more dimensions, the usual exception for biases and normalisation.
+    Each group's `scale` is a factor on the learning rate. SGD applies weight decay to every parameter, as Caffe does;
+    AdamW only to tensors of two or more dimensions, which excludes biases and normalisation, as is usual.
     """
     backbone = {id(parameter) for parameter in model.spatial.backbone.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -59,7 +62,10 @@ def build_optimizer(model: SaliencyModel, config: TrainConfig) -> torch.optim.Op
 
 
 def set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -> float:
-    """The learning rate of step `step` (from 0), a function of the step alone; returns it without the groups' scales."""
+    """Set the learning rate of step `step` (from 0), a function of the step alone.
+
+    Returns it without the groups' scales.
+    """
     rate = config.lr * min(1.0, (step + 1) / (config.warmup + 1))
     if config.schedule == "cosine" and step >= config.warmup:
         rate *= (1 + math.cos(math.pi * (step - config.warmup) / max(config.steps - config.warmup, 1))) / 2
@@ -71,7 +77,7 @@ def set_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, step: int) -
 def moving_average(model: SaliencyModel, decay: float) -> AveragedModel | None:
     """The exponential moving average of the weights, to be updated after every step; None for decay 0.
 
-    The first steps weigh more, decay = (1 + n) / (10 + n), so that a short run does not remember its random start.
+    At step n the decay is at most (1 + n) / (10 + n), so that a short run forgets its random initial weights.
     """
     if not decay:
         return None
@@ -80,7 +86,7 @@ def moving_average(model: SaliencyModel, decay: float) -> AveragedModel | None:
     def average(averaged: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         if averaged[0].is_floating_point():
             torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + int(count)) / (10 + int(count))))
-        else:  # Counters of batch normalisation.
+        else:  # The counters of batch normalisation.
             torch._foreach_copy_(averaged, current)
 
     return AveragedModel(model, multi_avg_fn=average, use_buffers=True)

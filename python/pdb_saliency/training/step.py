@@ -1,4 +1,4 @@
-"""Parts of one training step."""
+"""The parts of one training step."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pdb_saliency.model.saliency import SaliencyModel
 class Network(nn.Module):
     """The model as one forward, which is what DistributedDataParallel and mixed precision wrap.
 
-    forward(batch): "clip" (N, T, 3, H, W), or "features" as SaliencyModel.encode gives them, each (N, T, c, h, w), and then
-    "mask" (N, T, 1, H, W) for the size; returns logits (N, T, 1, H, W).
+    forward(batch): "clip" (N, T, 3, H, W); or "features" as SaliencyModel.encode gives them, each (N, T, c, h, w), with
+    "mask" (N, T, 1, H, W) for the size. Returns logits (N, T, 1, H, W).
     """
 
     def __init__(self, model: SaliencyModel):
@@ -29,7 +29,7 @@ class Network(nn.Module):
 
 
 def split(batch: dict, count: int) -> list[dict]:
-    """The batch's tensors cut into `count` parts, or as many as it has samples."""
+    """The batch's tensors in `count` parts, or in as many as it has samples if these are fewer."""
     count = min(count, len(batch["valid"]))
     pieces = {name: batch[name].chunk(count) for name in ("clip", "mask", "valid") if name in batch}
     if "features" in batch:
@@ -38,7 +38,7 @@ def split(batch: dict, count: int) -> list[dict]:
 
 
 def mean_scalars(sums: Tensor, frames: int, pixels: int, iou_weight: float) -> dict[str, float]:
-    """The loss and its parts as means, from `LossSums.detached` added up over the whole batch."""
+    """The loss and its parts as means, from the sum of `LossSums.detached` over the whole batch."""
     cross_entropy, mae, soft_iou = sums.tolist()
     count = max(frames * pixels, 1)
     values = {"cross_entropy": cross_entropy / count, "mae": mae / count, "soft_iou": soft_iou / max(frames, 1)}
@@ -46,7 +46,7 @@ def mean_scalars(sums: Tensor, frames: int, pixels: int, iou_weight: float) -> d
 
 
 def not_finite(loss: float, step: int, names: list[str]) -> SaliencyError:
-    """The error that ends a run. names: of the samples of step `step`; loss: where it is finite, the gradient is not."""
+    """The error that ends a run whose loss, or else gradient, is not finite. names: of the samples of step `step`."""
     what = "the gradient" if math.isfinite(loss) else f"the loss is {loss}, which"
     return SaliencyError(
         f"{what} is not finite at step {step}, with the samples {', '.join(names)}; nothing was saved after it"

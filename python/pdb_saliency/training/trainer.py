@@ -6,7 +6,6 @@ import json
 import logging
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,17 +17,15 @@ from pdb_saliency.errors import InputError, OutputError, SaliencyError
 from pdb_saliency.model.saliency import SaliencyModel
 from pdb_saliency.model.weights import save_model
 
-from .checkpoints import Checkpoints, remove_unfinished, replace_file
-from .config import TrainConfig
+from .checkpoints import Checkpoints, check_run, random_state, remove_unfinished, restore, write_durably
+from .config import RunOptions, TrainConfig
+from .distributed import in_each, in_first, share_statistics
 from .feature_cache import build_cache
 from .interrupt import StopRequest
 from .loader import Share, StepSampler, load_batches
 from .log import RunLog, sample_sheet
 from .losses import loss_sums
-from .normalisation import share_statistics
 from .optimiser import build_optimizer, moving_average, set_rate, set_training_mode
-from .processes import in_each, in_first
-from .resume import check_run, random_state, restore
 from .step import Network, mean_scalars, not_finite, split
 
 if TYPE_CHECKING:
@@ -39,33 +36,19 @@ _log = logging.getLogger(__name__)
 BEST_BY = "max_f"
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """What does not change a run's outcome. Each of the last four counts steps; 0 switches it off.
-
-    workers: processes that make samples. validate: also before the first step and after the last.
-    """
-
-    workers: int = 0
-    checkpoint: int = 200
-    validate: int = 500
-    scalars: int = 10
-    pictures: int = 500
-
-
 class Trainer:
-    """Trains `model` by `config` on `samples` into the folder `run`; goes on where the folder's last checkpoint is.
+    """Trains `model` by `config` on `samples` into the folder `run`, going on from the folder's last checkpoint.
 
     samples: [number] -> sample as SampleStream gives it, for number < config.steps * config.batch, a function of the
-        number alone. validation: scores of a model in eval mode, among them `BEST_BY`; None for none. It is called in every
-        process, and must return the same in all of them.
+        number alone. validation: returns the scores of a model in eval mode, `BEST_BY` among them; None for no
+        validation. It is called in every process, and must return the same in all of them.
 
     `run` gets config.json, log.jsonl, tensorboard/, checkpoints/, cache/, best.safetensors (the model of the best
-    validation by `BEST_BY`), and at the end model.safetensors (the last one) and metrics.json. Where weights are averaged,
-    both models and every validation are of the average.
+    validation by `BEST_BY`), and at the end model.safetensors (the last one) and metrics.json. If weights are averaged,
+    both models and every validation use the average.
 
-    Raises InputError where `run` holds a run of another configuration; OutputError; SaliencyError when the loss is not
-    finite (nothing is written after that); KeyboardInterrupt after SIGINT or SIGTERM, with a checkpoint written.
+    Raises InputError if `run` holds a run of another configuration; OutputError; SaliencyError if the loss is not
+    finite (nothing is written after that); KeyboardInterrupt after SIGINT or SIGTERM, once a checkpoint is written.
     """
 
     def __init__(
@@ -80,6 +63,8 @@ class Trainer:
     ):
         self.fabric, self.config, self.model, self.samples = fabric, config, model, samples
         self.run, self.options, self.validation = run, options, validation
+        default = 8 if fabric.device.type == "cuda" else 1
+        self.workers = default if options.workers is None else options.workers
         self.share = Share(fabric.global_rank, fabric.world_size, config.batch)
         self.checkpoints = Checkpoints(run / "checkpoints")
         self.done, self.best, self.loss = 0, {}, math.nan
@@ -90,20 +75,18 @@ class Trainer:
         """Train to the end and return what metrics.json holds."""
         try:
             self._set_up()
-            # Ahead of StopRequest: an interrupted cache goes on where it was without a checkpoint.
+            # Before StopRequest: an interrupted cache goes on where it stopped, without a checkpoint.
             samples = self.samples
             if self.config.cache:
-                samples = build_cache(
-                    self.fabric, self.model, samples, self.config, self.run / "cache", self.options.workers
-                )
+                samples = build_cache(self.fabric, self.model, samples, self.config, self.run / "cache", self.workers)
             with StopRequest() as stop:
                 scores = self._train(samples, stop)
             return self._finish(scores or self.best.get("last", {}))
-        except RuntimeError as error:  # It can come up anywhere: torch raises it in the handler of SIGCHLD.
+        except RuntimeError as error:  # It can occur anywhere: torch raises it in the handler of SIGCHLD.
             if "DataLoader worker" not in str(error):
                 raise
             raise SaliencyError(
-                "a process that makes samples was killed (was memory short? fewer --workers need less); "
+                "a process that makes samples was killed (too little memory? fewer --workers need less); "
                 f"the last checkpoint is of step {max(self.checkpoints.steps(), default=0)}"
             ) from error
         finally:
@@ -128,7 +111,7 @@ class Trainer:
     # -- beginning and end -------------------------------------------------------------------------------------------
 
     def _set_up(self) -> None:
-        # The first process reads the folder for all: elsewhere, or after damage, it may look different, and processes at
+        # The first process reads the folder for all: others may see another folder or other damage, and processes at
         # different steps would wait for each other forever.
         state = in_first(self.fabric, self._read_run)
         set_training_mode(self.model, self.config)
@@ -153,7 +136,7 @@ class Trainer:
         self.log = RunLog(self.run, self.done, self.config.steps)
 
     def _read_run(self) -> dict | None:
-        """The state to go on from. Raises what `check_run` does; nothing is written before."""
+        """The state to go on from. Raises what `check_run` does, before anything is written."""
         state = self.checkpoints.load(self._note)
         check_run(self.run, self.config, state)
         try:
@@ -183,9 +166,9 @@ class Trainer:
     # -- one step ----------------------------------------------------------------------------------------------------
 
     def _batches(self, samples: Dataset) -> Iterator[dict | SaliencyError]:
-        """Batches, or the error that ends them, which all processes have to hear of first."""
+        """Batches, or the error that ends them, which is handed on because all processes must learn of it first."""
         sampler = StepSampler(self.share, self.done, self.config.steps)
-        batches = load_batches(samples, sampler, self.options.workers, pin=self.fabric.device.type == "cuda")
+        batches = load_batches(samples, sampler, self.workers, pin=self.fabric.device.type == "cuda")
         try:
             for batch in batches:
                 names = batch.pop("name")
@@ -194,14 +177,14 @@ class Trainer:
             yield error
 
     def _count_frames(self, batch: dict | SaliencyError, stop: StopRequest) -> int:
-        """Annotated frames of this step in all processes, which also agree here on whether to go on with it."""
+        """Annotated frames of this step in all processes, which also agree here on whether to go on."""
         failed = isinstance(batch, SaliencyError)
         mine = [0 if failed else int(batch["valid"].sum()), stop.asked, failed]
         frames, stops, failures = self._sum(torch.tensor(mine, dtype=torch.int64, device=self.fabric.device)).tolist()
         if failed:
             raise batch from None
         if failures:
-            raise SystemExit(1)  # The process that failed tells why.
+            raise SystemExit(1)  # The process that failed reports why.
         if stops:
             self._save()
             if self._main:
@@ -219,7 +202,7 @@ class Trainer:
             with self.fabric.no_backward_sync(self.network, enabled=self.share.world > 1 and part is not parts[-1]):
                 logits = self.network(part)
                 terms = loss_sums(logits, part["mask"], part["valid"])
-                # Processes average their gradients; the mean over the joint batch needs their sum.
+                # DDP averages the gradients of the processes; the mean over the whole batch needs their sum.
                 loss = terms.total(frames, height * width, self.config.iou_weight)
                 self.fabric.backward(loss * self.share.world)
             sums = sums + terms.detached()
@@ -250,7 +233,7 @@ class Trainer:
             self.log.picture(self.done, sample_sheet(clip, part["mask"][0], saliency, self.model.input_spec))
 
     def _validate(self) -> dict[str, float]:
-        """Scores of the evaluated weights, kept as best where they are."""
+        """Score the evaluated weights, and keep them if they are the best so far."""
         if self.validation is None:
             return {}
         model = self._evaluated()
@@ -270,7 +253,7 @@ class Trainer:
         return scores
 
     def _save(self) -> None:
-        """There is no state of a scheduler and of the data: both are functions of the step."""
+        """Learning rate and data have no state to save: both are functions of the step."""
 
         def save() -> None:
             state = {
@@ -303,6 +286,6 @@ class Trainer:
 
     def _write_json(self, name: str, values: dict) -> None:
         try:
-            replace_file(self.run / name, (json.dumps(values, indent=2) + "\n").encode())
+            write_durably(self.run / name, (json.dumps(values, indent=2) + "\n").encode())
         except OSError as error:
             raise OutputError(f"{self.run / name}: cannot be written ({error.strerror})") from error

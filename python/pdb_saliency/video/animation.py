@@ -1,4 +1,4 @@
-"""An animated picture (WebP, APNG, AVIF) as the frames of a video. FFmpeg, which reads GIFs, does not read them all."""
+"""An animated picture (WebP, APNG, AVIF) as the frames of a video. FFmpeg reads GIFs, but not all of these."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pdb_saliency.errors import InputError
 
 from .frame import Frame
 
-_HEAD = 4096  # Bytes at the beginning of a file that tell whether it is animated.
+_HEAD = 4096  # bytes at the beginning of a file, enough to see whether it is animated
 
 
 class AnimatedPicture:
-    """Frames named by number from 0, five digits. All are decoded together, so memory grows with their number.
+    """Frames named by number from 0, with five digits. All are decoded together, so memory grows with their number.
 
-    Alpha is dropped. fps: the mean rate. Raises InputError where the file does not decode.
+    Alpha is dropped. fps: the mean frame rate. Raises InputError if the file does not decode.
     """
 
     def __init__(self, path: Path):
@@ -36,7 +36,7 @@ class AnimatedPicture:
     def _decoded(self) -> tuple[list[np.ndarray], list[float]]:
         """The frames, uint8 (H, W, 3 or 4), and when each is shown, in seconds."""
         data = self.path.read_bytes()
-        # Of one that breaks off OpenCV gives the frames before without a word.
+        # OpenCV reads the first frames of a truncated file without reporting anything.
         whole = b"IEND" in data if data.startswith(b"\x89PNG") else _riff_size(data) <= len(data)
         if not whole:
             raise InputError(f"{self.path}: this animation is truncated")
@@ -59,7 +59,7 @@ def _riff_size(data: bytes) -> int:
 
 
 def is_animated(path: Path) -> bool:
-    """Whether a file says that it is an animated picture. Raises OSError."""
+    """Whether a file declares itself an animated picture. Raises OSError."""
     with open(path, "rb") as file:
         head = file.read(_HEAD)
     if head.startswith(b"\x89PNG"):

@@ -1,4 +1,4 @@
-"""What flows through the tool: frames, from anything that can be iterated into them."""
+"""Frames, and sources of frames."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 class Frame:
     """One decoded frame. name: its results are called `<name>.png`. image: uint8 (H, W, 3), BGR.
 
-    seconds: when it is shown, from the start of the video; None where nobody says. known: its map, uint8 (H, W), where an
-    earlier run left it, so that it need not be computed once more.
+    seconds: when it is shown, counted from the start of the video; None if unknown. known: its map, uint8 (H, W), if an
+    earlier run left it, so that it need not be computed again.
     """
 
     name: str
@@ -25,11 +25,11 @@ class Frame:
 
 
 class Source(Protocol):
-    """A video, in whatever form.
+    """A video in any form.
 
-    count: how many frames to expect, None when unknown. fps: frames per second, None for pictures.
-    files: the files read, so that results never overwrite them. remark: a line for the user, set while iterating.
-    Iteration raises InputError at the frame that cannot be read, after every frame before it.
+    count: how many frames to expect, None if unknown. fps: frames per second, None for pictures.
+    files: the files read; results must not overwrite them. remark: a line for the user, set while iterating.
+    Iteration raises InputError at a frame that cannot be read, after all frames before it.
     """
 
     count: int | None

@@ -1,7 +1,7 @@
-"""Decoding of a video in a process of its own, so that no damaged file can take the program down.
+"""Decoding a video in a process of its own, so that a damaged file cannot take the program down.
 
-FFmpeg, inside OpenCV, reads what anybody made: a crash, an endless loop or a hunger for memory of its own ends only that
-process. The process is this file's `serve`; it sends frames through a pipe, so it also decodes while the network computes.
+FFmpeg, inside OpenCV, reads files of any origin. If it crashes, loops for ever or runs out of memory, that ends only
+this process. It runs `serve`, below, and sends frames through a pipe, so that it decodes while the network computes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from pdb_saliency.errors import InputError
 from pdb_saliency.runtime.isolation import clean_environment, python_command
 
-PATIENCE = 60.0  # Seconds for one answer, on a machine that is not overloaded. 100 megapixels take about one.
+PATIENCE = 60.0  # seconds for one answer, on a machine that is not overloaded; 100 megapixels take about one
 _COMMAND = "from pdb_saliency.video.isolated import serve; serve()"
 _OPENED = struct.Struct("<cdd")  # b"o", count, fps
 _FRAME = struct.Struct("<ciid")  # b"f", height, width, seconds
@@ -27,11 +27,11 @@ _END = b"."
 
 
 class DecodingProcess:
-    """Frames of one video file, decoded elsewhere, from its start.
+    """Frames of one video file from its start, decoded in another process.
 
-    count, fps: what OpenCV says of the file, 0 or anything for unknown.
-    Raises InputError: it does not open (the message is `unreadable`), the decoder crashes, or answers not within `PATIENCE`
-    seconds.
+    count, fps: what OpenCV says about the file; 0 or any number if unknown.
+    Raises InputError if the file does not open (with the message `unreadable`), if the decoder crashes, or if it does
+    not answer within `PATIENCE` seconds.
     """
 
     def __init__(self, path: Path, opencv_path: str, unreadable: str):
@@ -41,11 +41,11 @@ class DecodingProcess:
         environment = clean_environment() | {"OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8"}
         self._process = subprocess.Popen(
             [*command(), opencv_path],
-            stdin=subprocess.PIPE,  # Never written to: its end tells the process that we have gone.
+            stdin=subprocess.PIPE,  # Never written to: it closes when this process ends.
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # OpenCV complains here.
+            stderr=subprocess.DEVNULL,  # for OpenCV's complaints
             env=environment,
-            start_new_session=True,  # Ctrl-C is for us.
+            start_new_session=True,  # Ctrl-C must not reach it.
         )
         threading.Thread(target=self._watch, daemon=True, name="decoder watch").start()
         kind = self._receive(1)
@@ -56,7 +56,7 @@ class DecodingProcess:
         self._frames = 0
 
     def read(self) -> tuple[np.ndarray, float] | None:
-        """The next frame, uint8 (H, W, 3) BGR, and when it is shown, seconds from the start; None after the last one."""
+        """The next frame, uint8 (H, W, 3) BGR, and its time in seconds from the start; None after the last one."""
         kind = self._receive(1)
         if kind == b"f":
             header = self._receive(_FRAME.size - 1)
@@ -98,7 +98,8 @@ class DecodingProcess:
     def _watch(self) -> None:
         """Kill the process when one wait has lasted too long.
 
-        Counts its own ticks, so that a stopped program is no wait, and less of them where processes wait for processors.
+        Counts its own ticks, so that the time in which this program is stopped does not count. On an overloaded
+        machine, where processes wait for processors, ticks count less.
         """
         tick, waited = PATIENCE / 60, 0.0
         while self._process.poll() is None:
@@ -111,13 +112,14 @@ class DecodingProcess:
 
     def _end_of_process(self, where: str) -> str:
         if self._timed_out:
-            return f"{self._path}: the decoder did not answer for {PATIENCE:.0f} seconds or more {where}: the file is damaged"
+            silent = f"the decoder did not answer for {PATIENCE:.0f} seconds or more"
+            return f"{self._path}: {silent} {where}: the file is damaged"
         code = self._process.wait()
         return f"{self._path}: the decoder crashed {where} (exit code {code}): the file is damaged, or memory is short"
 
 
 def _share_of_a_processor() -> float:
-    """What a busy process gets in the mean of the last minute, 0.1 to 1; no less, because every wait must end."""
+    """The share that a busy process had on average in the last minute, at least 0.1, because every wait must end."""
     try:
         load = os.getloadavg()[0]
     except (OSError, AttributeError):  # Windows
@@ -126,7 +128,7 @@ def _share_of_a_processor() -> float:
 
 
 def command() -> list[str]:
-    """How to start the process; the path of the video follows."""
+    """The command that starts the process, without its argument, the path of the video."""
     return python_command(_COMMAND)
 
 
@@ -140,7 +142,7 @@ def serve() -> None:
     os.dup2(2, 1)  # What libraries print must not come between the frames.
     try:
         capture = cv2.VideoCapture(sys.argv[-1])
-        # OpenCV's last resort reads "clip01.bin" as a series of pictures.
+        # As a last resort OpenCV reads "clip01.bin" as a series of pictures.
         if not capture.isOpened() or capture.getBackendName() == "CV_IMAGES":
             _send(out, b"x")
             return
@@ -158,7 +160,7 @@ def serve() -> None:
     except cv2.error:
         _send(out, b"e")
     except BrokenPipeError:
-        pass  # The reader has gone.
+        pass  # The reader has ended.
 
 
 def _send(out, data) -> None:
@@ -168,7 +170,7 @@ def _send(out, data) -> None:
 
 
 def _be_first_to_die() -> None:
-    """Where memory runs out, Linux shall end this process, not the one with the results."""
+    """If memory runs out, Linux should end this process, not the one with the results."""
     try:
         Path("/proc/self/oom_score_adj").write_text("1000")
     except OSError:

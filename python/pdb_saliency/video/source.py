@@ -1,4 +1,4 @@
-"""From the INPUT of the command line to frames: a folder of pictures, a glob, or a video file."""
+"""Opening what the user names as input: a folder of pictures, a glob, or a video file."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .reader import VideoFile
 
 
 def open_source(text: str) -> Source:
-    """The frames that `text` names: a folder of pictures, a picture, a video file, or else a glob that matches pictures.
+    """The frames that `text` names: a folder of pictures, a picture, a video file, or a glob that matches pictures.
 
-    Pictures come in natural order of their paths (2.jpg before 10.jpg), which for zero-padded numbers is the
-    alphabetical one. Hidden files and files that are not pictures are passed over. An animated picture is a video; of one
-    among others in a folder its first frame is taken.
-    Raises InputError: nothing there, no permission, no pictures, not a video, two frames of one name.
+    Pictures come in natural order of their paths (2.jpg before 10.jpg), which is the alphabetical order if numbers are
+    padded with zeros. Hidden files and files that are not pictures are ignored. An animated picture is a video; but in
+    a folder it counts as one picture, its first frame.
+    Raises InputError: nothing there, no permission, no pictures, not a video, two frames with the same name.
     """
     path = Path(text)
     if text == "-":
         raise InputError("-: standard input is not read: name a file or a folder")
     if path.parts[:2] in (("/", "dev"), ("/", "proc")):
-        path = Path(os.path.realpath(path))  # /dev/stdin is another file in the process that decodes.
+        path = Path(os.path.realpath(path))  # In the decoder's process /dev/stdin is another file.
     try:
         if not os.path.lexists(path) and glob.has_magic(text):
             return PictureFiles(_pictures(map(Path, _glob(text)), f"{text}: the glob matches"))
@@ -46,13 +46,13 @@ def open_source(text: str) -> Source:
 
 
 def natural_key(path: Path) -> tuple[list[str | int], str]:
-    """Sorts numbers by value: frame2 before frame10. The plain text decides between frame1 and frame01."""
+    """A key that sorts numbers by value: frame2 before frame10. The plain text decides between frame1 and frame01."""
     text = str(path)
     return [int(part) if i % 2 else part for i, part in enumerate(re.split(r"(\d+)", text))], text
 
 
 def _glob(pattern: str) -> Iterable[str]:
-    """As glob.iglob(pattern, recursive=True), but where links form loops, `**` ends: it enters each folder once."""
+    """As glob.iglob(pattern, recursive=True), but `**` enters each folder only once, so that loops of links end."""
     parts = Path(pattern).parts
     if "**" not in parts:
         return glob.iglob(pattern)
@@ -66,9 +66,9 @@ def _glob(pattern: str) -> Iterable[str]:
 
 
 def _folders(root: str) -> Iterator[str]:
-    """The folder and all below it, without hidden ones and without those that may not be read.
+    """The folder and all folders below it, without those that are hidden or may not be read.
 
-    Links are followed last, so that a folder goes by its own name and not by that of a link to it.
+    Links are followed last, so that a folder is found by its own name and not by that of a link to it.
     """
     seen = set()
     folders, links = [root], []
@@ -101,7 +101,7 @@ def _pictures(paths: Iterable[Path], what: str) -> list[Path]:
 def _is_picture(path: Path) -> bool:
     """By its name, unless it is, or links to, a folder, a pipe or a device.
 
-    A link to nothing counts: better a frame that cannot be read than one passed over.
+    A link to nothing counts: an error is better than a frame that is silently left out.
     """
     named = path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     return named and (os.path.isfile(path) or os.path.islink(path) and not os.path.exists(path))

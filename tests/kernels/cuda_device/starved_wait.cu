@@ -1,5 +1,5 @@
-// A block that waits for a flag that nobody sets, on a real GPU: the launch must end with a failed assertion in some seconds.
-// tests/test_cuda_device.py compiles and runs it.
+// A block that waits for a flag that nobody sets, on a real GPU: the launch must end with a failed assertion within
+// seconds. tests/kernels/test_on_gpu_device.py compiles and runs it.
 #include <cstdio>
 
 #include "cuda/persistent/flags.h"

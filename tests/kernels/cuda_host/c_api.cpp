@@ -1,4 +1,4 @@
-// C entry points to csrc/cuda on the host, for ctypes (tests/test_cuda_on_host.py).
+// C entry points to csrc/cuda on the host, for ctypes (tests/helpers/cuda_on_host.py).
 #include <exception>
 
 #include "cuda/choose_path.h"
@@ -7,8 +7,10 @@
 namespace {
 
 using namespace pdb::cuda;
+using pdb::Layer;
+using pdb::PeepholeWeights;
 
-// The arrays in the order of ForwardTensors and BackwardTensors, peephole with its strides apart.
+// The arrays in the order of ForwardTensors and BackwardTensors; the peephole strides are separate.
 struct Arguments {
   Layer layer;
   int64_t peephole_stride[4];
@@ -19,7 +21,7 @@ struct Arguments {
 template <class T>
 PeepholeWeights<T> peephole(const Arguments& arguments, void* data) {
   const int64_t* s = arguments.peephole_stride;
-  return {static_cast<const T*>(data), {s[0], s[1], s[2], s[3]}};
+  return {static_cast<const T*>(data), s[0], s[1], s[2], s[3]};
 }
 
 template <class T>
@@ -29,8 +31,8 @@ int run_forward(const Arguments& arguments) {
   auto t = [&](int i) { return static_cast<T*>(a[i]); };
   auto acc = [&](int i) { return static_cast<A*>(a[i]); };
   return forward<T>(arguments.layer,
-                    {t(0), t(1), t(2), t(3), peephole<T>(arguments, a[4]), t(5), t(6), t(7), t(8), t(9), acc(10), acc(11),
-                     arguments.is_packed, acc(12)},
+                    {t(0), t(1), t(2), t(3), peephole<T>(arguments, a[4]), t(5), t(6), t(7), t(8), t(9), acc(10),
+                     acc(11), arguments.is_packed, acc(12)},
                     nullptr);
 }
 
@@ -40,9 +42,9 @@ int run_backward(const Arguments& arguments) {
   void* const* a = arguments.arrays;
   auto t = [&](int i) { return static_cast<T*>(a[i]); };
   auto acc = [&](int i) { return static_cast<A*>(a[i]); };
-  return backward<T>(arguments.layer,
-                     {t(0), t(1), t(2), t(3), t(4), t(5), peephole<T>(arguments, a[6]), t(7), t(8), t(9), t(10), acc(11),
-                      t(12), nullptr, t(13), t(14), t(15), t(16), t(17), t(18), acc(19)},
+  return backward<T>(arguments.layer, {t(0),  t(1),  t(2),  t(3),  t(4),    t(5),    peephole<T>(arguments, a[6]),
+                                       t(7),  t(8),  t(9),  t(10), acc(11), t(12),   t(13),
+                                       t(14), t(15), t(16), t(17), t(18),   nullptr, acc(19)},
                      nullptr);
 }
 
@@ -110,14 +112,18 @@ extern "C" int pdb_choose_path(const Arguments* a, int64_t element_size, int arc
   }
 }
 
-// Whether one launch takes a pyramid of such layers: two branches of dilation 1 and 2, forward and backward in time.
+// Whether one launch can run a pyramid of such layers: two branches of dilation 1 and 2, forward and backward in time.
 extern "C" bool pdb_pyramid_fits(int dtype, const Arguments* a, bool backward) {
   Layer layers[4] = {a->layer, a->layer, a->layer, a->layer};
   for (int i = 0; i < 4; ++i) layers[i].dilation = 1 + i / 2, layers[i].reverse = i % 2 == 1;
-  return persistent_fits({layers, 2, 2}, dtype == 0 ? 4 : dtype == 1 ? 8 : 2, backward ? Pass::backward : Pass::forward);
+  return persistent_fits({layers, 2, 2},
+                         dtype == 0   ? 4
+                         : dtype == 1 ? 8
+                                      : 2,
+                         backward ? Pass::backward : Pass::forward);
 }
 
-// What the emulated GPU says its kernels were compiled for; 0: none were.
+// The architecture for which the emulated GPU says its kernels were compiled; 0: none were.
 extern "C" void pdb_set_architecture(int architecture) { host::compiled_architecture = architecture; }
 extern "C" void pdb_set_device_errors(int which) { pdb::device_errors = which; }
 extern "C" void pdb_set_seed(uint64_t seed) { host::set_seed(seed); }

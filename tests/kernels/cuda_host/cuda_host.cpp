@@ -29,45 +29,45 @@ namespace {
 
 constexpr size_t kStackBytes = 256 * 1024;
 
-// polling: runnable, but its last look at a flag was in vain.
+// polling: runnable, but the last look at the flag was in vain.
 enum class State { runnable, polling, at_barrier, at_exchange, finished };
 
 struct Fiber {
   ucontext_t context;
   std::unique_ptr<char[]> stack{new char[kStackBytes]};
   State state = State::runnable;
-  const char* file = nullptr;  // of the barrier it waits at
+  const char* file = nullptr;  // of the barrier that it waits at
   int line = 0;
   int exchanges = 0;
   unsigned block = 0, thread = 0;
-  WaitingFor waiting{};  // while it polls
-  void* fake_stack = nullptr;  // AddressSanitizer's, while it does not run
+  WaitingFor waiting{};        // while it polls
+  void* fake_stack = nullptr;  // AddressSanitizer's, while the fiber does not run
 };
 
-// What a block has stored for others and not released yet.
+// What a block has stored for others and not yet released.
 struct PendingStore {
   char* target;
   size_t bytes;
   std::array<char, 16> value;
   unsigned thread;
-  int barriers;  // that the block had passed
+  int barriers;  // passed by the block before the store
 };
 
 struct Block {
   std::vector<char> shared;
   bool shared_used = false;
-  // Two buffers a warp, used in turn: a lane may give its next words while others still read the last ones.
+  // Two buffers per warp, used in turn: a lane may give its next words while others still read the last ones.
   std::vector<std::array<WarpWords, 2>> warp_words;
   std::vector<double> warp_speeds;
   double speed = 1;
   int barriers = 0;
   std::vector<PendingStore> pending;
-  std::map<const void*, std::array<char, 16>> seen;  // what it has loaded from others since it last acquired
+  std::map<const void*, std::array<char, 16>> seen;  // loaded from others since the last acquire
 };
 
 std::mt19937_64 generator;
 std::vector<Fiber> fibers;
-std::vector<Block> running;  // the blocks that run at once
+std::vector<Block> running;  // the blocks that run at the same time
 Fiber scheduler;
 Fiber* current;
 const std::function<void()>* body;
@@ -84,10 +84,8 @@ constexpr int kAssertionFailed = 710;  // cudaErrorAssert
 
 Fault fault_at(const char* file, int line) {
   if (injected == Fault::none || line != faulty_line) return Fault::none;
-  const std::string path = file;
-  const bool is_there = path.size() > faulty_file.size() && path.compare(path.size() - faulty_file.size(), std::string::npos, faulty_file) == 0 &&
-                        path[path.size() - faulty_file.size() - 1] == '/';
-  return is_there ? injected : Fault::none;
+  const std::string path = file, end = "/" + faulty_file;
+  return path.size() >= end.size() && path.substr(path.size() - end.size()) == end ? injected : Fault::none;
 }
 
 Block& current_block() { return running[current->block]; }
@@ -96,7 +94,8 @@ void switch_fiber(Fiber& from, Fiber& to, bool last) {
   static StackRange scheduler_stack{};
   const bool starts = &from == &scheduler;
   if (starts && !scheduler_stack.bottom) scheduler_stack = thread_stack();
-  announce_switch(last ? nullptr : &from.fake_stack, starts ? StackRange{to.stack.get(), kStackBytes} : scheduler_stack);
+  announce_switch(last ? nullptr : &from.fake_stack,
+                  starts ? StackRange{to.stack.get(), kStackBytes} : scheduler_stack);
   swapcontext(&from.context, &to.context);
   announce_arrival(from.fake_stack);
 }
@@ -126,7 +125,7 @@ void start(Fiber& fiber, unsigned block, unsigned thread) {
   makecontext(&fiber.context, thread_main, 0);
 }
 
-// Whether the fibers [begin, end) are all in this state, and at the same place of the program.
+// Whether the fibers [begin, end) are all in this state, at the same place of the program.
 bool all_in(State state, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) {
     if (fibers[i].state != state) return false;
@@ -140,8 +139,8 @@ void release(int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; ++i) fibers[i].state = State::runnable;
 }
 
-// Lets those of a block go on whom nobody keeps waiting; warps with a probability of their own, so that some run ahead
-// of others. False if there is no such thread.
+// Releases those fibers of a block that nobody keeps waiting; warps with a probability of their own, so that some run
+// ahead of others. False if there is none.
 bool release_waiting(Block& block, int64_t begin, int threads) {
   if (all_in(State::at_barrier, begin, begin + threads)) {
     ++block.barriers;
@@ -168,7 +167,7 @@ void flush(Block& block, const std::function<bool(const PendingStore&)>& chosen)
   block.pending.swap(kept);
 }
 
-// Lets every thread of the block that can run do so, in a drawn order. Whether any got ahead.
+// Lets every thread of the block that can run do so, in a drawn order. Returns whether any made progress.
 bool run_block(unsigned index, int threads, std::vector<unsigned>& order) {
   const int64_t begin = int64_t(index) * threads;
   if (all_in(State::finished, begin, begin + threads)) return false;
@@ -191,22 +190,23 @@ bool run_block(unsigned index, int threads, std::vector<unsigned>& order) {
   return ahead;
 }
 
-// What a block does that has waited too long (give_up() in halo_flags.h), for the first thread that polls.
+// What happens when a block has waited too long (give_up() in persistent/flags.h), for the first thread that polls.
 int give_up(int64_t threads) {
   for (int64_t i = 0; i < threads; ++i) {
     const Fiber& fiber = fibers[i];
     if (fiber.state != State::polling) continue;
-    std::fprintf(stderr, "pdb_ext: persistent launch, layer %d, step:%d: persistent_kernel, %s: block: [%u,0,0], thread: [%u,0,0] "
-                 "Assertion `a neighbouring tile's flag came within 2 seconds` failed.\n",
-                 fiber.waiting.layer, fiber.waiting.step, fiber.waiting.backward ? "backward" : "forward", fiber.block,
-                 fiber.thread);
+    std::fprintf(
+        stderr,
+        "pdb_ext: persistent launch, layer %d, step:%d: persistent_kernel, %s: block: [%u,0,0], thread: [%u,0,0] "
+        "Assertion `a neighbouring tile's flag came within 2 seconds` failed.\n",
+        fiber.waiting.layer, fiber.waiting.step, fiber.waiting.backward ? "backward" : "forward", fiber.block,
+        fiber.thread);
     break;
   }
-  running.clear();  // and what the blocks have not released
-  return kAssertionFailed;
+  return running.clear(), kAssertionFailed;  // also drops stores that were not released
 }
 
-// Blocks [first, first + count) of the grid at once. Returns 0, or an error.
+// Runs blocks [first, first + count) of the grid at the same time. Returns 0, or an error.
 int run_blocks(unsigned first, unsigned count, int threads, size_t shared_bytes) {
   std::vector<unsigned> order(threads), blocks(count);
   std::iota(order.begin(), order.end(), 0u);
@@ -222,14 +222,14 @@ int run_blocks(unsigned first, unsigned count, int threads, size_t shared_bytes)
     for (int i = 0; i < threads; ++i) start(fibers[int64_t(b) * threads + i], b, i);
   }
   for (bool ahead = true; !all_in(State::finished, 0, int64_t(count) * threads);) {
-    const bool everyone = !ahead;  // after a round in vain nobody is passed over
+    const bool everyone = !ahead;  // after a round without progress nobody is passed over
     ahead = false;
     std::shuffle(blocks.begin(), blocks.end(), generator);
     for (unsigned b : blocks) {
       block_index.x = first + b;
       if (everyone || std::bernoulli_distribution(running[b].speed)(generator)) ahead |= run_block(b, threads, order);
     }
-    if (everyone && !ahead && !all_in(State::finished, 0, int64_t(count) * threads)) 
+    if (everyone && !ahead && !all_in(State::finished, 0, int64_t(count) * threads))
       return give_up(int64_t(count) * threads);
   }
   return 0;
@@ -319,7 +319,6 @@ int run_resident(int64_t blocks, int threads, size_t shared_bytes, const std::fu
 }
 
 void run_blocks_from(int64_t block) { first_block = block; }
-
 void set_seed(uint64_t seed) { generator.seed(seed); }
 
 void inject(Fault fault, const char* file, int line) {

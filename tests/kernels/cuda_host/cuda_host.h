@@ -1,19 +1,18 @@
 // Host emulation of the part of CUDA that csrc/cuda uses: the same kernel text, compiled by g++ or clang++.
 //
 // A block's threads are fibers (ucontext). Between two barriers they run one after the other in an order drawn anew
-// each time, so that a missing __syncthreads() shows as a wrong result: some thread then reads before another wrote.
-// The lanes of a warp meet at exchange(), on which the warp-wide instructions (mma.h) stand; each warp goes on from there
-// at a speed of its own.
-// Shared memory is a heap block of the exact size, filled with 0xFF (NaN) for every block, so that reads of memory that
-// nothing wrote show, and AddressSanitizer sees every access out of bounds. A barrier that only some threads reach, or
-// that they reach at different lines, ends the process with a message.
+// each time, so that a missing __syncthreads() shows as a wrong result: some thread then reads before another has
+// written. The lanes of a warp meet at exchange(), on which the warp-wide instructions (mma.h) are built; from there
+// each warp goes on at its own speed. Shared memory is a heap block of the exact size, filled with 0xFF (NaN) for every
+// block, so that reads of memory that nothing wrote show, and AddressSanitizer sees every access out of bounds. A
+// barrier that only some threads reach, or that they reach at different lines, ends the process with a message.
 //
-// The blocks of a cooperative launch run at once, each at a speed of its own, and talk through flags (halo_flags.h) under
-// a memory model as weak as the GPU's: what a block stores for others stays its own until a thread releases it that comes
-// behind it (in its own program order, or after a barrier), and what a block has once read from others it sees unchanged
-// until it acquires. When blocks all wait for each other, the first of them gives up, as on a GPU after some time: it says
-// what it waited for, and the launch fails.
-// Not covered: races between warps within one phase that the drawn orders miss, occupancy, speed.
+// The blocks of a cooperative launch run at the same time, each at its own speed, and communicate through flags
+// (persistent/flags.h) under a memory model as weak as the GPU's: what a block stores for others stays its own until a
+// thread that comes after the store (in its own program order, or after a barrier) releases it; and what a block has
+// once read from others, it sees unchanged until it acquires. When all blocks wait for each other, the first of them
+// gives up, as on a GPU after some time: it reports what it waited for, and the launch fails. Not covered: races
+// between warps within one phase that the drawn orders miss, occupancy, speed.
 #pragma once
 
 #include <array>
@@ -41,7 +40,7 @@ extern Index thread_index, block_index, block_dim, grid_dim;
 
 void barrier(const char* file, int line);
 
-// What every lane of a warp has given: [lane][word].
+// The words of every lane of a warp: [lane][word].
 using WarpWords = std::array<std::array<uint32_t, 6>, 32>;
 
 // Gives this lane's words and waits for those of the whole warp, which stay valid until its next exchange.
@@ -50,22 +49,23 @@ const WarpWords& exchange(const uint32_t (&words)[6]);
 // The current block's shared memory. A kernel has one shared_storage().
 void* shared_memory(size_t bytes);
 
-// The same of a kernel that was given its size at the launch.
+// The same for a kernel whose size was given at the launch.
 void* dynamic_shared_memory();
 
 // Runs body() once per thread of every block, one block after the other.
 void run_grid(int64_t blocks, int threads, const std::function<void()>& body);
 
-// The same with all blocks at once. shared_bytes: for dynamic_shared_memory(). 0, or the error of a failed assertion.
+// The same with all blocks at the same time. shared_bytes: for dynamic_shared_memory(). Returns 0, or the error of a
+// failed assertion.
 int run_resident(int64_t blocks, int threads, size_t shared_bytes, const std::function<void()>& body);
 
-// How many blocks the emulated GPU takes at once: none at first, so that nothing is launched cooperatively.
+// How many blocks the emulated GPU can hold at once. At first none, so that nothing is launched cooperatively.
 extern int64_t resident_blocks;
 
-// How many cooperative launches there were.
+// The number of cooperative launches so far.
 extern int cooperative_launches;
 
-// Stores for other blocks and loads of what other blocks stored, up to 16 bytes.
+// Stores for other blocks, and loads of what other blocks stored, up to 16 bytes.
 void store_global(void* target, const void* value, size_t bytes);
 void load_global(const void* source, void* value, size_t bytes);
 
@@ -80,16 +80,17 @@ void await_flag(const uint32_t* flag, uint32_t value, WaitingFor waiting, const 
 // Draws the orders of the following launches from this seed.
 void set_seed(uint64_t seed);
 
-// Leaves the blocks before this one out of the following launches; negative: counted from the last, -1.
+// Leaves out the blocks before this one in the following launches; negative: counted from the last, -1.
 void run_blocks_from(int64_t block);
 
-// Device::compiled; 0 emulates a GPU that none of the kernels was compiled for.
+// Device::compiled; 0 emulates a GPU for which no kernel was compiled.
 extern int compiled_architecture;
 
-// What is wrong with a barrier, publish or await: nothing; it is not there; or it does not release or acquire.
+// The fault of a barrier, publish or await: none; it is missing; or it does not release or acquire.
 enum class Fault { none, missing, relaxed };
 
-// Breaks the one at this line of this file (its name without folders): is it missed?
+// Injects a fault at this line of this file, named by its path below csrc/cuda ("persistent/loop.h"): does a test
+// notice?
 void inject(Fault fault, const char* file, int line);
 
 }  // namespace pdb::cuda::host
@@ -113,9 +114,10 @@ int launch_cooperative(void (*kernel)(Parameters...), int64_t blocks, int thread
   return host::run_resident(blocks, threads, static_cast<size_t>(shared_bytes), [&] { kernel(arguments...); });
 }
 
-constexpr int64_t kHostProcessors = 132, kHostSharedBytes = 227 * 1024;  // for a block; with the KB that each costs besides
+constexpr int64_t kHostProcessors = 132,
+                  kHostSharedBytes = 227 * 1024;  // for a block, without the KB that each costs in addition
 
-// By shared memory; registers and threads are in host::resident_blocks.
+// Limited by shared memory; registers and threads are part of host::resident_blocks.
 template <class... Parameters>
 int64_t resident_blocks(void (*)(Parameters...), int, int64_t shared_bytes) {
   const int64_t by_memory = kHostProcessors * ((kHostSharedBytes + 1024) / (shared_bytes + 1024));
@@ -160,7 +162,8 @@ inline void narrow(float value, BFloat16& result) {
 }
 
 inline float widen(Half value) {
-  const uint32_t sign = uint32_t(value.bits & 0x8000) << 16, exponent = value.bits >> 10 & 31, mantissa = value.bits & 1023;
+  const uint32_t sign = uint32_t(value.bits & 0x8000) << 16, exponent = value.bits >> 10 & 31,
+                 mantissa = value.bits & 1023;
   if (exponent == 31) return from_bits(sign | 0x7F800000 | mantissa << 13);
   if (exponent == 0) return (sign ? -1.0f : 1.0f) * std::ldexp(float(mantissa), -24);
   return from_bits(sign | (exponent + 112) << 23 | mantissa << 13);

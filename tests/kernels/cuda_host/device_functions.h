@@ -1,5 +1,6 @@
-// The float functions of csrc/cell.h as inexact as a GPU's may be, for kernels on the host: expf, tanhf and __fdividef within
-// 2 ulp. Included before everything else. The error is drawn anew for every argument and is off at first.
+// The float functions of csrc/cell.h as inexact as a GPU's may be, for kernels on the host: expf, tanhf and __fdividef
+// within 2 ulp. Included before everything else. The error is a pseudo-random function of the argument, and is off at
+// first.
 #pragma once
 
 #define PDB_DEVICE_FUNCTIONS
@@ -10,10 +11,10 @@
 
 namespace pdb {
 
-// 0: none; 1: of expf and tanhf, which PyTorch's operators on a GPU have, too; 2: of the quotient as well. cuda_host.cpp
+// 0: none; 1: in expf and tanhf, as in PyTorch's operators on a GPU; 2: in the quotient as well. See cuda_host.cpp.
 extern int device_errors;
 
-// value, off by at most so many units in the last place; by how many, depends on the bits of the argument.
+// value with an error of at most so many units in the last place; the bits of the argument determine how many.
 inline float off_by(float value, float ulps, float argument) {
   if (!std::isfinite(value) || value == 0) return value;
   uint32_t bits;

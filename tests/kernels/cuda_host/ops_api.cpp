@@ -1,4 +1,4 @@
-// C entry points to what the ops keep besides tensors, for ctypes (tests/cuda_ops_on_host.py).
+// C entry points to the records and caches of the ops, for ctypes (tests/helpers/cuda_ops_on_host.py).
 #include "ops/calls.h"
 #include "ops/weight_cache.h"
 

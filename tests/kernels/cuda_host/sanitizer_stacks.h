@@ -1,4 +1,4 @@
-// What AddressSanitizer must be told when a thread goes on on another stack. Nothing without it.
+// Tells AddressSanitizer when a thread continues on another stack. Does nothing without it.
 #pragma once
 
 #include <cstddef>
@@ -30,7 +30,7 @@ inline StackRange thread_stack() {
 #endif
 }
 
-// own_fake_stack: where the sanitizer keeps what belongs to the stack that is left; null if it is left for good.
+// own_fake_stack: where the sanitizer keeps what belongs to the stack that is left; null if it is never resumed.
 inline void announce_switch([[maybe_unused]] void** own_fake_stack, [[maybe_unused]] StackRange target) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(own_fake_stack, target.bottom, target.bytes);

@@ -1,5 +1,6 @@
-// The CUDA kernels on the host, for AddressSanitizer and UBSan: forward against the plain loops below, backward against
-// finite differences of forward, in double; the other dtypes for their memory accesses and as close as their rounding.
+// The CUDA kernels on the host, for AddressSanitizer and UBSan: forward against the plain loops below and backward
+// against finite differences of forward, in double; the other dtypes for their memory accesses and for errors no larger
+// than their rounding explains.
 // Usage: test_kernels [random cases] [seed]
 #include <cmath>
 #include <cstdio>
@@ -7,14 +8,16 @@
 #include <random>
 #include <vector>
 
+#include "cuda/common/launch.h"
 #include "cuda/common/once.h"
 #include "cuda/step/kernels.h"
-#include "cuda/common/launch.h"
 #include "cuda/step/weight_gradient.h"
 
 namespace {
 
 using namespace pdb::cuda;
+using pdb::Layer;
+using pdb::PeepholeWeights;
 using Array = std::vector<double>;
 
 std::mt19937_64 generator;
@@ -41,7 +44,12 @@ struct Outputs {
 Inputs random_inputs(const Layer& l, bool optional, double scale) {
   const int64_t C = l.channels;
   Inputs in{normal(l.steps * l.batch * l.in_channels * l.pixels(), scale),
-            normal(4 * C * l.in_channels * l.taps(), 0.3 * scale), normal(4 * C * C * l.taps(), 0.3 * scale), {}, {}, {}, {}};
+            normal(4 * C * l.in_channels * l.taps(), 0.3 * scale),
+            normal(4 * C * C * l.taps(), 0.3 * scale),
+            {},
+            {},
+            {},
+            {}};
   if (optional) {
     in.bias = normal(4 * C, scale);
     in.peephole = normal(3 * C * l.pixels(), scale);
@@ -95,7 +103,7 @@ Outputs plain_forward(const Layer& l, const Inputs& in) {
   return out;
 }
 
-// Arrays of exactly their size, so that AddressSanitizer sees every step beyond them. Outputs start as NaN.
+// Arrays of exactly the size needed, so that AddressSanitizer sees every access beyond them. Outputs start as NaN.
 template <class T>
 std::vector<T> convert(const Array& values) {
   std::vector<T> result(values.size());
@@ -133,16 +141,38 @@ std::pair<Outputs, Inputs> run(const Layer& l, Inputs& in, const Outputs& cotang
   auto gates = unwritten<T>(l.steps * 4 * l.state());
   auto cells = unwritten<A>(l.steps * l.state()), packed = unwritten<A>(forward_packed<T>(l));
   auto workspace = unwritten<A>(forward_workspace<T>(l, true));
-  const PeepholeWeights<T> peephole{pointer(a[4]), {l.channels * l.pixels(), l.pixels(), l.width, 1}};
-  if (forward<T>(l, {a[0].data(), a[1].data(), a[2].data(), pointer(a[3]), peephole, pointer(a[5]), pointer(a[6]),
-                     output.data(), c_n.data(), gates.data(), cells.data(), packed.data(), false, workspace.data()}, nullptr))
+  const PeepholeWeights<T> peephole{pointer(a[4]), l.channels * l.pixels(), l.pixels(), l.width, 1};
+  if (forward<T>(l,
+                 {a[0].data(), a[1].data(), a[2].data(), pointer(a[3]), peephole, pointer(a[5]), pointer(a[6]),
+                  output.data(), c_n.data(), gates.data(), cells.data(), packed.data(), false, workspace.data()},
+                 nullptr))
     std::abort();
   const auto grad_output = convert<T>(cotangents.output), grad_c_n = convert<T>(cotangents.c_n);
   workspace = unwritten<A>(backward_workspace<T>(l, !recompute));
   auto grad = [&](int i) { return grads[i].empty() ? nullptr : grads[i].data(); };
-  if (backward<T>(l, {grad_output.data(), grad_c_n.data(), a[0].data(), a[1].data(), a[2].data(), pointer(a[3]), peephole,
-                      pointer(a[5]), pointer(a[6]), output.data(), recompute ? nullptr : gates.data(), cells.data(), grad(0),
-                      nullptr, grad(1), grad(2), grad(3), grad(4), grad(5), grad(6), workspace.data()}, nullptr))
+  if (backward<T>(l,
+                  {grad_output.data(),
+                   grad_c_n.data(),
+                   a[0].data(),
+                   a[1].data(),
+                   a[2].data(),
+                   pointer(a[3]),
+                   peephole,
+                   pointer(a[5]),
+                   pointer(a[6]),
+                   output.data(),
+                   recompute ? nullptr : gates.data(),
+                   cells.data(),
+                   grad(0),
+                   grad(1),
+                   grad(2),
+                   grad(3),
+                   grad(4),
+                   grad(5),
+                   grad(6),
+                   nullptr,
+                   workspace.data()},
+                  nullptr))
     std::abort();
   Inputs gradients;
   for (size_t i = 0; i < grads.size(); ++i) *gradients.all()[i] = convert_back(grads[i]);
@@ -158,7 +188,8 @@ double dot(const Array& a, const Array& b) {
 // Largest difference; NaN counts as infinite.
 double difference(const Array& a, const Array& b) {
   double largest = 0;
-  for (size_t i = 0; i < a.size(); ++i) largest = std::isfinite(a[i] - b[i]) ? std::fmax(largest, std::fabs(a[i] - b[i])) : INFINITY;
+  for (size_t i = 0; i < a.size(); ++i)
+    largest = std::isfinite(a[i] - b[i]) ? std::fmax(largest, std::fabs(a[i] - b[i])) : INFINITY;
   return largest;
 }
 
@@ -194,14 +225,16 @@ bool check(const Layer& l, bool optional) {
   const double forward_error = std::fmax(difference(out.output, exact.output), difference(out.c_n, exact.c_n));
   const double backward_error = gradient_error(l, in, gradients, cotangents);
   Inputs recomputed = run<double>(l, in, cotangents, /*recompute=*/true).second;
-  // Gates that are computed again have the same bits, unless other kernels computed them first; sums over chunks do not.
+  // Recomputed gates have the same bits, unless other kernels computed them the first time; sums over chunks do not.
   const double rounding = l.persistent || backward_in_chunks(l, /*gates=*/false) ? 1e-10 : 0;
   bool same = true;
-  for (size_t i = 0; i < in.all().size(); ++i) same &= difference(*recomputed.all()[i], *gradients.all()[i]) <= rounding;
+  for (size_t i = 0; i < in.all().size(); ++i)
+    same &= difference(*recomputed.all()[i], *gradients.all()[i]) <= rounding;
   bool passed = same && forward_error < 1e-12 && backward_error < 1e-6;
-  std::printf("T=%ld N=%ld Cin=%ld C=%ld %ldx%ld k=%ld d=%ld reverse=%d current=%d optional=%d: double %.1e, gradient %.1e",
-              long(l.steps), long(l.batch), long(l.in_channels), long(l.channels), long(l.height), long(l.width),
-              long(l.kernel), long(l.dilation), l.reverse, l.peephole_current, optional, forward_error, backward_error);
+  std::printf(
+      "T=%ld N=%ld Cin=%ld C=%ld %ldx%ld k=%ld d=%ld reverse=%d current=%d optional=%d: double %.1e, gradient %.1e",
+      long(l.steps), long(l.batch), long(l.in_channels), long(l.channels), long(l.height), long(l.width),
+      long(l.kernel), long(l.dilation), l.reverse, l.peephole_current, optional, forward_error, backward_error);
   for (bool tensor_cores : {false, true}) {
     const double units[3] = {tensor_cores ? 0x1p-11 : 0x1p-24, 0x1p-11, 0x1p-8};
     const double errors[3] = {rounding_error<float>(l, tensor_cores, in, cotangents, exact),
@@ -210,7 +243,7 @@ bool check(const Layer& l, bool optional) {
     std::printf(", %s", tensor_cores ? "tensor cores" : "FMA");
     for (int i = 0; i < 3; ++i) {
       std::printf(" %.1e", errors[i]);
-      // Output lies within (-1, 1); a step of the recurrence hands on a few roundings of its inputs.
+      // Outputs lie within (-1, 1); a step of the recurrence passes on a few roundings of its inputs.
       passed = passed && errors[i] < 64 * units[i];
     }
   }
@@ -218,7 +251,7 @@ bool check(const Layer& l, bool optional) {
   return passed;
 }
 
-// The workspace of a weight gradient is enough for that of any fewer images, whose pixels are split in another way.
+// The workspace of a weight gradient is enough for any smaller number of images, whose pixels are split differently.
 bool check_workspace() {
   const Layer layer{1, 1, 8, 8, 3, 7, 1, 1, false, false, false, false};
   int64_t largest = 0;
@@ -232,7 +265,8 @@ bool check_workspace() {
   return passed;
 }
 
-// A launch has no more blocks than the GPU holds at once, unless its tiles are more, and nearly as many where there is work.
+// A launch has no more blocks than the GPU holds at once, unless it has more tiles; and nearly as many if there is
+// enough work.
 bool check_blocks() {
   const Layer layer{1, 1, 8, 8, 64, 64, 1, 1, false, false, false, false};
   bool passed = true;
@@ -244,11 +278,13 @@ bool check_blocks() {
   return passed;
 }
 
-// An answer is asked for once for each key, a question that failed again.
+// An answer is asked for once per key; a failed question is asked again.
 bool check_answers() {
   Answers<int, int64_t> answers;
   int asked = 0;
-  const auto double_of = [&](int key) { return answers.get(key, [&] { return ++asked, std::optional<int64_t>(2 * key); }); };
+  const auto double_of = [&](int key) {
+    return answers.get(key, [&] { return ++asked, std::optional<int64_t>(2 * key); });
+  };
   bool passed = double_of(3) == 6 && double_of(4) == 8 && double_of(3) == 6 && asked == 2;
   passed &= !answers.get(5, [] { return std::optional<int64_t>(); }) && double_of(5) == 10 && asked == 3;
   if (!passed) std::printf("FAIL: an answer was forgotten, or a failure remembered\n");
@@ -270,17 +306,18 @@ int main(int argc, char** argv) {
   passed &= check({2, 1, 1, 2, 41, 42, 3, 40, false, true, false, false}, true);
   passed &= check({1, 1, 2, 1, 7, 8, 9, 1, false, false, false, false}, false);
   passed &= check({2, 1, 2, 1, 3, 4, 3, int64_t(1) << 62, false, false, false, false}, true);
-  // Chunks of three steps, whole ones and a shorter one.
+  // Chunks: whole ones and a shorter one.
   passed &= check({12, 2, 2, 1, 3, 4, 3, 1, false, true, false, false}, true);
   passed &= check({11, 1, 1, 2, 3, 4, 3, 2, true, false, false, false}, false);
   for (int i = 0; i < random_cases; ++i)
     passed &= check({draw(1, 3), draw(1, 2), draw(1, 10), draw(1, 10), draw(1, 9), draw(1, 40), 2 * draw(0, 2) + 1,
-                     draw(1, 5), draw(0, 1) == 1, draw(0, 1) == 1, false, false}, draw(0, 1) == 1);
+                     draw(1, 5), draw(0, 1) == 1, draw(0, 1) == 1, false, false},
+                    draw(0, 1) == 1);
   // Four tiles that wait for each other, in one launch each way.
   host::resident_blocks = 4;
   host::cooperative_launches = 0;
   passed &= check({2, 1, 3, 5, 9, 10, 3, 2, true, true, false, true}, true);
-  // Weights that take turns in shared memory, over more steps than are done at once.
+  // Weights that alternate in shared memory, over more steps than are computed at once.
   passed &= check({9, 1, 56, 4, 3, 4, 3, 1, false, false, false, true}, false);
   if (host::cooperative_launches == 0) passed = false, std::printf("FAIL: no persistent launch\n");
   return passed ? 0 : 1;

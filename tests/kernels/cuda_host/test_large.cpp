@@ -1,6 +1,6 @@
-// Index arithmetic beyond 2^31 elements: arrays of reserved addresses, of which only the pages at the last tile of the last
-// image are ever touched, and only the blocks there run. The same data in the corner of a small image must give the same
-// bits, at the place where a large image has its last pixels.
+// Index arithmetic beyond 2^31 elements: arrays of reserved addresses, of which only the pages at the last tile of the
+// last image are ever touched, and only the blocks there run. The same data in the corner of a small image must give
+// the same bits.
 #include <sys/mman.h>
 
 #include <cstdio>
@@ -9,22 +9,24 @@
 #include <random>
 #include <vector>
 
+#include "cuda/common/launch.h"
 #include "cuda/gates/gates.h"
 #include "cuda/step/kernels.h"
-#include "cuda/common/launch.h"
 
 namespace {
 
 using namespace pdb::cuda;
+using pdb::Layer;
 
-// `count` zeros that take memory only where they are touched.
+// `count` zeros that occupy memory only where they are touched.
 template <class T>
 struct Sparse {
   int64_t count;
   T* data;
 
   explicit Sparse(int64_t count) : count(count) {
-    void* address = mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void* address =
+        mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (address == MAP_FAILED) std::perror("mmap"), std::exit(1);
     data = static_cast<T*>(address);
   }
@@ -35,7 +37,8 @@ struct Sparse {
 
 constexpr int64_t kChannels = 8, kSide = 8;  // what is compared: one tile of 8 x 8 pixels, all channels
 
-// Element (image, channel, y, x) of an array (images, channels, H, W), counted from the last image's bottom right corner.
+// Element (image, channel, y, x) of an array (images, channels, H, W), counted from the last image's bottom right
+// corner.
 int64_t corner(const Layer& layer, int64_t channels, int64_t channel, int64_t y, int64_t x) {
   const int64_t row = layer.height - kSide + y, column = layer.width - kSide + x;
   return (((layer.batch - 1) * channels + channel) * layer.height + row) * layer.width + column;
@@ -56,10 +59,12 @@ void randomise(const Layer& layer, Sparse<float>& array, int64_t channels, uint6
 // Everything that the kernels compute in the corner, in one array.
 std::vector<float> run(const Layer& layer, bool tensor_cores) {
   const int64_t C = kChannels, state = layer.state();
-  Sparse<float> x(state), h_previous(state), c_previous(state), h(state), c(state), gates(4 * state), grad_output(state),
-      grad_c(state), grad_next(4 * state), grad_gates(4 * state), grad_x(state), sums(4 * state), operand(state);
+  Sparse<float> x(state), h_previous(state), c_previous(state), h(state), c(state), gates(4 * state),
+      grad_output(state), grad_c(state), grad_next(4 * state), grad_gates(4 * state), grad_x(state), sums(4 * state),
+      operand(state);
   int seed = 0;
-  for (Sparse<float>* array : {&x, &h_previous, &c_previous, &grad_output, &grad_c}) randomise(layer, *array, C, ++seed);
+  for (Sparse<float>* array : {&x, &h_previous, &c_previous, &grad_output, &grad_c})
+    randomise(layer, *array, C, ++seed);
   for (Sparse<float>* array : {&grad_next, &sums}) randomise(layer, *array, 4 * C, ++seed);
   std::vector<float> weight(4 * C * C * layer.taps());
   std::mt19937_64 generator(99);
@@ -80,8 +85,10 @@ std::vector<float> run(const Layer& layer, bool tensor_cores) {
   forward.weight_x = forward.weight_h = as_gates.data();
   forward.h = h.data, forward.c = c.data, forward.gates = gates.data;
   BackwardStep<float> backward{};
-  backward.grad_output = grad_output.data, backward.grad_gates_next = grad_next.data, backward.weight_h = transposed.data();
-  backward.gates = gates.data, backward.c = c.data, backward.c_previous = c_previous.data, backward.grad_c = grad_c.data;
+  backward.grad_output = grad_output.data, backward.grad_gates_next = grad_next.data,
+  backward.weight_h = transposed.data();
+  backward.gates = gates.data, backward.c = c.data, backward.c_previous = c_previous.data,
+  backward.grad_c = grad_c.data;
   backward.grad_gates = grad_gates.data;
 
   const DataGradients<float> gradients_of_x{{{grad_next.data, transposed.data(), layer.dilation}}, 1, nullptr};

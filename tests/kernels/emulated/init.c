@@ -1,4 +1,4 @@
-// The first and only process: enables AVX, runs the kernels' test with AVX-512, and tells how it ended.
+// The first and only process: enables AVX, runs the kernels' test with AVX-512, and reports how it ended.
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>

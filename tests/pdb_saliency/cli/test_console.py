@@ -3,7 +3,6 @@
 import pytest
 
 from helpers.console import help_of
-from helpers.fake_model import GreyModel
 from helpers.films import grey_frame, write_frames
 from pdb_saliency import cli
 
@@ -35,8 +34,7 @@ def test_quiet_and_verbose_of_evaluate(tmp_path, capsys):
     assert verbose.out == plain.out and "info: " in verbose.err and "3 maps" in verbose.err
 
 
-def test_quiet_work_lists_and_data_sets(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pdb_saliency.model.weights.load_model", lambda _: GreyModel())
+def test_quiet_work_lists_and_data_sets(tmp_path, grey_model, capsys):
     folders = [str(write_frames(tmp_path / name, [grey_frame(9)] * 2)) for name in "ab"]
     assert cli.main(["predict", *folders, "-o", str(tmp_path / "out"), "-q"]) == 0
     assert tuple(capsys.readouterr()) == ("", "")
@@ -54,8 +52,7 @@ def test_info_tells_more_when_asked(capsys):
     assert long.startswith(short) and "pytorch:" in long and len(long.splitlines()) > len(short.splitlines()) + 5
 
 
-def test_quiet_and_verbose(frames, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pdb_saliency.model.weights.load_model", lambda _: GreyModel())
+def test_quiet_and_verbose(frames, tmp_path, grey_model, capsys):
     assert cli.main(["predict", frames, "-o", str(tmp_path / "out"), "--quiet"]) == 0
     assert tuple(capsys.readouterr()) == ("", "")
     assert cli.main(["predict", "nowhere", "-o", str(tmp_path / "out"), "-q"]) == 1
@@ -73,9 +70,8 @@ def test_control_characters_of_files_do_not_reach_the_terminal(tmp_path, capsys)
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "\x1b[2Jgone", "tab\there", "\r\x85\u2028\u202eends"])
-def test_names_with_control_characters_stay_on_their_line(tmp_path, monkeypatch, capsys, name):
+def test_names_with_control_characters_stay_on_their_line(tmp_path, grey_model, capsys, name):
     """On stdout and stderr, of files, folders and work lists; the results themselves go where the names say."""
-    monkeypatch.setattr("pdb_saliency.model.weights.load_model", lambda _: GreyModel())
     folder = write_frames(tmp_path / name / "in", [grey_frame(9)] * 2)
     out = tmp_path / name / "out"
     (folder / f"{name}.png").write_bytes(b"no picture")

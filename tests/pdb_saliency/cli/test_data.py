@@ -5,9 +5,10 @@ import argparse
 import pytest
 
 from helpers import dataset_folders as folders
-from helpers.data_command import run
+from helpers.console import help_of
+from helpers.console import run_data as run
 from helpers.dataset_folders import picture, save
-from pdb_saliency.cli import data as command
+from pdb_saliency.cli.train_options import weighted_set
 from pdb_saliency.errors import InputError
 
 
@@ -59,6 +60,11 @@ def test_a_list_that_cannot_be_read_does_not_hide_the_other_sets(tmp_path, capsy
     assert not any("davis-2016 " in line for line in lines)
 
 
+def test_the_help_fits_a_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, help_of(["data"], capsys).splitlines())) <= 80
+
+
 def test_the_command_needs_to_know_where(tmp_path):
     with pytest.raises(InputError, match="--data-root"):
         run()
@@ -68,10 +74,10 @@ def test_the_command_needs_to_know_where(tmp_path):
 
 @pytest.mark.parametrize("text, expected", [("duts:train", ("duts:train", 1.0)), ("a=b/c=0.5", ("a=b/c", 0.5))])
 def test_a_set_may_have_a_weight(text, expected):
-    assert command.weighted_set(text) == expected
+    assert weighted_set(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "duts=", "duts=0", "duts=-1", "duts=nan", "duts=inf", "duts=much", "=2"])
 def test_a_wrong_weight_is_wrong_usage(text):
     with pytest.raises(argparse.ArgumentTypeError):
-        command.weighted_set(text)
+        weighted_set(text)

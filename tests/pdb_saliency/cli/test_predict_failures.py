@@ -9,53 +9,44 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.fake_model import GreyModel
 from helpers.films import as_nobody, grey_frame, noisy, read_maps, read_video, the_line, write_frames, write_video
 from helpers.paths import HELPERS
-from pdb_saliency import cli
 from pdb_saliency.errors import OutputError
 from pdb_saliency.predict.outputs.writer import ResultWriter
 
 
-@pytest.fixture
-def fake(monkeypatch):
-    """The command line with GreyModel: fake(*arguments) -> exit code."""
-    monkeypatch.setattr("pdb_saliency.model.weights.load_model", lambda _: GreyModel())
-    return lambda *arguments: cli.main(["predict", *map(str, arguments)])
-
-
-def test_bad_frame_leaves_everything_before_it(tmp_path, fake, capsys):
+def test_bad_frame_leaves_everything_before_it(tmp_path, predict, capsys):
     folder = write_frames(tmp_path / "in", [grey_frame(20 * i) for i in range(10)])
     (folder / "00007.png").write_bytes(b"\x89PNG\r\n\x1a\nno picture")
-    assert fake(folder, "-o", tmp_path / "out", "--save", "maps,video") == 1
+    assert predict(folder, "-o", tmp_path / "out", "--save", "maps,video") == 1
     line = the_line(capsys.readouterr())
     assert line.startswith("pdb-saliency: error: ") and "00007.png" in line and "7 frames written" in line
     assert read_maps(tmp_path / "out" / "maps") == {f"{i:05d}.png": 20 * i for i in range(7)}
     assert len(read_video(tmp_path / "out" / "overlay.mp4")[0]) == 7
 
 
-def test_truncated_video_leaves_everything_before_the_cut(tmp_path, fake, capsys):
+def test_truncated_video_leaves_everything_before_the_cut(tmp_path, predict, capsys):
     path = write_video(tmp_path / "clip.avi", [grey_frame(4 * i) for i in range(60)], codec="MJPG")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert fake(path, "-o", tmp_path / "out") == 1
+    assert predict(path, "-o", tmp_path / "out") == 1
     written = len(read_maps(tmp_path / "out" / "maps"))
     assert 15 < written < 45
     assert f"{written} of 60 frames decode; {written} frames written" in the_line(capsys.readouterr())
 
 
-def test_results_never_replace_their_input(tmp_path, fake, capsys):
+def test_results_never_replace_their_input(tmp_path, predict, capsys):
     folder = write_frames(tmp_path / "out" / "maps", [grey_frame(200)])
     (tmp_path / "link").symlink_to(tmp_path / "out")
     for source in (folder, folder / "00000.png", tmp_path / "link" / "maps"):
-        assert fake(source, "-o", tmp_path / "out") == 1
+        assert predict(source, "-o", tmp_path / "out") == 1
         assert "results would be written over it" in the_line(capsys.readouterr())
     video = write_video(tmp_path / "out" / "overlay.mp4", [grey_frame(1)] * 3)
     before = video.read_bytes()
-    assert fake(video, "-o", tmp_path / "out", "--save", "video") == 1
+    assert predict(video, "-o", tmp_path / "out", "--save", "video") == 1
     assert video.read_bytes() == before and cv2.imread(str(folder / "00000.png")).mean() == 200
 
 
-def test_results_never_replace_the_file_that_an_input_links_to(tmp_path, fake, capsys):
+def test_results_never_replace_the_file_that_an_input_links_to(tmp_path, predict, capsys):
     picture = write_frames(tmp_path / "out" / "maps", [grey_frame(200)]) / "00000.png"
     video = write_video(tmp_path / "out" / "overlay.mp4", [grey_frame(1)] * 3)
     before = picture.read_bytes(), video.read_bytes()
@@ -63,38 +54,38 @@ def test_results_never_replace_the_file_that_an_input_links_to(tmp_path, fake, c
     for link, file in (("clip.mp4", video), ("00000.png", picture)):
         (tmp_path / "in" / link).symlink_to(file)
     for source in ("in/clip.mp4", "in/00000.png", "in"):
-        assert fake(tmp_path / source, "-o", tmp_path / "out", "--save", "maps,video") == 1
+        assert predict(tmp_path / source, "-o", tmp_path / "out", "--save", "maps,video") == 1
     errors = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
     assert [line.count("would be written over it") for line in errors] == [1, 1, 1]
     assert (picture.read_bytes(), video.read_bytes()) == before
 
 
-def test_a_link_that_leads_to_itself_is_one_line(tmp_path, fake, capsys):
+def test_a_link_that_leads_to_itself_is_one_line(tmp_path, predict, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "0.png").symlink_to("0.png")
-    assert fake(tmp_path / "in", "-o", tmp_path / "out") == 1
+    assert predict(tmp_path / "in", "-o", tmp_path / "out") == 1
     assert "0.png: cannot be read" in the_line(capsys.readouterr())
 
 
-def test_a_name_as_long_as_a_name_may_be(tmp_path, fake):
+def test_a_name_as_long_as_a_name_may_be(tmp_path, predict):
     name = "ü" * 125 + "x"
     (write_frames(tmp_path / "in", [grey_frame(7)]) / "00000.png").rename(tmp_path / "in" / f"{name}.png")
-    assert fake(tmp_path / "in", "-o", tmp_path / "out") == 0
+    assert predict(tmp_path / "in", "-o", tmp_path / "out") == 0
     assert read_maps(tmp_path / "out" / "maps") == {f"{name}.png": 7}
 
 
 @pytest.mark.parametrize("occupied", ["out", "out/maps", "out/maps/00000.png", "out/overlay.mp4"])
-def test_something_else_in_the_place_of_a_result(tmp_path, fake, capsys, occupied):
+def test_something_else_in_the_place_of_a_result(tmp_path, predict, capsys, occupied):
     folder = write_frames(tmp_path / "in", [grey_frame(9)])
     (tmp_path / occupied).parent.mkdir(parents=True, exist_ok=True)
     if occupied in ("out", "out/maps"):
         (tmp_path / occupied).write_text("a file where a folder belongs")
     else:
         (tmp_path / occupied).mkdir()
-    assert fake(folder, "-o", tmp_path / "out", "--save", "maps,video") == 1
+    assert predict(folder, "-o", tmp_path / "out", "--save", "maps,video") == 1
     line = the_line(capsys.readouterr())
     assert str(tmp_path / occupied) in line and "cannot be written" in line
-    assert not [path for path in tmp_path.rglob(".*")]
+    assert not list(tmp_path.rglob(".*"))
 
 
 def test_no_permission_to_write():
@@ -107,14 +98,14 @@ def test_no_permission_to_write():
 
 
 @pytest.mark.parametrize("kind", ["maps", "video"])
-def test_file_size_limit(tmp_path, fake, capsys, kind):
+def test_file_size_limit(tmp_path, predict, capsys, kind):
     """Frames 0-5 fit below the limit; the sixth picture does not, or the video grows past it."""
     smooth, size = [grey_frame(40 * i, 96, 128) for i in range(6)], (96, 128)
     folder = write_frames(tmp_path / "in", smooth + [noisy(*size)] * 20)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1500, hard))
     try:
-        code = fake(folder, "-o", tmp_path / "out", "--save", kind)
+        code = predict(folder, "-o", tmp_path / "out", "--save", kind)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     line = the_line(capsys.readouterr())
@@ -130,7 +121,7 @@ def test_file_size_limit(tmp_path, fake, capsys, kind):
 
 
 def start_long_run(tmp_path):
-    """`predict` in a process of its own, of 400 frames, some of whose results are there already."""
+    """`predict` of 400 frames in a process of its own, after it has written some of the results."""
     folder = tmp_path / "in"
     if not folder.exists():
         write_frames(folder, [np.roll(noisy(), i, 1) for i in range(400)], ".bmp")
@@ -139,7 +130,7 @@ def start_long_run(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        # A shell's background job, as a test run may be one, hands down that Ctrl-C is ignored.
+        # If the tests run as a shell's background job, their processes would ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     deadline = time.monotonic() + 120
@@ -156,6 +147,7 @@ def assert_complete_pictures(out):
                 assert cv2.imread(str(path), cv2.IMREAD_UNCHANGED).shape == (96, 128), path
 
 
+@pytest.mark.slow(but=["2"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption(tmp_path, number):
     process = start_long_run(tmp_path)
@@ -170,7 +162,7 @@ def test_an_interruption(tmp_path, number):
     assert 20 <= len(list((tmp_path / "out" / "masks").iterdir())) < 400
 
 
-def test_kill_9_leaves_complete_files_and_the_next_run_clears_up(tmp_path, fake):
+def test_kill_9_leaves_complete_files_and_the_next_run_clears_up(tmp_path, predict):
     process = start_long_run(tmp_path)
     process.kill()
     process.communicate()
@@ -178,6 +170,6 @@ def test_kill_9_leaves_complete_files_and_the_next_run_clears_up(tmp_path, fake)
     assert_complete_pictures(out)
     assert [path.name for path in out.iterdir() if path.suffix == ".mp4"] == [".overlay.part.mp4"]
     (out / "maps" / ".00003.png.part").write_bytes(b"half a picture")  # What a kill in the middle of a write leaves.
-    assert fake(tmp_path / "in", "-o", out, "--save", "maps,masks,video") == 0
+    assert predict(tmp_path / "in", "-o", out, "--save", "maps,masks,video") == 0
     assert not list(out.rglob(".*"))
     assert len(list((out / "maps").iterdir())) == 400 == len(read_video(out / "overlay.mp4")[0])

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from pdb_saliency import cli, load_model
-from pdb_saliency.cli import train_options
+from helpers.training_data import write_discs
+from pdb_saliency import cli, load_model, options
 from pdb_saliency.data import mix as sources
 from pdb_saliency.data.sets.items import Dataset, Still, Video
 from pdb_saliency.errors import InputError
 from pdb_saliency.model.saliency import upsample_saliency
+from pdb_saliency.model.temporal import TEMPORAL_MODULES
 from pdb_saliency.training import config as presets
 from pdb_saliency.training.losses import loss_sums
 
@@ -22,17 +23,7 @@ TINY = ["--preset", "modern", "--size", "33", "--batch", "2", "--steps", "2", "-
 @pytest.fixture
 def stills(tmp_path):
     """Six discs on noise."""
-    random = np.random.default_rng(0)
-    for folder in ("images", "masks"):
-        (tmp_path / "stills" / folder).mkdir(parents=True)
-    for number in range(6):
-        image = random.integers(0, 90, (60, 80, 3)).astype(np.uint8)
-        mask = np.zeros((60, 80), np.uint8)
-        center = (int(random.integers(25, 55)), int(random.integers(25, 35)))
-        cv2.circle(mask, center, 12, 255, -1)
-        image[mask > 0] = (40, 160, 250)
-        cv2.imwrite(str(tmp_path / f"stills/images/{number}.png"), image)
-        cv2.imwrite(str(tmp_path / f"stills/masks/{number}.png"), mask)
+    write_discs(tmp_path)
     return tmp_path / "stills"
 
 
@@ -66,26 +57,14 @@ def test_three_stages_end_in_a_model_for_predict(stills, tmp_path, capsys):
 
 def test_preview_trains_nothing(stills, tmp_path):
     run = tmp_path / "run"
-    arguments = [
-        "--stage",
-        "spatial",
-        "--model",
-        "lite",
-        *TINY,
-        "--train",
-        stills,
-        "-o",
-        run,
-        "--preview",
-        tmp_path / "a.png",
-    ]
-    assert train(*arguments) == 0
+    arguments = ["--stage", "spatial", "--model", "lite", *TINY, "--train", stills, "-o", run]
+    assert train(*arguments, "--preview", tmp_path / "a.png") == 0
     assert cv2.imread(str(tmp_path / "a.png")).std() > 5
     assert not run.exists()
 
 
 def test_the_seed_decides_what_is_seen(stills, tmp_path):
-    """Two runs show the same clips, of all kinds that stills make; another seed shows others."""
+    """Two runs show the same clips, of all kinds that stills can make; another seed shows other clips."""
     sheets = []
     for number, seed in enumerate((5, 5, 6)):
         arguments = ["--stage", "joint", "--from", "imagenet", "--train", stills, "--length", 3, "--seed", seed]
@@ -95,7 +74,7 @@ def test_the_seed_decides_what_is_seen(stills, tmp_path):
     assert np.array_equal(sheets[0], sheets[1]) and not np.array_equal(sheets[0], sheets[2])
 
 
-def test_training_at_another_size_is_told(stills, tmp_path, capsys):
+def test_training_at_another_size_is_reported(stills, tmp_path, capsys):
     arguments = ["--stage", "spatial", "--model", "lite", *TINY, "--train", stills, "--steps", "1"]
     assert train(*arguments, "-o", tmp_path / "a") == 0
     assert "training at 33x33; validation and `predict` use the model's input size, 185x321" in capsys.readouterr().err
@@ -116,14 +95,15 @@ def test_training_at_another_size_is_told(stills, tmp_path, capsys):
         (["--stage", "spatial", "--model", "lite", "--clips", "video=1"], "need videos"),
     ],
 )
-def test_what_cannot_be_is_told_in_one_line(stills, tmp_path, capsys, arguments, words):
+def test_impossible_options_are_one_line(stills, tmp_path, capsys, arguments, words):
     assert train(*arguments, *TINY, "--train", stills, "-o", tmp_path / "run") == 1
     line = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert len(line) == 1 and words in line[0]
 
 
-def test_options_and_presets_agree():
-    assert train_options.STAGES == presets.STAGES and train_options.CLIP_KINDS == sources.CLIP_KINDS
+def test_the_choices_are_those_of_the_library():
+    assert options.TEMPORAL_KINDS == tuple(kind for kind in TEMPORAL_MODULES if kind != "none")
+    assert options.PRESETS == tuple(presets.PRESETS)
 
 
 def sets(tmp_path):
@@ -137,7 +117,7 @@ def sets(tmp_path):
 def test_shares_of_a_mix(tmp_path):
     stills, video = sets(tmp_path)
     paper = sources.mix_clips([(stills, 0.5), (video, 2)], None)
-    assert paper.weights == [5, 4]  # Pictures, and annotated frames, as often as their set's weight says.
+    assert paper.weights == [5, 4]  # Pictures and annotated frames, times the weight of their set.
     mix = sources.mix_clips([(stills, 1), (stills, 3), (video, 1)], {"copies": 2, "video": 1})
     assert mix.weights == [0.5, 1.5, 1]
     assert sources.mix_clips([(stills, 1)], {"copies": 1, "video": 1}, required=False).weights == [1]
@@ -146,7 +126,7 @@ def test_shares_of_a_mix(tmp_path):
 
 
 def test_a_mix_of_other_files_is_another_one(tmp_path):
-    """Or a run would go on, and a cache be used, with masks that were corrected in between."""
+    """Otherwise a run would go on, and a cache be used, with masks that were corrected in between."""
     (stills, video), words = sets(tmp_path), []
     for change in (None, "3.png", "c"):
         if change:
@@ -161,7 +141,7 @@ def test_a_mix_of_other_files_is_another_one(tmp_path):
 
 @pytest.mark.parametrize("logit", [-120.0, -90.0, -20.0, 20.0, 90.0, 120.0])
 def test_a_model_that_is_sure_of_something_wrong_still_learns(logit):
-    """The loss through the paper's order of sigmoid and upsampling pulls towards the mask, however large the logit."""
+    """Through the paper's order of sigmoid and upsampling, the gradient points to the mask, however large the logit."""
     logits = torch.full((1, 1, 3, 3), logit, requires_grad=True)
     masks = torch.full((1, 1, 1, 9, 9), float(logit < 0))
     upsampled = upsample_saliency(logits, (9, 9)).unsqueeze(0)

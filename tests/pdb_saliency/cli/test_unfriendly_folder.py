@@ -1,4 +1,4 @@
-"""No command runs what lies in the current folder: modules, programs, shared libraries and settings that came with a video.
+"""No command runs code of the current folder: modules, programs, shared libraries and settings that came with a video.
 
 Every test runs a real command, installed as pip does it, in a folder in which each name that could be wanted is taken.
 """
@@ -63,14 +63,14 @@ def check_prediction(folder):
 
 
 def test_the_folder_is_unfriendly(unfriendly):
-    """A process that Python's own rule lets look there does run it."""
+    """A process that follows Python's own rules does run what lies there."""
     with pytest.raises(AssertionError, match="ran .'subprocess.py'. of the current folder"):
         unfriendly.python("-c", "import subprocess")
     unfriendly.python("-c", "print()")
 
 
 def test_predict(unfriendly):
-    """The decoder; where they are at hand, the CRF's processes and ffmpeg."""
+    """The decoder; if they are installed, the CRF's processes and ffmpeg as well."""
     unfriendly.run(*PREDICT, "-o", "out")
     check_prediction(unfriendly.folder / "out")
 
@@ -93,6 +93,7 @@ def test_reproduce(unfriendly):
     assert (unfriendly.folder / "tables/tables.md").exists()
 
 
+@pytest.mark.slow
 @needs("lightning_fabric", "tensorboard")
 @pytest.mark.parametrize("machine", [["--workers", "1", "--val", "data/part"], ["--workers", "0", "--devices", "2"]])
 def test_train_with_its_processes(unfriendly, machine):
@@ -106,6 +107,7 @@ def test_demo(unfriendly):
     assert (unfriendly.folder / "demo/overlay.mp4").exists()
 
 
+@pytest.mark.slow(but=["arguments0-opencv", "arguments1-1 video of 6 frames"])
 @pytest.mark.parametrize(
     "arguments, says",
     [
@@ -128,7 +130,7 @@ def test_other_commands(unfriendly, arguments, says):
 
 
 def test_calibrate(unfriendly):
-    """A network of random weights is told so, after all the work."""
+    """With random weights this is an error, raised after all the work."""
     assert "the maps say nothing about the masks" in unfriendly.run(
         "calibrate", "model.safetensors", "data/part", code=1
     )
@@ -156,7 +158,7 @@ CHILDREN = """
 import subprocess, sys
 from pdb_saliency.runtime.isolation import isolate
 isolate()
-if sys.version_info >= (3, 11):  # Python 3.10 has nothing that forbids it.
+if sys.version_info >= (3, 11):  # Python 3.10 has nothing that prevents it.
     subprocess.run([sys.executable, "-c", "import subprocess"], check=True)
 subprocess.run(["uname"], check=True, stdout=subprocess.DEVNULL)
 """
@@ -193,6 +195,7 @@ def test_what_libraries_start(unfriendly, tmp_path, program):
     unfriendly.python(str(tmp_path / "program.py"))
 
 
+@pytest.mark.slow
 def test_torchrun_as_the_help_has_it(unfriendly, tmp_path):
     (tmp_path / "torchrun.py").write_text("from torch.distributed.run import main\nmain()\n")
     unfriendly.command.write_text(f"#!{sys.executable}\n{unfriendly.command.read_text()}")
@@ -202,6 +205,7 @@ def test_torchrun_as_the_help_has_it(unfriendly, tmp_path):
     check_prediction(unfriendly.folder / "torchrun")
 
 
+@pytest.mark.slow
 def test_what_the_compiler_asks_python(unfriendly, tmp_path):
     isa = pytest.importorskip("torch._inductor.cpu_vec_isa").VecISA
     if not hasattr(isa, "_probe_load"):
@@ -210,8 +214,9 @@ def test_what_the_compiler_asks_python(unfriendly, tmp_path):
     assert unfriendly.python(str(tmp_path / "program.py")).splitlines()[-1] == "True"
 
 
+@pytest.mark.slow
 def test_python_m_looks_there_only_until_the_package_is_loaded(tmp_path):
-    """Python itself searches the current folder for what it loads before."""
+    """Python itself searches the current folder for what it loads before that."""
     code = "import sys, runpy, pdb_saliency.cli.start; print(*{name.partition('.')[0] for name in sys.modules})"
     before = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     unfriendly = Unfriendly(tmp_path / "unfriendly", module_names() - set(before))

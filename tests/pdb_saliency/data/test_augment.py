@@ -1,4 +1,4 @@
-"""Augmentation: pictures and masks move together, the same in all frames of a clip, and objects stay in sight."""
+"""Augmentation: pictures and masks move together, alike in all frames of a clip, and objects stay in sight."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ BOTH = pytest.mark.parametrize("augmentation", [PAPER, MODERN], ids=["paper", "m
 
 
 def blob(rng, height, width):
-    """A mask with one ellipse of any size, also a pixel."""
+    """A mask with one ellipse of any size, down to a pixel."""
     mask = np.zeros((height, width), np.uint8)
     centre = int(rng.integers(width)), int(rng.integers(height))
     axes = int(rng.integers(0, width // 3)), int(rng.integers(0, height // 3))
@@ -22,7 +22,7 @@ def blob(rng, height, width):
 
 
 def painted_clip(rng, annotated=(True, False, True)):
-    """Frames whose red is their mask, also where the clip has none; their green tells every pixel's place."""
+    """Frames whose red channel is their mask, even if the clip has none; the green one shows every pixel's place."""
     height, width = (int(size) for size in rng.integers(20, 90, 2))
     place = np.arange(height * width).reshape(height, width)
     masks = [blob(rng, height, width) for _ in annotated]
@@ -37,7 +37,7 @@ def test_masks_move_with_their_pictures(augmentation):
         moved = augmentation.move(painted_clip(rng), rng)
         for frame, mask in zip(moved.frames, moved.masks):
             assert mask is None or np.array_equal(frame[..., 2], mask)
-        # The background's pattern, which knows nothing of masks, shows that all frames were moved alike.
+        # The background's pattern, which is independent of the masks, shows that all frames were moved alike.
         assert all(np.array_equal(frame[..., :2], moved.frames[0][..., :2]) for frame in moved.frames)
         assert [mask is None for mask in moved.masks] == [False, True, False]
 
@@ -81,7 +81,7 @@ def test_the_same_generator_gives_the_same_clip(augmentation):
 
 
 def views(augmentation, seeds=200):
-    """What becomes of a picture that holds its pixels' rows and columns: (rows, columns) of each result."""
+    """The source pixels of augmented pictures: (rows, columns) of each result."""
     rows, columns = np.mgrid[:100, :120].astype(np.uint8)
     clip = TrainingClip("places", [np.dstack([rows, columns, rows])], [None])
     for seed in range(seeds):
@@ -100,7 +100,7 @@ def test_the_papers_mirror_and_rotations_all_occur_and_nothing_else():
             ),
         )
         seen.add((*np.sign(down), *np.sign(right)))
-        # Each step down or right goes to the next pixel: nothing is stretched.
+        # Each step down or right leads to the next pixel: nothing is stretched.
         steps = np.abs(np.diff(rows, axis=0)) + np.abs(np.diff(columns, axis=0))
         assert (steps == 1).all()
     assert len(seen) == 8
@@ -111,7 +111,7 @@ def test_the_papers_crop_takes_slices_of_every_border():
         [(rows.min(), 99 - rows.max(), columns.min(), 119 - columns.max()) for rows, columns in views(PAPER)]
     )
     assert (lost.min(0) == 0).all() and (lost.max(0) <= (10, 10, 12, 12)).all() and (lost.max(0) >= 8).all()
-    assert all(np.unique(column).size > 5 for column in lost.T)  # Borders are drawn one by one.
+    assert all(np.unique(column).size > 5 for column in lost.T)  # Each border is drawn by itself.
     assert np.abs(np.corrcoef(lost.T) - np.eye(4)).max() < 0.3
 
 
@@ -180,5 +180,5 @@ def test_disturbances_come_when_asked_for(what, range_of):
         changed = Augmentation(**{what: 1.0, range_of: strength}).recolour(clip, rng)
         assert changed.masks[0] is mask and changed.frames[0].dtype == np.uint8
         errors.append(np.abs(changed.frames[0].astype(float) - picture).mean())
-        assert np.array_equal(*changed.frames) == (what != "noise")  # A sensor's noise is new in each frame.
+        assert np.array_equal(*changed.frames) == (what != "noise")  # A sensor's noise differs in each frame.
     assert 0 < errors[0] < errors[1] / 2

@@ -25,7 +25,7 @@ def clip(length=3, size=(48, 64), name="a clip"):
 
 
 class Stream(list):
-    """Prepared samples by number, as SampleStream gives them."""
+    """Prepared samples by number, like those of SampleStream."""
 
     def __init__(self, clips, spec):
         self.spec = spec

@@ -31,7 +31,7 @@ def stream(sources, weights=None, **options):
 
 
 class OneClip:
-    """A source of always the same clip."""
+    """A source that always returns the same clip."""
 
     def __init__(self, *frames, masks=None, name="one"):
         self.made = TrainingClip(name, list(frames), masks or [None] * len(frames))
@@ -95,7 +95,7 @@ def test_frames_are_what_prediction_would_see():
 
 @pytest.mark.parametrize("height, width", [(480, 854), (300, 400), (33, 47), (40, 56)])
 def test_masks_lie_where_the_frames_show_them(height, width):
-    """A half-plane: the mask's border against where the resized picture crosses half, in pixels of the network."""
+    """For a half-plane: the mask's border against where the resized picture crosses half, in pixels of the network."""
     for axis, size, small in ((0, width, SPEC.width), (1, height, SPEC.height)):
         offsets = []
         for edge in range(size // 4, size // 4 + 40 * max(size // 200, 1), max(size // 200, 1)):
@@ -176,6 +176,7 @@ MASKS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MASKS)
 def test_foreground_of_every_kind_of_mask(tmp_path, name):
     image, expected = MASKS[name]
@@ -201,7 +202,7 @@ def test_a_still_becomes_copies(tmp_path):
 
 @pytest.fixture(scope="module")
 def numbered(tmp_path_factory):
-    """Makes videos whose frames' grey is 10 + 2 * their number; the mask of a frame is a box of as many columns."""
+    """Makes videos in which frame n has grey level 10 + 2 n, and a mask of the first n + 1 columns."""
     root = tmp_path_factory.mktemp("numbered")
     files = []
     for number in range(40):
@@ -254,7 +255,7 @@ def test_all_steps_that_fit_occur(numbered):
 
 
 def test_annotated_frames_are_equally_likely(numbered):
-    """Whichever video they are in, and wherever: with clips of one frame, that is the annotated frame itself."""
+    """In whichever video, and wherever in it. With clips of one frame, that is the annotated frame itself."""
     source = VideoClips([numbered(40, {3, 20}, "two"), numbered(12, {0, 5, 11}, "three"), numbered(9, set(), "none")])
     rng = np.random.default_rng(0)
     seen = Counter()

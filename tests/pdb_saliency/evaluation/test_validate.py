@@ -16,9 +16,8 @@ from pdb_saliency.errors import InputError
 from pdb_saliency.evaluation.validate import annotated_clips, validate
 
 
-def test_same_scores_as_predict_and_evaluate(tmp_path, monkeypatch):
+def test_same_scores_as_predict_and_evaluate(tmp_path, grey_model):
     videos = [video_of(tmp_path, "long", 13), video_of(tmp_path, "short", 3)]
-    monkeypatch.setattr("pdb_saliency.model.weights.load_model", lambda _: GreyModel())
     for video in videos:
         source = str(tmp_path / "JPEGImages" / video.name)
         assert cli.main(["predict", source, "-o", str(tmp_path / "out" / video.name)]) == 0

@@ -12,13 +12,12 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.fake_model import GreyModel
 from helpers.films import noisy, the_line, write_frames
 from helpers.paths import HELPERS
 from pdb_saliency import cli
 from pdb_saliency.errors import SaliencyError
 from pdb_saliency.inference import crf
-from pdb_saliency.predict.outputs.postprocess import to_map
+from pdb_saliency.predict.outputs.result import to_map
 from pdb_saliency.video.frame import Frame
 
 densecrf = pytest.importorskip("pydensecrf.densecrf")
@@ -161,8 +160,7 @@ def test_a_killed_run_leaves_no_crf_processes_behind(busy_run):
         time.sleep(0.05)
 
 
-def test_option_crf(tmp_path, monkeypatch):
-    monkeypatch.setattr("pdb_saliency.model.weights.load_model", lambda _: GreyModel())
+def test_option_crf(tmp_path, grey_model):
     folder = write_frames(
         tmp_path / "in", [cv2.GaussianBlur(np.roll(noisy(48, 64), i, 1), (0, 0), 3) for i in range(7)]
     )
@@ -177,8 +175,7 @@ def test_option_crf(tmp_path, monkeypatch):
     assert np.abs(difference).mean() < 1, "the plain map is rounded, its saliency was not"
 
 
-def test_option_crf_without_the_library(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pdb_saliency.model.weights.load_model", lambda _: GreyModel())
+def test_option_crf_without_the_library(tmp_path, monkeypatch, grey_model, capsys):
     monkeypatch.setitem(sys.modules, "pydensecrf.densecrf", None)
     folder = write_frames(tmp_path / "in", [noisy(20, 20)])
     assert cli.main(["predict", str(folder), "-o", str(tmp_path / "out"), "--crf"]) == 1

@@ -16,12 +16,10 @@ from helpers.paths import shared_path
 from helpers.problems import rms
 from pdb_saliency import SaliencyError, SaliencyModel, load_model
 from pdb_saliency.inference.engine import Engine, can_fuse
-from pdb_saliency.inference.fold import fold_batch_norm
-from pdb_saliency.inference.landing import Landing
-from pdb_saliency.inference.optimise import FusedConv2d, fuse
-from pdb_saliency.model.backbones.efficientnet import SameConv2d
+from pdb_saliency.inference.optimise import FusedConv2d, fold_batch_norm, fuse
+from pdb_saliency.inference.pipeline import Landing
 from pdb_saliency.model.config import LITE
-from pdb_saliency.model.layers import ConvBatchNorm
+from pdb_saliency.model.layers import ConvBatchNorm, SameConv2d
 from pdb_saliency.options import EngineOptions
 from pdb_saliency.timing.stages import largest_difference
 from pdb_saliency.video.frame import Frame
@@ -124,6 +122,7 @@ def test_the_shipped_models_maps():
     assert_as_good(engine_maps(model, frames), plain_maps(model, frames), exact)
 
 
+@pytest.mark.slow(but=["size0"])
 @pytest.mark.parametrize("size", [(40, 90), (90, 40), (64, 64)])
 def test_a_video_is_seen_in_its_own_shape(size):
     """And the model's own way leads from the network's map to the frame's."""
@@ -180,7 +179,7 @@ def test_preparing_in_two_halves_is_the_same_bit_for_bit():
         assert torch.equal(spec.normalise(resized), spec.prepare(frames))
 
 
-def test_failed_compilation_is_one_line(capsys, monkeypatch):
+def test_failed_compilation_is_one_line(caplog, monkeypatch):
     def broken(*_, **__):
         def call(_):
             raise RuntimeError("no compiler\nat all")
@@ -190,10 +189,7 @@ def test_failed_compilation_is_one_line(capsys, monkeypatch):
     monkeypatch.setattr(torch, "compile", broken)
     model, frames = trained_like(tiny()).float(), films(7)
     np.testing.assert_array_equal(engine_maps(model, frames, compile=True), engine_maps(model, frames))
-    assert (
-        capsys.readouterr().err
-        == "pdb-saliency: note: torch.compile failed, the network runs without it (no compiler)\n"
-    )
+    assert caplog.messages == ["torch.compile failed, the network runs without it (no compiler)"]
 
 
 def test_a_compiled_network_sees_batches_of_one_size(monkeypatch):

@@ -70,6 +70,7 @@ def needs(format):
         pytest.importorskip("onnxruntime")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["paper"], indirect=True)
 @pytest.mark.parametrize("format", list(SUFFIX))
 def test_an_exported_model_runs_alone(tmp_path, network, format):
@@ -99,6 +100,7 @@ def test_an_exported_model_runs_alone(tmp_path, network, format):
         np.testing.assert_allclose(answer, exact, atol=1e-5)
 
 
+@pytest.mark.slow(but=["released-onnx", "light-torch-export"])
 @pytest.mark.parametrize(
     ("network", "format"),
     [
@@ -127,6 +129,7 @@ class _Motion(torch.nn.Module):
         return ResidualMotion()(features, (2, 3))
 
 
+@pytest.mark.slow
 def test_motion_as_onnx(tmp_path, caplog):
     """The exporter passes over arguments that it does not know, and warns of libraries that are not used."""
     needs("onnx")
@@ -144,6 +147,7 @@ def test_motion_as_onnx(tmp_path, caplog):
     np.testing.assert_allclose(answer, exact, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["paper"], indirect=True)
 def test_onnx_has_standard_operators_only(tmp_path, network):
     needs("onnx")
@@ -163,6 +167,7 @@ def test_the_portable_network_is_the_model(network):
     np.testing.assert_allclose(Portable(network)(clip).numpy(), expected(network, clip), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["paper"], indirect=True)
 def test_an_answer_that_differs_is_not_written(tmp_path, network, monkeypatch):
     write, read = export._write_program, lambda path: lambda clip: torch.zeros(2, 2, 33, 41)

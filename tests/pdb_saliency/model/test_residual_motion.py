@@ -1,23 +1,26 @@
-"""Motion of things of their own, less the camera's: on textures whose motion is known."""
+"""Motion of objects relative to the camera's: on textures whose motion is known, and in the model."""
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
+from helpers.models import thin_lite
 from pdb_saliency.model.residual_motion import ResidualMotion, _camera_motion, _inverse
+from pdb_saliency.model.saliency import SaliencyModel
 
-CENTRE = (slice(4, -4), slice(4, -4))  # Of the halved maps: the border sees what has no match.
+CENTRE = (slice(4, -4), slice(4, -4))  # Of the halved maps; what leaves at the border has no match.
 
 
 def texture(height: int, width: int, seed: int = 0) -> torch.Tensor:
-    """Features (24, height, width) that are smooth from pixel to pixel, as those of a network."""
+    """Features (24, height, width) that are smooth from pixel to pixel, like those of a network."""
     noise = torch.randn(1, 24, height + 4, width + 4, generator=torch.Generator().manual_seed(seed))
     return F.avg_pool2d(noise, 5, 1)[0] * 5
 
 
 def clip(camera: tuple[int, int], own: tuple[int, int], frames: int = 3, size: int = 49) -> torch.Tensor:
-    """(frames, 24, size, size): scenery that moves by `camera` pixels (x, y) a frame; on it a square that moves by
-    camera + own."""
+    """(frames, 24, size, size): a background that moves by `camera` pixels (x, y) per frame, and on it a square that
+    moves by camera + own."""
     margin = 40
     scenery, thing = texture(size + 2 * margin, size + 2 * margin), texture(15, 15, seed=1)
     pictures = []
@@ -32,17 +35,17 @@ def clip(camera: tuple[int, int], own: tuple[int, int], frames: int = 3, size: i
 
 @pytest.mark.parametrize("camera", [(0, 0), (2, 0), (-3, 1)])
 @pytest.mark.parametrize("own", [(2, 0), (-1, 2)])
-def test_what_moves_by_itself_is_found_under_any_camera(camera, own):
+def test_an_object_that_moves_is_found_under_any_camera_motion(camera, own):
     maps = ResidualMotion()(clip(camera, own), (1, 3))[1]
     # The square's centre in the middle frame, on the halved map.
     x, y = (int(17 + 7 + camera[i] + own[i]) // 2 for i in range(2))
     thing = maps[:, y - 1 : y + 2, x - 1 : x + 2].mean((1, 2))
     torch.testing.assert_close(thing[:4], torch.tensor([*own, -own[0], -own[1]]).float(), atol=0.35, rtol=0)
-    assert thing[4:6].min() > 0.9 > 0.3 > maps[4:6, 14:-3, 3:6].max()  # Scenery on the left that the camera keeps.
+    assert thing[4:6].min() > 0.9 > 0.3 > maps[4:6, 14:-3, 3:6].max()  # The background on the left.
     assert thing[6:].min() > 0.5
 
 
-def test_a_camera_alone_is_no_motion():
+def test_camera_motion_alone_is_no_motion():
     maps = ResidualMotion()(clip((3, -2), (0, 0)), (1, 3))
     assert maps[1, :6][(slice(None), *CENTRE)].abs().max() < 0.1
 
@@ -118,3 +121,64 @@ def test_causal_motion_is_that_of_the_last_frame_of_a_clip():
     for t in range(1, 4):
         torch.testing.assert_close(together[t], motion(frames[: t + 1], (1, t + 1))[t], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(motion.causal(frames[2:], frames[1:2]), together[2:], atol=1e-4, rtol=1e-4)
+
+
+# In the model
+
+
+def model_that_moves() -> SaliencyModel:
+    model = thin_lite()
+    nn.init.normal_(model.residual.weight)
+    return model
+
+
+def moving_clip(frames: int = 3) -> torch.Tensor:
+    """(1, frames, 3, 65, 65): a textured square that moves over a texture at rest."""
+    generator = torch.Generator().manual_seed(0)
+    scenery, thing = torch.randn(3, 65, 65, generator=generator), torch.randn(3, 25, 25, generator=generator)
+    clip = scenery.repeat(frames, 1, 1, 1)
+    for t in range(frames):
+        clip[t, :, 20:45, 8 + 8 * t : 33 + 8 * t] = thing
+    return clip[None]
+
+
+def test_motion_is_seen_by_the_temporal_module_and_by_nothing_else():
+    model = model_that_moves()
+    encoded = model.encode(moving_clip()[0])
+    features, skip, motion = model.with_motion(encoded, (1, 3))
+    assert motion.shape == (3, 8, *features.shape[2:]) and motion[:, 4].max() > 0.5
+    still = model.decode((features, skip, torch.zeros_like(motion)), (1, 3), (65, 65))
+    moving = model.decode((features, skip, motion), (1, 3), (65, 65))
+    assert (still - moving).abs().max() > 1e-3
+    nn.init.zeros_(model.residual.weight)
+    torch.testing.assert_close(
+        model.decode((features, skip, motion), (1, 3), (65, 65)), model.decode(encoded, (1, 3), (65, 65))
+    )
+
+
+def test_motion_given_ahead_is_the_motion_found():
+    model, clip = model_that_moves(), moving_clip()
+    ahead = model.with_motion(model.encode(clip[0]), (1, 3))
+    assert model.with_motion(ahead, (1, 3)) is ahead
+    torch.testing.assert_close(model.decode(ahead, (1, 3), (65, 65)), model(clip))
+
+
+def test_no_gradients_reach_the_backbone_through_motion():
+    model, clip = model_that_moves(), moving_clip()
+    features, skip = (part.detach().requires_grad_() for part in model.encode(clip[0]))
+    motion = model.with_motion((features, skip), (1, 3))[2]
+    assert not motion.requires_grad
+
+
+def test_causal_steps_carry_the_frame_before_for_its_motion():
+    model, frames = model_that_moves(), moving_clip(4)[0]
+    with torch.no_grad():
+        encoded = model.encode(frames)
+        together, _ = model.step(encoded, None, (65, 65))
+        state, maps = None, []
+        for t in range(4):
+            one, state = model.step(tuple(part[t : t + 1] for part in encoded), state, (65, 65))
+            maps.append(one)
+        torch.testing.assert_close(torch.cat(maps), together, atol=1e-4, rtol=1e-4)
+        alone, _ = model.step(tuple(part[1:2] for part in encoded), None, (65, 65))
+    assert (alone - together[1]).abs().max() > 1e-3  # Without the previous frame there is no motion.

@@ -1,4 +1,4 @@
-"""The saliency network: its sizes, its variants and ablations, what each temporal module may see, and its input."""
+"""The saliency network: its sizes, its variants and ablations, and which frames each temporal module sees."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from pdb_ext import ConvLSTM
 from pdb_saliency import SaliencyModel
 from pdb_saliency.model.backbones.resnet import DilatedResNet50
 from pdb_saliency.model.config import LITE, PAPER, RELEASED
-from pdb_saliency.model.pdc import PyramidDilatedConvolution
 from pdb_saliency.model.saliency import upsample_logits, upsample_saliency
-from pdb_saliency.model.temporal import FCLSTM, TEMPORAL_MODULES, BConvLSTM
+from pdb_saliency.model.temporal import TEMPORAL_MODULES
 
 # Table 4 is about the spatial part, Table 5 about the temporal module.
 TABLE_4 = [{"temporal": "none", "pdc_dilations": rates} for rates in ((2,), (4,), (8,), (16,), (2, 4, 8, 16))]
@@ -54,17 +53,10 @@ def test_the_released_model_has_the_released_blobs():
     assert (spec.height, spec.width, spec.bgr, spec.std) == (473, 473, True, (1.0, 1.0, 1.0))
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 8, 9, 10, 48, 89, 90, 153, 321, 353, 473])
-def test_resnet_feature_size_is_what_the_network_returns(size):
-    with torch.device("meta"):
-        features = DilatedResNet50(width=1)(torch.empty(1, 3, size, 89))
-    assert features.shape == (1, 32, DilatedResNet50.feature_size(size), 12)
-
-
 @pytest.mark.parametrize("backbone", ["resnet50", "efficientnet_lite0"])
 def test_features_lie_symmetrically_on_8k_plus_1_pixels(backbone):
-    """The reason for aligned corners: with kernels made symmetric, a mirrored image gives mirrored features, as it can
-    only if the first and the last feature lie equally far inside; on 8k pixels the sampling grid is lopsided."""
+    """The reason for aligned corners. With symmetric kernels a mirrored image has mirrored features only if the first
+    and the last feature are equally far from the border; on 8k pixels the sampling grid is lopsided."""
     model = trained_like(tiny(backbone=backbone))
     for module in model.spatial.backbone.modules():
         if isinstance(module, nn.Conv2d):
@@ -94,7 +86,7 @@ def test_the_released_variant_takes_its_own_size_only():
     assert model(clip()).shape == (1, 3, 1, 33, 41)
     with pytest.raises(ValueError, match="must be 33x41.*got 41x33"):
         model(clip(size=(41, 33)))
-    # 34 rows give as many features as 33; they still are another image geometry than the peepholes were made for.
+    # 34 rows have as many features as 33, but not at the positions that the peepholes were trained for.
     assert DilatedResNet50.feature_size(34) == DilatedResNet50.feature_size(33)
     with pytest.raises(ValueError, match="must be 33x41"):
         model(clip(size=(34, 41)))
@@ -110,7 +102,7 @@ def test_a_wrong_clip_is_named(bad):
 
 @pytest.mark.parametrize("variant", ["paper", "released"])
 def test_the_whole_equals_its_parts(variant):
-    """Forward written out from the paper's (or the released model's) description."""
+    """The forward pass, written out from the description of the paper (or of the released model)."""
     model = trained_like(tiny(variant=variant))
     x = clip(2, 3)
     features = torch.stack([model.spatial(frames) for frames in x])
@@ -179,45 +171,6 @@ def test_spatial_weights_move_on_to_the_temporal_model():
     torch.testing.assert_close(second.spatial(frames), first.spatial(frames))
 
 
-def test_pdc_concatenates_and_aspp_sums():
-    x = torch.randn(2, 3, 9, 7, dtype=torch.float64)
-    pdc = PyramidDilatedConvolution(3, 2, (1, 4)).double().eval()
-    aspp = PyramidDilatedConvolution(3, 2, (1, 4), mode="aspp").double().eval()
-    aspp.load_state_dict(pdc.state_dict())
-    scales = []
-    for dilation, branch in zip((1, 4), pdc.branches):
-        convolved = F.conv2d(x, branch.conv.weight, padding=dilation, dilation=dilation)
-        scales.append(F.relu(convolved / (1 + 1e-5) ** 0.5))
-    torch.testing.assert_close(pdc(x), torch.cat([x, *scales], dim=1))
-    torch.testing.assert_close(aspp(x), scales[0] + scales[1])
-
-
-def test_both_layers_of_b_convlstm_read_the_input():
-    """The backward layer by hand: flip the frames, run its weights forward in time, flip the result."""
-    torch.manual_seed(0)
-    module = BConvLSTM(3, 2, merge="tanh").double()
-    x = torch.randn(2, 4, 3, 5, 6, dtype=torch.float64)
-    flipped = ConvLSTM(3, 2, batch_first=True).double()
-    flipped.load_state_dict(module.backward_layer.state_dict())
-    forward, backward = module.forward_layer(x)[0], flipped(x.flip(1))[0].flip(1)
-    merged = module.merge_forward(forward.flatten(0, 1)) + module.merge_backward(backward.flatten(0, 1))
-    torch.testing.assert_close(module(x)[0], torch.tanh(merged).view(2, 4, 2, 5, 6))
-    module.merge = "sum"
-    torch.testing.assert_close(module(x)[0], forward + backward)
-
-
-def test_fc_lstm_keeps_coarse_position_and_loses_detail():
-    """Of 16x16 pixels it sees 8x8 cells: pixels within a cell may change places, cells may not."""
-    module = FCLSTM(2, 3).double()
-    x = torch.randn(1, 2, 2, 16, 16, dtype=torch.float64)
-    within, across = x.clone(), x.clone()
-    within[..., 4:6, 4:6] = x[..., 4:6, 4:6].flip(-1)
-    across[..., 4:6, 4:8] = x[..., 4:6, 4:8].roll(2, dims=-1)
-    torch.testing.assert_close(module(within)[0], module(x)[0])
-    assert not torch.allclose(module(across)[0], module(x)[0])
-    assert module(x)[0].shape == (1, 2, 3, 16, 16)
-
-
 def test_frozen_batch_norm_stays_as_it_is():
     model = trained_like(tiny(variant="released")).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items() if ".bn." in name}
@@ -271,7 +224,7 @@ def test_the_decoder_predicts_at_stride_4(backbone):
 
 @pytest.mark.parametrize("kind", [kind for kind in TEMPORAL_MODULES if kind != "none"])
 def test_with_a_decoder_training_starts_from_the_spatial_part_alone(kind):
-    """The residual starts at zero; the temporal module learns all the same, as soon as the residual has moved."""
+    """The residual starts at zero; even so, the temporal module learns as soon as the residual has changed."""
     alone = trained_like(tiny(decoder="skip", temporal="none"))
     model = tiny(decoder="skip", temporal=kind, seed=1)
     model.load_state_dict(alone.state_dict(), strict=False)

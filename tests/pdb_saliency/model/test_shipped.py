@@ -8,8 +8,8 @@ import torch
 import pdb_saliency
 from pdb_saliency import load_model
 from pdb_saliency.demo.film import MeadowFilm
+from pdb_saliency.inference.engine import saliency_maps
 from pdb_saliency.model.config import LITE
-from pdb_saliency.predict.job import saliency_maps
 from pdb_saliency.video.frame import Frame
 
 

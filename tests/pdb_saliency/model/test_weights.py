@@ -1,4 +1,4 @@
-"""Whole models to files and back, and what happens to damaged, foreign and malicious ones."""
+"""Models saved to files and loaded again; damaged, foreign and malicious files."""
 
 from __future__ import annotations
 
@@ -98,6 +98,7 @@ def test_a_name_that_no_file_can_have(tmp_path):
     assert_refused("x" * 300 + ".pth", "cannot be read")
 
 
+@pytest.mark.slow(but=[".safetensors"])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_damaged_files_are_refused_or_complete(tmp_path, model, suffix):
     path = tmp_path / f"model{suffix}"
@@ -117,7 +118,7 @@ def test_damaged_files_are_refused_or_complete(tmp_path, model, suffix):
         path.write_bytes(bytes(damaged))
         try:
             state = load_model(path).state_dict()
-        except WeightsError as error:  # Not loaded again: what torch reads of a damaged .pth file can differ each time.
+        except WeightsError as error:  # Not loaded twice: what torch reads from a damaged .pth file can differ.
             assert str(path) in str(error) and "\n" not in str(error)
             continue
         assert set(state) == names and all(torch.isfinite(tensor).all() for tensor in state.values())
@@ -157,7 +158,7 @@ def test_tensors_that_do_not_fit_are_named(tmp_path, model, change, words):
         ({"config": {}, "untrained": None}, "must have the entries"),
         ({"config": CONFIG.to_dict(), "untrained": 3}, "untrained"),
         ([], "TypeError"),
-        # Legal sizes, but of a network of hundreds of gigabytes: refused before any memory is asked for.
+        # Valid sizes, but of a network of hundreds of gigabytes: refused before any memory is requested.
         (metadata(width=16384, hidden_channels=16384), "must be torch.float32"),
     ],
 )

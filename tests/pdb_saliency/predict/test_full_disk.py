@@ -1,4 +1,4 @@
-"""Disks that fill up: one message, nothing lost that was whole, nothing partial under a final name."""
+"""Full disks: one message, complete files are kept, and no partial file has a final name."""
 
 import json
 import os
@@ -9,13 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.fake_model import GreyModel
 from helpers.films import noisy, read_maps, read_video, the_line, write_frames, write_video
-from pdb_saliency import cli
 from pdb_saliency.errors import OutputError
-from pdb_saliency.options import FILES, KINDS, PICTURES
+from pdb_saliency.predict.outputs import OUTPUTS, PICTURES
 from pdb_saliency.video import encoder as ffmpeg
-from pdb_saliency.video.mp4 import Mp4Writer
+from pdb_saliency.video.encoder import Mp4Writer
 from pdb_saliency.video.pictures import write_picture
 
 
@@ -45,12 +43,6 @@ def frames(tmp_path_factory):
     return write_frames(tmp_path_factory.mktemp("in"), [np.roll(noisy(), 7 * i, 1) for i in range(40)])
 
 
-@pytest.fixture
-def fake(monkeypatch):
-    monkeypatch.setattr("pdb_saliency.model.weights.load_model", lambda _: GreyModel())
-    return lambda *arguments: cli.main(["predict", *map(str, arguments)])
-
-
 def needs(kind):
     if kind == "coco":
         pytest.importorskip("pycocotools")
@@ -63,17 +55,17 @@ def below(disk):
     return {str(path.relative_to(disk / "out")) for path in disk.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_result(fake, capsys, disk_of, frames, kind):
-    """The disk holds the results of some of the 40 frames, of most kinds of one, and of no kind those of all."""
+@pytest.mark.parametrize("kind", OUTPUTS)
+def test_every_kind_of_result(predict, capsys, disk_of, frames, kind):
+    """The disk has room for some results of any kind, but for all 40 frames of none."""
     needs(kind)
     disk = disk_of({"json": 8, "masks": 16, "coco": 16}.get(kind, 60))
-    assert fake(frames, "-o", disk / "out", "--save", kind) == 1
+    assert predict(frames, "-o", disk / "out", "--save", kind) == 1
     line = the_line(capsys.readouterr())
-    name = kind if kind in PICTURES else FILES[kind]
+    name = OUTPUTS[kind].place
     assert f"{disk / 'out' / name}" in line and ("No space left" in line or "full disk" in line)
     left = below(disk) - {"run.json"}
-    if kind in PICTURES:
+    if OUTPUTS[kind].form == PICTURES:
         whole = sorted(left)
         assert whole == [f"{kind}/{i:05d}.png" for i in range(len(whole))] and len(whole) < 40
         assert all(cv2.imread(str(disk / "out" / file)) is not None for file in whole)
@@ -85,36 +77,36 @@ def test_every_kind_of_result(fake, capsys, disk_of, frames, kind):
         assert not left
 
 
-def test_pictures_beside_a_video_are_kept(fake, capsys, small_disk, frames):
-    assert fake(frames, "-o", small_disk / "out", "--save", "overlay,video") == 1
+def test_pictures_beside_a_video_are_kept(predict, capsys, small_disk, frames):
+    assert predict(frames, "-o", small_disk / "out", "--save", "overlay,video") == 1
     the_line(capsys.readouterr())
     kept = sorted((small_disk / "out" / "overlay").iterdir())
     assert len(kept) > 3 and all(cv2.imread(str(path)).shape == (96, 128, 3) for path in kept)
     assert not (small_disk / "out" / "overlay.mp4").exists()
 
 
-def test_a_file_that_cannot_be_finished_does_not_take_the_others_with_it(tmp_path, fake, capsys, frames):
+def test_a_file_that_cannot_be_finished_does_not_take_the_others_with_it(tmp_path, predict, capsys, frames):
     needs("coco")
     (tmp_path / "out" / "coco.json").mkdir(parents=True)
-    assert fake(frames, "-o", tmp_path / "out", "--save", "video,coco,report") == 1
+    assert predict(frames, "-o", tmp_path / "out", "--save", "video,coco,report") == 1
     assert "coco.json: cannot be written" in the_line(capsys.readouterr())
     assert len(read_video(tmp_path / "out" / "overlay.mp4")[0]) == 40
     assert "</html>" in (tmp_path / "out" / "report.html").read_text()
     assert not list((tmp_path / "out").rglob(".*"))
 
 
-def test_after_room_was_made_a_run_goes_on(fake, capsys, small_disk, frames):
-    assert fake(frames, "-o", small_disk / "out") == 1
+def test_after_room_was_made_a_run_goes_on(predict, capsys, small_disk, frames):
+    assert predict(frames, "-o", small_disk / "out") == 1
     done = len(read_maps(small_disk / "out" / "maps", 96, 128))
     assert 5 < done < 40
     subprocess.run(["mount", "-o", "remount,size=2m", small_disk], check=True)
-    assert fake(frames, "-o", small_disk / "out", "--resume") == 0
+    assert predict(frames, "-o", small_disk / "out", "--resume") == 0
     assert len(read_maps(small_disk / "out" / "maps", 96, 128)) == 40
 
 
 @pytest.mark.skipif(not ffmpeg.can_encode("h264"), reason="needs ffmpeg")
 def test_sound_that_finds_no_room_leaves_the_video(tmp_path, disk_of):
-    """ffmpeg copies the video to give it its sound, and ends with exit code 0 where the copy is cut off."""
+    """ffmpeg copies the video to give it its sound, and ends with exit code 0 even if the copy is cut off."""
     source = tmp_path / "sound.wav"
     command = ["-f", "lavfi", "-i", "sine=duration=1", source]
     subprocess.run([ffmpeg.find_ffmpeg(), "-v", "error", *command], check=True)
@@ -126,7 +118,7 @@ def test_sound_that_finds_no_room_leaves_the_video(tmp_path, disk_of):
 
 
 @pytest.mark.skipif(
-    int(cv2.__version__.split(".")[0]) < 5, reason="OpenCV 4 does not tell that a frame was not written"
+    int(cv2.__version__.split(".")[0]) < 5, reason="OpenCV 4 does not report that a frame was not written"
 )
 def test_full_disk_stops_a_video_at_once(small_disk):
     video = Mp4Writer(small_disk / "clip.mp4", None)

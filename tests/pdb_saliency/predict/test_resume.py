@@ -1,4 +1,4 @@
-"""predict --resume: processes killed at random moments, and what the last one leaves."""
+"""predict --resume: processes killed at random moments, and the results of the last one."""
 
 import json
 import os
@@ -45,7 +45,7 @@ def clips_computed(out):
 
 
 def contents(out):
-    """Everything below OUT: bytes, or for videos the frames; the report and the record without their names."""
+    """All files below OUT but the record: their bytes, or the frames of a video."""
     files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != "run.json")
     read = {}
     for path in files:
@@ -54,6 +54,7 @@ def contents(out):
     return read
 
 
+@pytest.mark.slow(but=["video,report-2"])
 @pytest.mark.parametrize("kinds, kills", [("maps,masks,overlay,video,json", 3), ("video,report", 2)])
 def test_killed_again_and_again_ends_as_if_never_killed(clip, tmp_path, kinds, kills):
     finish(start(clip, tmp_path / "whole", kinds, "--resume"))
@@ -83,18 +84,18 @@ def test_killed_again_and_again_ends_as_if_never_killed(clip, tmp_path, kinds, k
 
 
 @pytest.fixture
-def fake(monkeypatch):
-    """fake(model, *arguments) -> exit code."""
+def predict_with(use_model):
+    """The command `predict` with a model: predict_with(model, *arguments) -> exit code."""
 
     def call(model, *arguments):
-        monkeypatch.setattr("pdb_saliency.model.weights.load_model", lambda _: model)
+        use_model(model)
         return cli.main(["predict", *map(str, arguments)])
 
     return call
 
 
 class Interrupted(PositionModel):
-    """Ctrl-C comes with its third clip."""
+    """Raises Ctrl-C at its third clip."""
 
     def forward(self, clip):
         self.clips = getattr(self, "clips", 0) + 1
@@ -108,39 +109,42 @@ class NeverAsked(GreyModel):
         raise AssertionError("nothing is left to compute")
 
 
-def test_a_complete_run_is_not_done_once_more(tmp_path, fake, capsys):
+def test_a_complete_run_is_not_done_once_more(tmp_path, predict_with, capsys):
     folder = write_frames(tmp_path / "in", [grey_frame(40)] * 12)
-    assert fake(GreyModel(), folder, "-o", tmp_path / "out") == 0
+    assert predict_with(GreyModel(), folder, "-o", tmp_path / "out") == 0
     capsys.readouterr()
-    assert fake(NeverAsked(), folder, "-o", tmp_path / "out", "--resume") == 0
+    assert predict_with(NeverAsked(), folder, "-o", tmp_path / "out", "--resume") == 0
     assert tuple(capsys.readouterr()) == (f"{tmp_path / 'out'}: everything is there already, by the same command\n", "")
 
 
 @pytest.mark.parametrize("gone", ["maps/00003.png", "maps", "overlay.mp4", "frames.jsonl"])
-def test_a_complete_run_whose_results_were_removed_is_done_once_more(tmp_path, fake, gone):
+def test_a_complete_run_whose_results_were_removed_is_done_once_more(tmp_path, predict_with, gone):
     folder, out = write_frames(tmp_path / "in", [grey_frame(40)] * 12), tmp_path / "out"
     command = (folder, "-o", out, "--save", "maps,video,json", "--resume")
-    assert fake(GreyModel(), *command) == 0
+    assert predict_with(GreyModel(), *command) == 0
     whole = contents(out)
     shutil.rmtree(out / gone) if (out / gone).is_dir() else (out / gone).unlink()
-    assert fake(GreyModel(), *command) == 0
+    assert predict_with(GreyModel(), *command) == 0
     assert contents(out) == whole and json.loads((out / "run.json").read_text())["complete"]
 
 
-def test_maps_of_an_older_run_are_not_taken_for_its_own(tmp_path, fake):
+def test_maps_of_an_older_run_are_not_taken_for_its_own(tmp_path, predict_with):
     folder = write_frames(tmp_path / "in", [grey_frame(40)] * 12)
-    assert fake(GreyModel(), folder, "-o", tmp_path / "out") == 0
+    assert predict_with(GreyModel(), folder, "-o", tmp_path / "out") == 0
     assert set(read_maps(tmp_path / "out/maps").values()) == {40}
-    assert fake(Interrupted(), folder, "-o", tmp_path / "out") == 130
-    assert fake(PositionModel(), folder, "-o", tmp_path / "out", "--resume") == 0
+    assert predict_with(Interrupted(), folder, "-o", tmp_path / "out") == 130
+    assert predict_with(PositionModel(), folder, "-o", tmp_path / "out", "--resume") == 0
     expected = [round(255 * (i % 5 + 1) / 10 - 1e-9) for i in range(12)]
     assert list(read_maps(tmp_path / "out/maps").values()) == pytest.approx(expected, abs=1)
 
 
-def test_another_command_is_refused(tmp_path, fake, capsys):
+def test_another_command_is_refused(tmp_path, predict_with, capsys):
     folder = write_frames(tmp_path / "in", [grey_frame(40)] * 12)
-    assert fake(Interrupted(), folder, "-o", tmp_path / "out") == 130
-    assert fake(GreyModel(), folder, "-o", tmp_path / "out", "--resume", "--threshold", 0.5, "--save", "maps,json") == 1
+    assert predict_with(Interrupted(), folder, "-o", tmp_path / "out") == 130
+    assert (
+        predict_with(GreyModel(), folder, "-o", tmp_path / "out", "--resume", "--threshold", 0.5, "--save", "maps,json")
+        == 1
+    )
     line = capsys.readouterr().err.splitlines()[-1]
     assert (
         "save ['maps'], now ['json', 'maps']" in line
@@ -148,29 +152,29 @@ def test_another_command_is_refused(tmp_path, fake, capsys):
         and "leave out --resume" in line
     )
     cv2.imwrite(str(folder / "00003.png"), grey_frame(41))
-    assert fake(GreyModel(), folder, "-o", tmp_path / "out", "--resume") == 1
+    assert predict_with(GreyModel(), folder, "-o", tmp_path / "out", "--resume") == 1
     assert "content" in capsys.readouterr().err
-    assert fake(GreyModel(), folder, "-o", tmp_path / "out", "--threshold", 0.5) == 0
+    assert predict_with(GreyModel(), folder, "-o", tmp_path / "out", "--threshold", 0.5) == 0
 
 
-def test_damaged_maps_and_records_are_made_again(tmp_path, fake):
+def test_damaged_maps_and_records_are_made_again(tmp_path, predict_with):
     folder = write_frames(tmp_path / "in", [grey_frame(40)] * 12)
-    assert fake(Interrupted(), folder, "-o", tmp_path / "out") == 130
+    assert predict_with(Interrupted(), folder, "-o", tmp_path / "out") == 130
     (tmp_path / "out/maps/00006.png").write_bytes(b"half")
-    assert fake(PositionModel(), folder, "-o", tmp_path / "out", "--resume") == 0
+    assert predict_with(PositionModel(), folder, "-o", tmp_path / "out", "--resume") == 0
     assert len(read_maps(tmp_path / "out/maps")) == 12
     (tmp_path / "out/run.json").write_text("{")
-    assert fake(GreyModel(), folder, "-o", tmp_path / "out", "--resume") == 0
+    assert predict_with(GreyModel(), folder, "-o", tmp_path / "out", "--resume") == 0
     assert set(read_maps(tmp_path / "out/maps").values()) == {40}
 
 
-def test_frames_refined_by_the_crf_are_not_refined_once_more(tmp_path, fake):
+def test_frames_refined_by_the_crf_are_not_refined_once_more(tmp_path, predict_with):
     pytest.importorskip("pydensecrf")
     folder = write_frames(
         tmp_path / "in", [cv2.GaussianBlur(np.roll(noisy(48, 64), i, 1), (0, 0), 3) for i in range(17)]
     )
     options = ["--crf", "--crf-workers", 1, "--resume"]
-    assert fake(GreyModel(), folder, "-o", tmp_path / "whole", *options) == 0
+    assert predict_with(GreyModel(), folder, "-o", tmp_path / "whole", *options) == 0
 
     class LateInterrupted(GreyModel):
         def forward(self, clip):
@@ -179,7 +183,7 @@ def test_frames_refined_by_the_crf_are_not_refined_once_more(tmp_path, fake):
                 raise KeyboardInterrupt
             return super().forward(clip)
 
-    assert fake(LateInterrupted(), folder, "-o", tmp_path / "out", *options) == 130
+    assert predict_with(LateInterrupted(), folder, "-o", tmp_path / "out", *options) == 130
     assert 5 <= len(list((tmp_path / "out/maps").iterdir())) < 17
-    assert fake(GreyModel(), folder, "-o", tmp_path / "out", *options) == 0
+    assert predict_with(GreyModel(), folder, "-o", tmp_path / "out", *options) == 0
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")

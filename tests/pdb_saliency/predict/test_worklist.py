@@ -1,4 +1,4 @@
-"""Many videos in one run: what becomes a job, what failures do, and two processes under torchrun."""
+"""Many videos in one run: the work list, failures, and two processes under torchrun."""
 
 import os
 import subprocess
@@ -7,18 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers.fake_model import GreyModel
 from helpers.films import grey_frame, read_maps, write_frames, write_video
 from helpers.paths import HELPERS
-from pdb_saliency import cli
 from pdb_saliency.errors import InputError, SaliencyError
-from pdb_saliency.predict.worklist import Job, Share, device_of_process, find_jobs, work_through
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    monkeypatch.setattr("pdb_saliency.model.weights.load_model", lambda _: GreyModel())
-    return lambda *arguments: cli.main(["predict", *map(str, arguments)])
+from pdb_saliency.inference.devices import device_of_process
+from pdb_saliency.predict.worklist import Job, Share, find_jobs, work_through
 
 
 def places(tmp_path, *inputs, lists=()):
@@ -55,7 +48,7 @@ def test_folders_of_videos_and_of_frames(tmp_path):
     assert list(places(tmp_path, tmp_path / "films")) == list(expected)
 
 
-def test_names_become_longer_where_they_must(tmp_path):
+def test_names_become_longer_if_they_must(tmp_path):
     a, b, c = (touch(tmp_path / name) for name in ("x/clip.mp4", "x/clip.avi", "y/clip.mp4"))
     assert places(tmp_path, a, touch(tmp_path / "other.mp4")) == {"x/clip.mp4": "out/clip", "other.mp4": "out/other"}
     assert places(tmp_path, a, b) == {"x/clip.mp4": "out/clip.mp4", "x/clip.avi": "out/clip.avi"}
@@ -80,10 +73,10 @@ def test_lists(tmp_path):
         find_jobs([], [tmp_path / "absent.txt"], tmp_path)
 
 
-def test_one_failed_video_does_not_stop_the_rest(tmp_path, fake, capsys):
+def test_one_failed_video_does_not_stop_the_rest(tmp_path, predict, capsys):
     clips = [write_video(tmp_path / f"{shade}.avi", [grey_frame(shade)] * 6, codec="MJPG") for shade in (40, 80)]
     (tmp_path / "broken.avi").write_bytes(b"no video")
-    assert fake(clips[0], tmp_path / "broken.avi", tmp_path / "absent.mp4", clips[1], "-o", tmp_path / "out") == 1
+    assert predict(clips[0], tmp_path / "broken.avi", tmp_path / "absent.mp4", clips[1], "-o", tmp_path / "out") == 1
     captured = capsys.readouterr()
     for shade in (40, 80):
         maps = read_maps(tmp_path / "out" / str(shade) / "maps")
@@ -98,17 +91,18 @@ def test_one_failed_video_does_not_stop_the_rest(tmp_path, fake, capsys):
     ]
 
 
-def test_whatever_a_job_raises(capsys):
+def test_whatever_a_job_raises(caplog):
     def process(job):
         if job.label == "2":
             raise MemoryError("too large")
         return "done"
 
+    lines = []
     with pytest.raises(SaliencyError, match="1 of 3 videos failed"):
-        work_through([Job(str(i), Path(), str(i)) for i in range(1, 4)], Share(), process)
-    captured = capsys.readouterr()
-    assert captured.out == "[1/3] 1: done\n[3/3] 3: done\n"
-    assert captured.err == "pdb-saliency: error: [2/3] 2: MemoryError: too large\n"
+        work_through([Job(str(i), Path(), str(i)) for i in range(1, 4)], Share(), process, lines.append)
+    assert lines == ["[1/3] 1: done", "[3/3] 3: done"]
+    (record,) = caplog.records
+    assert (record.levelname, record.getMessage()) == ("ERROR", "[2/3] 2: MemoryError: too large")
 
 
 def test_an_interrupt_stops_the_list():
@@ -116,14 +110,16 @@ def test_an_interrupt_stops_the_list():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        work_through([Job("a", Path(), "a")] * 2, Share(), process)
+        work_through([Job("a", Path(), "a")] * 2, Share(), process, print)
 
 
-def test_shares(monkeypatch, capsys):
+def test_shares(monkeypatch):
     jobs = [Job(str(i), Path(), str(i)) for i in range(7)]
     done = []
     for rank in range(3):
-        work_through(jobs, Share(rank, 3), lambda job: done.append((rank, int(job.label))) or "done")
+        work_through(
+            jobs, Share(rank, 3), lambda job, rank=rank: done.append((rank, int(job.label))), lambda line: None
+        )
     assert sorted(number for _, number in done) == list(range(7)) and all(number % 3 == rank for rank, number in done)
     monkeypatch.setenv("RANK", "2")
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -145,14 +141,15 @@ def test_each_process_takes_its_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", [[], ["a.png", "b.png"]])
-def test_wrong_usage(tmp_path, fake, capsys, arguments):
+def test_wrong_usage(tmp_path, predict, capsys, arguments):
     with pytest.raises(SystemExit) as caught:
-        fake(*arguments, "-o", tmp_path / "out")
+        predict(*arguments, "-o", tmp_path / "out")
     assert caught.value.code == 2 and ("INPUT" in capsys.readouterr().err or arguments)
 
 
+@pytest.mark.slow
 def test_two_processes_under_torchrun(tmp_path):
-    """One of the first process's videos is broken: torchrun must not end the second before it has done its own."""
+    """One video of the first process is broken; torchrun must not end the second before it has done its videos."""
     clips = [
         write_frames(tmp_path / "in" / f"v{i}", [grey_frame(10 * (i + 1))] * (2 if i % 2 == 0 else 40))
         for i in range(5)

@@ -1,4 +1,4 @@
-"""Where processes find modules: where their parent finds them, less the current folder."""
+"""Processes find modules where their parent finds them, but not in the current folder."""
 
 import os
 import subprocess
@@ -36,7 +36,8 @@ def all_found(names):
 if __name__ == "__main__":
     all_found({names!r})
     code = "import sys; " + "".join(f"import {{name}}; " for name in {names!r}) + "print(sys.path == sys.argv[1:])"
-    print(subprocess.run(python_command(code, *search_path()), capture_output=True, text=True, check=True).stdout, end="")
+    command = python_command(code, *search_path())
+    print(subprocess.run(command, capture_output=True, text=True, check=True).stdout, end="")
     isolate_multiprocessing()
     for method in multiprocessing.get_all_start_methods():
         with multiprocessing.get_context(method).Pool(1) as pool:
@@ -129,7 +130,8 @@ def test_a_checkout_whose_folder_pythonpath_names_relatively(tmp_path):
     (tmp_path / "pdb_ext/__init__.py").touch()
     (tmp_path / "python").mkdir()
     os.symlink(Path(HOME) / "pdb_saliency", tmp_path / "python/pdb_saliency")
-    code = "import pdb_saliency.runtime.isolation as i, subprocess, sys; i.isolate(); import pdb_ext; print(pdb_ext.__file__)\n"
+    code = "import pdb_saliency.runtime.isolation as i, subprocess, sys; i.isolate()\n"
+    code += "import pdb_ext; print(pdb_ext.__file__)\n"
     code += "subprocess.run(i.python_command('import pdb_saliency, pdb_ext; print(pdb_ext.__file__)'), check=True)\n"
     code += (
         "subprocess.run([sys.executable, '-c', 'import pdb_saliency, pdb_ext; print(pdb_ext.__file__)'], check=True)\n"
@@ -143,7 +145,8 @@ def test_a_package_in_a_zip_file(tmp_path):
     with zipfile.ZipFile(tmp_path / "app.zip", "w") as archive:
         for name in ("__init__", "runtime/__init__", "runtime/isolation", "runtime/bootstrap"):
             archive.write(Path(HOME) / f"pdb_saliency/{name}.py", f"pdb_saliency/{name}.py")
-    code = "import pdb_saliency.runtime.isolation as i, subprocess; command = i.python_command('print(*__import__(\"sys\").path)')\n"
+    code = "import pdb_saliency.runtime.isolation as i, subprocess\n"
+    code += "command = i.python_command('print(*__import__(\"sys\").path)')\n"
     code += "print(command[-2 - len(i.search_path()) - 2]); subprocess.run(command, check=True)"
     variables = {**os.environ, "PYTHONPATH": str(tmp_path / "app.zip")}
     done = subprocess.run([BASE, "-c", code], cwd="/", env=variables, capture_output=True, text=True, timeout=100)

@@ -16,18 +16,18 @@ from safetensors.torch import load_file
 from helpers.train_discs import main, run, small_config
 from pdb_saliency.errors import InputError, OutputError, SaliencyError
 from pdb_saliency.training.checkpoints import Checkpoints
-from pdb_saliency.training.trainer import RunOptions
+from pdb_saliency.training.config import RunOptions
 
 OPTIONS = RunOptions(checkpoint=5, validate=7, scalars=1, pictures=0)
 SETTINGS = ["stage=temporal", "checkpoint=5", "validate=7", "scores=1"]
 
-# New processes that have imported everything already.
+# Each new process has imported everything already.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["train_discs", "lightning_fabric", "torch.utils.tensorboard"])
+PROCESSES.set_forkserver_preload(["helpers.train_discs", "lightning_fabric", "torch.utils.tensorboard"])
 
 
 class Training:
-    """train_discs.py in a process of its own; what it writes to stderr is in `errors`."""
+    """train_discs.py in its own process; `errors` is what it wrote to stderr."""
 
     def __init__(self, folder, *settings):
         self._stderr = folder.with_name(f"{folder.name}.stderr")
@@ -39,7 +39,7 @@ class Training:
             os.kill(self._process.pid, number)
 
     def wait(self):
-        """Its exit code; minus the signal that ended it."""
+        """Its exit code, or minus the number of the signal that ended it."""
         self._process.join(60)
         assert self._process.exitcode is not None, "the run hangs"
         return self._process.exitcode
@@ -75,7 +75,7 @@ def assert_same(folder, other):
         assert all(torch.equal(ours[key], theirs[key]) for key in ours), name
     for name in ("log.jsonl", "metrics.json", "config.json"):
         assert (folder / name).read_text() == (other / name).read_text(), name
-    assert not [path for path in folder.rglob(".*.part")]
+    assert not list(folder.rglob(".*.part"))
 
 
 def logged(folder):
@@ -84,13 +84,14 @@ def logged(folder):
     return json.loads(lines[-1])["step"] if lines else 0
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments(tmp_path, uninterrupted):
     """SIGKILL, again and again, at random moments of the start, of steps and of writing."""
     moments, went_on = random.Random(3), 0
     folder = tmp_path / "run"
     for step in (0, 1, 3, 4, 0, 9, 13, 14, 0, 18, 20):
         training = Training(folder, "pause=0.01", "checkpoint=2")
-        if step:  # Else in the middle of the start.
+        if step:  # 0: during the start.
             training.until(lambda run=training, step=step: "step/s" in run.errors and logged(folder) >= step)
         time.sleep(moments.uniform(0.0, 0.1))
         training.send(signal.SIGKILL)
@@ -102,8 +103,9 @@ def test_killed_at_random_moments(tmp_path, uninterrupted):
     assert_same(folder, uninterrupted)
 
 
+@pytest.mark.slow
 def test_killed_while_features_are_stored(tmp_path):
-    """Twice; what is stored is not made again, and the run is that of one which was left alone."""
+    """Twice: what is stored is not made again, and the result is that of an uninterrupted run."""
     whole, folder = tmp_path / "whole", tmp_path / "run"
     training = Training(whole, "cache=12")
     assert training.wait() == 0, training.errors
@@ -137,6 +139,7 @@ def test_only_its_own_unfinished_files_are_removed(tmp_path):
     assert {path.name for path in tmp_path.glob(".*")} == {".film.part", ".step-1.ckpt.part"}
 
 
+@pytest.mark.slow(but=["2"])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_between_two_steps(tmp_path, uninterrupted, number):
     folder = tmp_path / "run"
@@ -213,6 +216,7 @@ def test_the_last_two_are_kept_and_damage_falls_back(tmp_path):
     assert Checkpoints(tmp_path / "none").load(remarks.append) is None
 
 
+@pytest.mark.slow
 def test_a_damaged_last_checkpoint_changes_nothing_but_time(tmp_path, uninterrupted):
     folder = tmp_path / "run"
     checkpoints = Checkpoints(folder / "checkpoints")

@@ -1,4 +1,4 @@
-"""Two gloo processes, started by torchrun, are one process with the joint batch."""
+"""Two gloo processes, started by torchrun, give the results of one process with the whole batch."""
 
 import json
 import os
@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from helpers.paths import HELPERS
 from helpers.train_discs import run, small_config
 from pdb_saliency.errors import InputError
+from pdb_saliency.training.config import RunOptions
 from pdb_saliency.training.loader import Share, StepSampler
-from pdb_saliency.training.trainer import RunOptions
 
 SCRIPT = HELPERS / "train_discs.py"
 
@@ -30,17 +30,17 @@ def torchrun(*arguments):
 
 
 def losses(folder):
-    """Of all steps, then of all validations the score."""
+    """The losses of all steps, then the scores of all validations."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [line[name] for name in ("train/loss", "val/max_f") for line in lines if name in line]
 
 
 ENTRIES = {"batch_norm": "frozen", "steps": 6, "iou_weight": 0.5, "optimizer": "sgd", "lr": 0.01}
-# Clips of stage temporal are partly annotated, so the processes' shares of the annotated pixels differ.
+# Clips of stage temporal are annotated in part, so the processes have different numbers of annotated pixels.
 RUNS = {
     "frozen": {"accumulate": 2},
     "new_layers": {"batch_norm": "new_layers", "ema": 0.9},
-    # One sample a process. At a lower rate: with so few pixels to normalise by, rounding grows from step to step.
+    # One sample a process, at a lower rate: statistics of so few pixels amplify rounding from step to step.
     "train": {"batch_norm": "train", "batch": 2, "lr": 0.001},
     "temporal": {"stage": "temporal", "cache": 6, "accumulate": 2},
 }
@@ -48,27 +48,20 @@ RUNS = {
 
 @pytest.fixture(scope="module")
 def distributed(tmp_path_factory):
-    """The folder in which two processes have trained, last with samples that are not numbers or not there."""
+    """The folder in which two processes have trained, the last runs with a sample of NaN and one that is missing."""
     folder = tmp_path_factory.mktemp("two")
     arguments = []
     for name, more in RUNS.items():
         arguments += [folder / name, "scores=1", "validate=3"]
         arguments += [f"{entry}={value}" for entry, value in (ENTRIES | more).items()] + ["--"]
-    arguments += [
-        folder / "poisoned",
-        "poison=6",
-        "batch_norm=frozen",
-        "--",
-        folder / "broken",
-        "broken=7",
-        "workers=1",
-    ]
+    arguments += [folder / "poisoned", "poison=6", "batch_norm=frozen", "--"]
+    arguments += [folder / "broken", "broken=7", "workers=1"]
     return folder, torchrun(SCRIPT, *arguments)
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_the_same_losses_and_weights(tmp_path, distributed, name):
-    """Where a batch is computed in parts, the joint run has parts of other samples."""
+    """If a batch is computed in parts, the run in one process divides it differently."""
     folder, process = distributed
     entries = ENTRIES | RUNS[name]
     run(
@@ -89,7 +82,7 @@ def test_the_same_losses_and_weights(tmp_path, distributed, name):
 
 
 def test_samples_of_a_loss_that_is_not_finite_are_named_once(distributed):
-    """Sample 6 is the second process's, and the loss is everybody's."""
+    """Sample 6 belongs to the second process; the loss is that of both."""
     folder, process = distributed
     assert process.returncode != 0
     (line,) = [line for line in process.stderr.splitlines() if "not finite" in line]
@@ -100,7 +93,7 @@ def test_samples_of_a_loss_that_is_not_finite_are_named_once(distributed):
 
 
 def test_a_file_that_disappears_for_one_process_ends_all(distributed):
-    """Sample 7 is the second process's, and made by a worker of it; the first one does not wait for it."""
+    """Sample 7 is made by a worker of the second process; the first one does not wait for it."""
     folder, process = distributed
     assert process.stderr.count("pdb-saliency: error: frames/7.jpg: cannot be read (gone)\n") == 1
     assert process.stderr.count("7.jpg") == 1

@@ -11,7 +11,7 @@ from helpers.training_data import TINY, DiscSamples
 from pdb_saliency.errors import InputError, OutputError, SaliencyError
 from pdb_saliency.model.saliency import SaliencyModel
 from pdb_saliency.training.distributed import launch
-from pdb_saliency.training.feature_cache import FeatureCache, _record, build_cache, fill_share
+from pdb_saliency.training.feature_cache import FeatureCache, build_cache, fill_share, record_layout
 
 CONFIG = small_config("temporal", cache=5)
 
@@ -104,7 +104,7 @@ def test_processes_share_the_work(tmp_path, model):
     build(model, Counting(), tmp_path)
     whole = (tmp_path / "samples.bin").read_bytes()
     sample = Counting()[0]
-    record = _record(sample, model.encode(sample["clip"]))
+    record = record_layout(sample, model.encode(sample["clip"]))
     (tmp_path / "done.bin").write_bytes(bytes(5))
     (tmp_path / "samples.bin").write_bytes(bytes(len(whole)))
     made = []
@@ -131,7 +131,7 @@ def test_a_file_that_disappears_is_one_line(tmp_path, model, workers):
     assert np.fromfile(tmp_path / "done.bin", np.uint8).tolist() == [1, 1, 1, 0, 0]
 
 
-def test_too_little_room_is_told_before_the_work(tmp_path, model, monkeypatch):
+def test_too_little_room_is_reported_before_the_work(tmp_path, model, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 10})())
     with pytest.raises(OutputError, match="5 samples need 0.0 GB, and 0.0 GB are free"):
         build(model, Counting(), tmp_path)

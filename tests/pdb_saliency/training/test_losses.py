@@ -78,7 +78,7 @@ def test_frames_without_annotation_do_not_count():
 
 
 def test_parts_add_up_to_the_joint_batch_whatever_is_annotated():
-    """The mean of the parts' means would weigh the one annotated frame of the second part as much as the three others."""
+    """A mean of the parts' means would weight the second part's one annotated frame as much as the first's three."""
     logits, masks = drawn()
     valid = torch.tensor([[True, True, True], [False, True, False]])
     parts = [

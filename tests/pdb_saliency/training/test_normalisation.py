@@ -1,4 +1,4 @@
-"""Batch normalisation shared by processes: one batch, wherever its parts are."""
+"""Batch normalisation in several processes normalises by the statistics of the whole batch."""
 
 import multiprocessing
 
@@ -8,13 +8,13 @@ from torch import nn
 
 from helpers.training_data import TINY
 from pdb_saliency.model.saliency import SaliencyModel
-from pdb_saliency.training.normalisation import SharedBatchNorm2d, share_statistics
+from pdb_saliency.training.distributed import SharedBatchNorm2d, share_statistics
 
 PROCESSES = multiprocessing.get_context("forkserver")
 
 
 def _part(rank, port, x, cotangent, results):
-    """What one of two processes makes of its half of the batch."""
+    """What one of two processes computes from its half of the batch."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{port}", rank=rank, world_size=2)
     model = nn.Sequential(nn.BatchNorm2d(3, momentum=0.3).double())
     share_statistics(model, torch.device("cpu"))
@@ -24,7 +24,7 @@ def _part(rank, port, x, cotangent, results):
 
 
 def _trained(model, x, cotangent):
-    """Outputs and gradients of two steps; the layer's tensors; its output in eval mode. As lists: tensors would share memory."""
+    """Outputs and gradients of two steps, statistics, output in eval mode; as lists, since tensors share memory."""
     torch.manual_seed(0)
     nn.init.uniform_(model[0].weight, 0.5, 2)
     x = x.clone().requires_grad_()
@@ -35,8 +35,9 @@ def _trained(model, x, cotangent):
     return [value.tolist() for value in values], [model[0].weight.grad.tolist(), model[0].bias.grad.tolist()]
 
 
+@pytest.mark.slow
 def test_two_halves_are_one_batch(tmp_path):
-    """Values, the statistics kept, and all gradients, in float64; those of the weights are summed by who trains."""
+    """Values, running statistics and all gradients, in float64; the trainer sums the gradients of the weights."""
     x, cotangent = torch.randn(6, 3, 5, 4, dtype=torch.float64) * 3 + 10, torch.randn(6, 3, 5, 4, dtype=torch.float64)
     results = PROCESSES.Queue()
     processes = [PROCESSES.Process(target=_part, args=(r, tmp_path / "store", x, cotangent, results)) for r in (0, 1)]
@@ -60,9 +61,9 @@ def test_two_halves_are_one_batch(tmp_path):
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_only_layers_that_train_share_their_statistics(device):
-    """On a GPU they are PyTorch's own, of which no forward runs here."""
+    """On a GPU they are PyTorch's own, whose forward is not run here."""
     model = SaliencyModel(TINY)
-    before = {name: tensor for name, tensor in model.state_dict(keep_vars=True).items()}
+    before = dict(model.state_dict(keep_vars=True))
     model.spatial.backbone.eval()
     share_statistics(model, torch.device(device))
     shared = {name for name, layer in model.named_modules() if isinstance(layer, (SharedBatchNorm2d, nn.SyncBatchNorm))}

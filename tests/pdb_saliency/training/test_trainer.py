@@ -1,4 +1,4 @@
-"""What each stage trains and by which rule; and that it learns."""
+"""What each stage trains and by which rule, and that it learns."""
 
 import dataclasses
 import io
@@ -22,13 +22,13 @@ from pdb_saliency.evaluation.validate import validate
 from pdb_saliency.model.config import LITE
 from pdb_saliency.model.saliency import SaliencyModel
 from pdb_saliency.model.weights import load_model
-from pdb_saliency.training.config import CAFFE_PIXELS, TrainConfig, modern, paper
+from pdb_saliency.training.config import CAFFE_PIXELS, RunOptions, TrainConfig, modern, paper
 from pdb_saliency.training.distributed import check_packages, launch
 from pdb_saliency.training.initial_model import starting_model
 from pdb_saliency.training.loader import load_batches
 from pdb_saliency.training.log import sample_sheet
 from pdb_saliency.training.optimiser import build_optimizer, moving_average, set_rate, set_training_mode
-from pdb_saliency.training.trainer import RunOptions, Trainer
+from pdb_saliency.training.trainer import Trainer
 
 QUIET = RunOptions(pictures=0, checkpoint=0)
 
@@ -49,7 +49,7 @@ def test_the_papers_rate_makes_caffes_steps():
         torch.sigmoid(pixels @ ours).mean().backward()  # The mean over the pixels of a frame.
         optimizer.step()
         held = caffe.clone().requires_grad_()
-        (CAFFE_PIXELS * torch.sigmoid(pixels @ held).mean()).backward()  # As many pixels as 473x473 has, summed.
+        (CAFFE_PIXELS * torch.sigmoid(pixels @ held).mean()).backward()  # The sum over 473x473 pixels.
         velocity = 0.9 * velocity + 1e-6 * (held.grad + 0.0005 * caffe)
         caffe -= velocity
     torch.testing.assert_close(ours.detach(), caffe, rtol=1e-12, atol=0)
@@ -125,7 +125,7 @@ def changed_tensors(tmp_path, stage, **entries):
 
 
 def test_stage_temporal_leaves_the_spatial_part_alone(tmp_path):
-    """Also its batch statistics, whatever --batch-norm says; all the rest is trained."""
+    """Its batch statistics as well, whatever --batch-norm says; all the rest is trained."""
     changed = changed_tensors(tmp_path, "temporal", batch_norm="train")
     everything = set(SaliencyModel(TINY).state_dict())
     assert changed == {name for name in everything if not name.startswith("spatial.")}
@@ -161,7 +161,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
 
 
 class Broken:
-    """Samples of which one cannot be made."""
+    """Samples that cannot be read."""
 
     def __getitem__(self, number):
         raise InputError("frames/7.jpg: cannot be read (gone)")
@@ -183,8 +183,9 @@ def test_missing_packages_are_named(monkeypatch):
         check_packages()
 
 
+@pytest.mark.slow
 def test_mixed_precision(tmp_path):
-    """Convolutions in bfloat16, weights and their averages in float32; the loss follows that in float32."""
+    """Convolutions in bfloat16, weights and their averages in float32; the loss is close to that of float32."""
     seen = set()
     config = small_config(steps=8, precision="bf16-mixed", batch_norm="new_layers")
     model, losses = SaliencyModel(TINY, temporal="none"), {}
@@ -219,7 +220,7 @@ def test_mixed_precision(tmp_path):
 
 
 def test_the_best_model_is_kept(tmp_path):
-    """That of the second of four validations, at steps 0, 2, 4 and 5; of the averaged weights."""
+    """That of the second of four validations, at steps 0, 2, 4 and 5, with the averaged weights."""
     scores, seen = iter([0.1, 0.5, 0.4, 0.3]), []
 
     def validation(model):
@@ -269,9 +270,10 @@ def test_a_sheet_shows_what_the_network_saw():
 # -- learning ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_overfits_a_few_real_clips(tmp_path):
-    """Both stages on three sequences, tiny network, ImageNet backbone: J of what was trained on rises from near nothing,
-    and stage temporal adds to what stage spatial gained."""
+    """Both stages on three sequences, with a tiny network on an ImageNet backbone: J on the training frames rises from
+    near zero, and stage temporal adds to what stage spatial gained."""
     sequences = {"davis16_train": ("bear", "tennis"), "segtrack_part": ("girl",)}
     videos = [
         dataclasses.replace(video, frames=video.frames[:10], masks=video.masks[:10])

@@ -8,18 +8,18 @@ from torch.utils.data import Dataset
 
 from helpers.training_data import TINY
 from pdb_saliency.model.saliency import SaliencyModel
-from pdb_saliency.training.config import modern, paper
+from pdb_saliency.training.config import RunOptions, modern, paper
 from pdb_saliency.training.distributed import launch
-from pdb_saliency.training.trainer import RunOptions, Trainer
+from pdb_saliency.training.trainer import Trainer
 
 SIDE, LENGTH, STRIDE = 9, 4, 4
 CONFIG = dataclasses.replace(TINY, hidden_channels=8, input_size=(SIDE * STRIDE - 3, SIDE * STRIDE - 3))
 
 
 class TwoDots(Dataset):
-    """Features in which two equal dots lie in the upper and the lower half; one moves by a pixel a frame and is the mask.
+    """Features with two equal dots, in the upper and the lower half; one moves by a pixel a frame and is the mask.
 
-    Each frame alone says nothing on which of them it is.
+    A single frame does not show which of them it is.
     """
 
     def __getitem__(self, number):
@@ -45,9 +45,9 @@ class TwoDots(Dataset):
 
 
 def share_right(model, whole_clips):
-    """Of frames in which the moving dot is the more salient one, after the first, in clips that were not trained on.
+    """The share of frames, after the first, in which the moving dot is more salient, in clips that were not trained on.
 
-    whole_clips: show them so; else every frame as a clip of its own.
+    whole_clips: show whole clips; else every frame as a clip of its own.
     """
     right = []
     for number in range(10_000, 10_050):
@@ -61,9 +61,10 @@ def share_right(model, whole_clips):
     return sum(right) / len(right)
 
 
+@pytest.mark.slow(but=["modern"])
 @pytest.mark.parametrize("preset", [paper, modern])
 def test_the_temporal_part_learns_motion(tmp_path, preset):
-    """With a temporal part that does nothing, or knows no time, half of the frames would be right by chance."""
+    """If the temporal part did nothing or knew no time, half of the frames would be right by chance."""
     config = dataclasses.replace(preset("temporal"), steps=240, batch=8, length=LENGTH, size=CONFIG.input_size)
     model = SaliencyModel(CONFIG)
     config = dataclasses.replace(config, ema=min(config.ema, 0.9), warmup=min(config.warmup, 20))

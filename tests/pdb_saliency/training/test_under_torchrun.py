@@ -5,12 +5,12 @@ import argparse
 import pytest
 from torch.distributed.run import parse_args
 
-from pdb_saliency.cli.program import _parser
+from pdb_saliency.cli.program import make_parser
 
 
 def options():
     """Every option of every command."""
-    (commands,) = (action for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    (commands,) = (action for action in make_parser()._actions if isinstance(action, argparse._SubParsersAction))
     for name, parser in commands.choices.items():
         yield from (
             pytest.param(name, option, id=f"{name} {option}") for a in parser._actions for option in a.option_strings

@@ -12,24 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from helpers.fake_model import GreyModel
 from helpers.films import grey_frame, noisy, read_maps, the_line, write_video
 from helpers.paths import HELPERS
-from pdb_saliency import cli
 from pdb_saliency.errors import InputError
 from pdb_saliency.video import isolated as decoding
 from pdb_saliency.video.reader import VideoFile
 from pdb_saliency.video.source import open_source
 
-CASES = 60  # Of each format.
+CASES = 60  # for each format
 FORMATS = {".mp4": "libx264", ".webm": "libvpx", ".avi": "mjpeg", ".mkv": "mpeg4"}
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    """The command line with GreyModel: fake(*arguments) -> exit code."""
-    monkeypatch.setattr("pdb_saliency.model.weights.load_model", lambda _: GreyModel())
-    return lambda *arguments: cli.main(["predict", *map(str, arguments)])
 
 
 def real_video(folder, suffix):
@@ -55,6 +46,7 @@ def damaged(data, case):
     return result.tobytes()[: rng.integers(1, len(data)) if case % 10 == 9 else None]
 
 
+@pytest.mark.slow(but=[".mp4"])
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_flipped_bytes_end_in_frames_or_one_line(tmp_path, suffix):
     data = real_video(tmp_path, suffix).read_bytes()
@@ -67,7 +59,7 @@ def test_flipped_bytes_end_in_frames_or_one_line(tmp_path, suffix):
             for frame in open_source(str(path)):
                 assert frame.image.dtype == np.uint8 and frame.image.ndim == 3 and frame.image.shape[2] == 3
                 count += 1
-                if count > 1000:  # A damaged header may promise frames without end.
+                if count > 1000:  # A damaged header may declare any number of frames.
                     break
         except InputError as caught:
             error = str(caught)
@@ -82,12 +74,13 @@ def test_flipped_bytes_end_in_frames_or_one_line(tmp_path, suffix):
 
 
 def pretend(monkeypatch, program):
-    """Replace the decoding process by a Python program with `opened` and `frame`, bytes that a real one sends."""
+    """Replace the decoding process by a Python program that can send `opened` and `frame`, as a real one does."""
     setting = "import os, sys, time, struct\nout = sys.stdout.buffer\nopened = struct.pack('<cdd', b'o', 50, 10)\n"
     setting += "frame = struct.pack('<ciid', b'f', 48, 64, 0.1) + bytes([40]) * (48 * 64 * 3)\n"
     monkeypatch.setattr(decoding, "command", lambda: [sys.executable, "-c", setting + program])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program, message",
     [
@@ -110,12 +103,12 @@ def pretend(monkeypatch, program):
         ("out.write(opened + 7 * frame + b'e'); out.flush()", "decoding failed at frame 7"),
     ],
 )
-def test_a_decoder_that_fails_takes_nothing_down(tmp_path, fake, capsys, monkeypatch, program, message):
+def test_a_decoder_that_fails_takes_nothing_down(tmp_path, predict, capsys, monkeypatch, program, message):
     clip = write_video(tmp_path / "ünï code .mp4", [grey_frame(1)] * 3)
     monkeypatch.setattr(decoding, "PATIENCE", 2.0)
     pretend(monkeypatch, program)
     begin = time.monotonic()
-    assert fake(clip, "-o", tmp_path / "out") == 1
+    assert predict(clip, "-o", tmp_path / "out") == 1
     assert time.monotonic() - begin < 60
     line = the_line(capsys.readouterr())
     assert re.search(message, line) and "7 frames written" in line
@@ -131,9 +124,10 @@ def test_a_decoder_that_fails_while_opening(tmp_path, monkeypatch, program):
         VideoFile(clip)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("load", "processors", "answers"), [(20.0, 2, True), (0.1, 2, False)])
 def test_a_busy_machine_is_no_damage(tmp_path, monkeypatch, load, processors, answers):
-    """Ten processes for each processor: an answer that takes one second takes ten."""
+    """With ten processes for each processor, an answer that takes one second takes ten."""
     clip = write_video(tmp_path / "clip.mp4", [grey_frame(1)] * 3)
     monkeypatch.setattr(decoding, "PATIENCE", 1.0)
     monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
@@ -179,7 +173,8 @@ def test_no_process_stays_behind(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="needs /proc")
 def test_the_decoder_leaves_when_its_reader_is_killed(tmp_path):
     clip = write_video(tmp_path / "clip.mp4", [noisy() for _ in range(200)])
-    code = f"import time; from pdb_saliency.video.reader import VideoFile; from pathlib import Path; v = VideoFile(Path({str(clip)!r})); "
+    code = "import time; from pathlib import Path; from pdb_saliency.video.reader import VideoFile; "
+    code += f"v = VideoFile(Path({str(clip)!r})); "
     code += "print(v._opened._process.pid, flush=True); time.sleep(100)"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     reader = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
@@ -195,6 +190,7 @@ def test_the_decoder_leaves_when_its_reader_is_killed(tmp_path):
         assert not os.path.exists(f"/proc/{decoder}")
 
 
+@pytest.mark.slow
 def test_a_truncated_avi_prints_one_line(tmp_path):
     """OpenCV's own AVI reader complains on the standard error of its process."""
     clip = write_video(tmp_path / "cut.avi", [noisy() for _ in range(30)], codec="MJPG")
@@ -208,7 +204,8 @@ def test_a_truncated_avi_prints_one_line(tmp_path):
     assert done.returncode == 1 and len(lines) == 1 and lines[0].startswith("pdb-saliency: error: "), done.stderr
 
 
-def test_a_frame_of_100_megapixels(tmp_path, fake):
+@pytest.mark.slow
+def test_a_frame_of_100_megapixels(tmp_path, predict):
     clip = write_video(tmp_path / "huge.avi", [np.full((8192, 12288, 3), 51, np.uint8)] * 2, codec="MJPG")
     frames = 0
     for frame in open_source(str(clip)):

@@ -9,21 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.fake_model import GreyModel
 from helpers.films import the_line, write_frames
-from pdb_saliency import cli
 from pdb_saliency.errors import InputError
 from pdb_saliency.video import encoder as ffmpeg
 from pdb_saliency.video.source import open_source
 
 pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg and ffprobe")
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    """The command line with GreyModel: fake(*arguments) -> exit code."""
-    monkeypatch.setattr("pdb_saliency.model.weights.load_model", lambda _: GreyModel())
-    return lambda *arguments: cli.main(["predict", *map(str, arguments)])
 
 
 def encode(path, *options):
@@ -71,10 +62,10 @@ def test_rotation_is_applied(tmp_path, matrix, bright):
         ("rgb48le", "ffv1", ".mkv"),
     ],
 )
-def test_kinds_of_pixels(tmp_path, fake, pixels, codec, suffix):
+def test_kinds_of_pixels(tmp_path, predict, pixels, codec, suffix):
     options = ["-x265-params", "log-level=none"] if codec == "libx265" else []
     clip = encode(tmp_path / f"clip{suffix}", "-f", "lavfi", "-i", HALVES, "-c:v", codec, "-pix_fmt", pixels, *options)
-    assert fake(clip, "-o", tmp_path / "out", "--save", "maps,video") == 0
+    assert predict(clip, "-o", tmp_path / "out", "--save", "maps,video") == 0
     maps = sorted((tmp_path / "out/maps").iterdir())
     assert len(maps) == 6
     saliency = cv2.imread(str(maps[3]), cv2.IMREAD_UNCHANGED)
@@ -85,19 +76,20 @@ def test_kinds_of_pixels(tmp_path, fake, pixels, codec, suffix):
 
 
 @pytest.mark.parametrize("size", ["63x47", "1x1", "2x99"])
-def test_odd_sizes(tmp_path, fake, size):
+def test_odd_sizes(tmp_path, predict, size):
     clip = encode(tmp_path / "odd.mkv", "-f", "lavfi", "-i", f"testsrc=s={size}:r=5:d=1", "-c:v", "ffv1")
-    assert fake(clip, "-o", tmp_path / "out", "--save", "maps,video,side-video") == 0
+    assert predict(clip, "-o", tmp_path / "out", "--save", "maps,video,side-video") == 0
     width, height = map(int, size.split("x"))
     assert cv2.imread(str(tmp_path / "out/maps/00004.png"), cv2.IMREAD_UNCHANGED).shape == (height, width)
     (stream,) = probe(tmp_path / "out/overlay.mp4", "stream=width,height,nb_frames", "v:0")["streams"]
     assert stream == {"width": width + width % 2, "height": height + height % 2, "nb_frames": "5"}
 
 
-def test_4k(tmp_path, fake):
+@pytest.mark.slow
+def test_4k(tmp_path, predict):
     source = ["-f", "lavfi", "-i", "color=gray:s=3840x2160:r=25:d=0.12", "-c:v", "libx264", "-preset", "ultrafast"]
     clip = encode(tmp_path / "4k.mp4", *source)
-    assert fake(clip, "-o", tmp_path / "out", "--save", "maps,video") == 0
+    assert predict(clip, "-o", tmp_path / "out", "--save", "maps,video") == 0
     assert [cv2.imread(str(path), -1).shape for path in (tmp_path / "out/maps").iterdir()] == [(2160, 3840)] * 3
 
 
@@ -116,13 +108,13 @@ def varying(tmp_path, durations, sound=True):
     return encode(tmp_path / "varying.mp4", *options, "-qp", "4", "-pix_fmt", "yuv420p", "-c:a", "aac")
 
 
-def test_a_varying_rate_keeps_time(tmp_path, fake, capsys):
+def test_a_varying_rate_keeps_time(tmp_path, predict, capsys):
     durations = [0.12, 0.12, 0.52, 0.12, 0.28, 0.12, 0.04, 0.12]
     starts = np.cumsum([0, *durations[:-1]])
     clip = varying(tmp_path, durations)
     frames = list(open_source(str(clip)))
     assert [frame.seconds for frame in frames] == pytest.approx(starts, abs=0.002)
-    assert fake(clip, "-o", tmp_path / "out", "--save", "video,json") == 0
+    assert predict(clip, "-o", tmp_path / "out", "--save", "video,json") == 0
     note = the_line(capsys.readouterr())
     assert "frame rate varies" in note and "repeated" in note
     video = tmp_path / "out/overlay.mp4"
@@ -136,13 +128,13 @@ def test_a_varying_rate_keeps_time(tmp_path, fake, capsys):
     assert abs(middle[round(0.88 * rate)] - still[0]).max() > 10
 
 
-def test_a_constant_rate_is_written_frame_by_frame(tmp_path, fake, capsys):
+def test_a_constant_rate_is_written_frame_by_frame(tmp_path, predict, capsys):
     for rate in ("30000/1001", "25", "60", "12.5"):
         clip = encode(
             tmp_path / "constant.mkv", "-f", "lavfi", "-i", f"testsrc=s=64x48:r={rate}:d=3", "-c:v", "libx264"
         )
         expected = len(list(open_source(str(clip))))
-        assert fake(clip, "-o", tmp_path / "out", "--save", "video") == 0
+        assert predict(clip, "-o", tmp_path / "out", "--save", "video") == 0
         assert open_source(str(tmp_path / "out/overlay.mp4")).count == expected
         assert "note: nothing here is trained" in capsys.readouterr().err
 
@@ -150,11 +142,11 @@ def test_a_constant_rate_is_written_frame_by_frame(tmp_path, fake, capsys):
 @pytest.mark.parametrize(
     "suffix, codec", [(".mp4", "aac"), (".mkv", "libvorbis"), (".mkv", "flac"), (".avi", "pcm_s16le")]
 )
-def test_sound_is_carried_over(tmp_path, fake, suffix, codec):
+def test_sound_is_carried_over(tmp_path, predict, suffix, codec):
     source = ["-f", "lavfi", "-i", "testsrc=s=64x48:r=10:d=2", "-f", "lavfi", "-i", "sine=d=4"]
     clip = encode(tmp_path / f"ünï: 1{suffix}", *source, "-c:v", "mpeg4", "-c:a", codec)
     assert ffmpeg.has_sound(clip)
-    assert fake(clip, "-o", tmp_path / "out", "--save", "video") == 0
+    assert predict(clip, "-o", tmp_path / "out", "--save", "video") == 0
     (sound,) = probe(tmp_path / "out/overlay.mp4", "stream=codec_type,duration", "a")["streams"]
     assert float(sound["duration"]) == pytest.approx(2, abs=0.15), "no longer than the video"
     assert len(list(open_source(str(tmp_path / "out/overlay.mp4")))) == 20
@@ -172,25 +164,25 @@ def test_a_sound_track_longer_than_the_video_is_no_damage(tmp_path):
         list(open_source(str(clip)))
 
 
-def test_sound_without_ffmpeg_is_one_note(tmp_path, fake, capsys, monkeypatch):
+def test_sound_without_ffmpeg_is_one_note(tmp_path, predict, capsys, monkeypatch):
     silent = encode(tmp_path / "silent.mp4", "-f", "lavfi", "-i", HALVES)
     loud = encode(tmp_path / "loud.mp4", "-i", silent, "-f", "lavfi", "-i", "sine=d=1", "-c:v", "copy")
     assert not ffmpeg.has_sound(silent)
     for module in ("pdb_saliency.video.encoder", "pdb_saliency.predict.outputs.videos"):
         monkeypatch.setattr(f"{module}.find_ffmpeg", lambda: None)
     monkeypatch.setattr("pdb_saliency.predict.outputs.videos.can_encode", lambda _: False)
-    assert fake(silent, "-o", tmp_path / "out", "--save", "video") == 0
-    assert fake(loud, "-o", tmp_path / "out", "--save", "video,maps") == 0
-    assert "without the source's sound, for want of ffmpeg" in the_line(capsys.readouterr())
+    assert predict(silent, "-o", tmp_path / "out", "--save", "video") == 0
+    assert predict(loud, "-o", tmp_path / "out", "--save", "video,maps") == 0
+    assert "without the source's sound, because ffmpeg is not installed" in the_line(capsys.readouterr())
 
 
-def test_colours_survive_the_video(tmp_path, fake):
-    """High definition has another colour matrix (BT.709) than ffmpeg takes for RGB by itself."""
+def test_colours_survive_the_video(tmp_path, predict):
+    """High definition has another colour matrix (BT.709) than the one that ffmpeg uses for RGB by default."""
     colours = np.zeros((720, 1280, 3), np.uint8)
     for i, colour in enumerate(([0, 160, 0], [160, 0, 0], [0, 0, 90], [90, 90, 0])):
         colours[:, 320 * i : 320 * (i + 1)] = colour
     folder = write_frames(tmp_path / "in", [colours] * 2)
-    assert fake(folder, "-o", tmp_path / "out", "--save", "video,overlay", "--threshold", 1) == 0
+    assert predict(folder, "-o", tmp_path / "out", "--save", "video,overlay", "--threshold", 1) == 0
     command = [
         "ffmpeg",
         "-v",

@@ -1,6 +1,6 @@
-// The convolution core of the FMA kernels: a block computes a tile of kTileWidth x kTileHeight output pixels for
-// kWarps * kRows output rows of one image. Each input channel's tile with its dilated halo is read once into shared
-// memory; where the halo does not fit there, input is read from global memory instead.
+// The convolution core of the FMA kernels: a block computes a tile of kTileWidth x kTileHeight output pixels for kWarps
+// * kRows output rows of one image. Each input channel's tile with its dilated halo is read once into shared memory; if
+// the halo does not fit there, the input is read from global memory instead.
 //
 // Every warp covers the whole tile, a lane per column, so that it reads the shared tile without bank conflicts; the
 // warps split the output rows, so that they read weights as broadcasts.
@@ -21,13 +21,13 @@ constexpr int kThreads = 32 * kWarps;
 template <class A, int kRows>
 struct alignas(16) ConvolutionStorage {
   static constexpr int kOutputs = kWarps * kRows;
-  static constexpr int kDepth = 288 / static_cast<int>(sizeof(A));          // 72 or 36 (channel, tap) pairs
+  static constexpr int kDepth = 288 / static_cast<int>(sizeof(A));  // 72 or 36 (channel, tap) pairs
   static constexpr int kTileElements = 24576 / static_cast<int>(sizeof(A));
   A weight[kDepth * kOutputs];
   A tile[kTileElements];
 };
 
-constexpr int kLoadBatch = 4;  // loads of a thread that are under way together
+constexpr int kLoadBatch = 4;  // loads of a thread that are in flight together
 
 // Reads `channels` channels of the tile and its halo into shared memory; zeros outside the image.
 template <class T, class A>
@@ -66,7 +66,7 @@ __device__ __forceinline__ void load_weight(const A* source, int count, int64_t 
 }
 
 // Adds `channels` x taps [first_tap, end_tap) of the convolution to sum. weight: (channels, taps, kOutputs) in shared
-// memory. kTiled: input is the shared tile, else the image in global memory.
+// memory. kTiled: input is the shared tile, otherwise the image in global memory.
 template <bool kTiled, int kRows, class A, class T>
 __device__ __forceinline__ void multiply(A (&sum)[kPixels][kRows], const T* input, int channels, int first_tap,
                                          int end_tap, const A* weight, const Window& window, int tile_height,
@@ -82,8 +82,7 @@ __device__ __forceinline__ void multiply(A (&sum)[kPixels][kRows], const T* inpu
       for (int p = 0; p < kPixels; ++p) {
         if constexpr (kTiled) {
           const int dilation = static_cast<int>(window.dilation);
-          value[p] = input[(channel * tile_height + p + tap_y * dilation) * tile_width + lane() +
-                           tap_x * dilation];
+          value[p] = input[(channel * tile_height + p + tap_y * dilation) * tile_width + lane() + tap_x * dilation];
         } else {
           const int64_t y = window.y + p + tap_y * window.dilation - window.radius();
           const int64_t x = window.x + lane() + tap_x * window.dilation - window.radius();

@@ -1,6 +1,5 @@
 // One time step in one launch: the convolutions over x_t and h_{t-1}, the cell, and the new state.
 // A thread holds all four gates of kChannels channels at kPixels pixels, so that the cell runs in its registers.
-#include "cell.h"
 #include "cuda/common/cell_io.h"
 #include "cuda/step/fma/convolution.h"
 #include "cuda/step/kernels.h"
@@ -8,8 +7,8 @@
 namespace pdb::cuda {
 namespace {
 
-constexpr int kChannels = 2;                      // of a thread
-constexpr int kRows = 4 * kChannels;              // their gates, packed c*4 + gate
+constexpr int kChannels = 2;                   // of a thread
+constexpr int kRows = kGateCount * kChannels;  // their gates, packed as c*4 + gate
 constexpr int kBlockChannels = kWarps * kChannels;
 static_assert(kPackedColumns % (kWarps * kRows) == 0, "a block's columns must lie within the packed weight");
 
@@ -19,7 +18,7 @@ __global__ void __launch_bounds__(kThreads) forward_step_kernel(Layer layer, Blo
   auto& storage = shared_storage<ConvolutionStorage<A, kRows>>();
   const Window window = plan.window();
   const int64_t image = plan.image(), group = plan.group();
-  const int64_t pitch = packed_pitch(4 * layer.channels), column = group * kWarps * kRows;
+  const int64_t pitch = packed_pitch(kGateCount * layer.channels), column = group * kWarps * kRows;
 
   A sum[kPixels][kRows] = {};
   convolve<kRows>(sum, storage, step.x + image * layer.in_channels * layer.pixels(), layer.in_channels,
@@ -35,7 +34,7 @@ __global__ void __launch_bounds__(kThreads) forward_step_kernel(Layer layer, Blo
     for (int p = 0; p < kPixels; ++p) {
       const int64_t y = window.y + p, x = window.x + lane();
       if (channel < layer.channels && window.contains(y, x))
-        update_cell(step, layer, image, channel, y, x, &sum[p][4 * q]);
+        update_cell(step, layer, image, channel, y, x, &sum[p][kGateCount * q]);
     }
   }
 }

@@ -1,5 +1,5 @@
-// Data gradient of the layer's convolutions from the gate gradients: itself a convolution, with the mirrored and transposed
-// weight. That of several convolutions of one input is summed in registers.
+// Data gradient of the layer's convolutions from the gate gradients: itself a convolution, with the mirrored and
+// transposed weight. The gradients of several convolutions of one input are summed in registers.
 #include "cuda/step/fma/convolution.h"
 #include "cuda/step/kernels.h"
 

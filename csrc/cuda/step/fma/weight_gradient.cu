@@ -12,7 +12,8 @@ constexpr int kPitch = kChunk + 1;  // so that the same pixel of several rows fa
 static_assert(kRowThreads * kColumnThreads == kWeightThreads, "every thread has its part");
 
 template <class T>
-__global__ void __launch_bounds__(kWeightThreads, 2) weight_gradient_kernel(const __grid_constant__ WeightJobs<T> jobs) {
+__global__ void __launch_bounds__(kWeightThreads, 2)
+    weight_gradient_kernel(const __grid_constant__ WeightJobs<T> jobs) {
   using A = accumulation_t<T>;
   auto& storage = shared_storage<WeightStorage<A, kFmaBlockColumns, kPitch>>();
   const WeightProduct<T, kFmaBlockColumns> product(jobs);
@@ -24,7 +25,8 @@ __global__ void __launch_bounds__(kWeightThreads, 2) weight_gradient_kernel(cons
     for (int p = 0; p < kChunk; ++p) {
       A input[kThreadColumns];
 #pragma unroll
-      for (int c = 0; c < kThreadColumns; ++c) input[c] = storage.input[(thread_column + c * kColumnThreads) * kPitch + p];
+      for (int c = 0; c < kThreadColumns; ++c)
+        input[c] = storage.input[(thread_column + c * kColumnThreads) * kPitch + p];
 #pragma unroll
       for (int r = 0; r < kThreadRows; ++r) {
         const A grad = storage.grad[(thread_row + r * kRowThreads) * kPitch + p];
@@ -78,9 +80,9 @@ int launch_weight_gradients(const WeightGradient<T>* gradients, int count, int64
   return launch_add_splits(sums, count, stream);
 }
 
-#define INSTANTIATE(T)                                                                                      \
-  template int64_t weight_gradient_tiles<T>(const Layer&, int64_t);                                         \
-  template int64_t weight_gradient_workspace<T>(const Layer&, int64_t, int64_t, int64_t);                   \
+#define INSTANTIATE(T)                                                                    \
+  template int64_t weight_gradient_tiles<T>(const Layer&, int64_t);                       \
+  template int64_t weight_gradient_workspace<T>(const Layer&, int64_t, int64_t, int64_t); \
   template int launch_weight_gradients(const WeightGradient<T>*, int, int64_t, accumulation_t<T>*, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)
 

@@ -1,5 +1,5 @@
-// backward_step.cu and input_gradient.cu with the convolution of the gate gradients on tensor cores. The gate gradients
-// are rounded to T as operands.
+// fma/backward_step.cu and fma/input_gradient.cu with the convolution of the gate gradients on tensor cores. The gate
+// gradients are rounded to T as operands.
 #include "cuda/common/cell_io.h"
 #include "cuda/step/kernels.h"
 #include "cuda/step/mma/convolution.h"
@@ -7,14 +7,14 @@
 namespace pdb::cuda {
 namespace {
 
-constexpr int kM = 1, kN = 4;     // row blocks of 16 channels, and tile rows, of a warp
+constexpr int kM = 1, kN = 4;  // row blocks of 16 channels, and tile rows, of a warp
 constexpr int kChannelWarps = 2;
 constexpr int kPixelWarps = kMmaTile / kN;
 constexpr int kThreads = 32 * kChannelWarps * kPixelWarps;
 constexpr int kBlockChannels = kMmaRows * kChannelWarps;
 static_assert(kM * kChannelWarps == kMmaTransposedBlocks, "a block's row blocks must lie within the packed weight");
 
-// Calls use(channel, y, x, sum) for every element of the data gradient that this thread has computed. part(i): the i-th of
+// Calls use(channel, y, x, sum) for every element of the data gradient that this thread computed. part(i): the i-th of
 // `count` convolutions.
 template <class T, class Part, class Use>
 __device__ __forceinline__ void convolve_gradients(const BlockPlan& plan, int64_t rows, int64_t channels, int count,
@@ -44,7 +44,8 @@ __device__ __forceinline__ void convolve_gradients(const BlockPlan& plan, int64_
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) mma_backward_step_kernel(Layer layer, BlockPlan plan, BackwardStep<T> step) {
+__global__ void __launch_bounds__(kThreads)
+    mma_backward_step_kernel(Layer layer, BlockPlan plan, BackwardStep<T> step) {
   const auto recurrent = [&](int) { return DataGradient<T>{step.grad_gates_next, step.weight_h, layer.dilation}; };
   convolve_gradients<T>(plan, 4 * layer.channels, layer.channels, step.grad_gates_next ? 1 : 0, recurrent,
                         [&](int64_t channel, int64_t y, int64_t x, float dh) {
@@ -56,12 +57,13 @@ template <class T>
 __global__ void __launch_bounds__(kThreads)
     mma_input_gradient_kernel(BlockPlan plan, int64_t rows, int64_t channels,
                               const __grid_constant__ DataGradients<T> gradients, T* grad_input) {
-  convolve_gradients<T>(plan, rows, channels, gradients.count, [&](int i) { return gradients.parts[i]; },
-                        [&](int64_t channel, int64_t y, int64_t x, float sum) {
-                          const int64_t row = (plan.image() * channels + channel) * plan.height + y;
-                          const int64_t at = row * plan.width + x;
-                          grad_input[at] = narrowed<T>(gradients.before ? sum + widen(gradients.before[at]) : sum);
-                        });
+  convolve_gradients<T>(
+      plan, rows, channels, gradients.count, [&](int i) { return gradients.parts[i]; },
+      [&](int64_t channel, int64_t y, int64_t x, float sum) {
+        const int64_t row = (plan.image() * channels + channel) * plan.height + y;
+        const int64_t at = row * plan.width + x;
+        grad_input[at] = narrowed<T>(gradients.before ? sum + widen(gradients.before[at]) : sum);
+      });
 }
 
 }  // namespace
@@ -80,8 +82,8 @@ int launch_mma_input_gradient(const Layer& layer, int64_t images, int64_t channe
                 gradients, grad_input);
 }
 
-#define INSTANTIATE(T)                                                                                              \
-  template int launch_mma_backward_step(const Layer&, const BackwardStep<T>&, Stream);                              \
+#define INSTANTIATE(T)                                                                 \
+  template int launch_mma_backward_step(const Layer&, const BackwardStep<T>&, Stream); \
   template int launch_mma_input_gradient(const Layer&, int64_t, int64_t, const DataGradients<T>&, T*, Stream);
 PDB_FOR_EACH_MMA_DTYPE(INSTANTIATE)
 

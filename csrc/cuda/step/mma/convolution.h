@@ -1,7 +1,7 @@
 // The convolution core of the tensor-core kernels. A block computes a tile of kMmaTile x kMmaTile pixels. Each chunk of
-// kChunkWords words of input channels is read once, with its dilated halo, into shared memory, pixel by pixel, and the
-// rows of the weight come from global memory (the L1 cache, mostly) in the very order in which the lanes need them.
-// A warp computes kM x 16 output rows at kN rows of the tile, 8 pixels each.
+// kChunkWords words of input channels is read once, with its dilated halo, into shared memory, pixel by pixel. The rows
+// of the weight come from global memory (mostly the L1 cache) in exactly the order in which the lanes need them. A warp
+// computes kM x 16 output rows at kN rows of the tile, 8 pixels each.
 #pragma once
 
 #include "cuda/common/mma.h"
@@ -12,7 +12,8 @@ namespace pdb::cuda {
 constexpr int kMmaTile = 8;
 static_assert(kMmaTile == kMmaColumns, "a row of the tile is a column block of the product");
 constexpr int kChunkWords = 2 * kMmaWords;
-// Words between pixels: the lanes of a warp read 4 words of 8 pixels in a row, which then lie in 32 different banks.
+// Words from one pixel to the next: the lanes of a warp read 4 words of 8 consecutive pixels, which then lie in 32
+// different banks.
 constexpr int kPixelPitch = kChunkWords + 4;
 
 struct alignas(16) MmaStorage {
@@ -25,14 +26,8 @@ struct alignas(16) Fragment {
   uint32_t word[4];
 };
 
-// Words of input depth, in whole products.
-template <class T>
-PDB_HD int64_t mma_steps(int64_t channels) {
-  return (channels + kMmaWords * kPerWord<T> - 1) / (kMmaWords * kPerWord<T>);
-}
-
-// Reads the chunk of channels from `first` on into shared memory. A warp reads 4 words of 8 pixels at a time. All loads of a
-// lane are under way before the first is used.
+// Reads the chunk of channels from `first` on into shared memory. A warp reads 4 words of 8 pixels at a time. All loads
+// of a lane are in flight before the first is used.
 template <class T>
 __device__ __forceinline__ void load_mma_tile(const T* image, int64_t channels, int64_t first, const Window& window,
                                               int side, uint32_t* tile) {
@@ -46,7 +41,7 @@ __device__ __forceinline__ void load_mma_tile(const T* image, int64_t channels, 
     const int64_t y = window.y - window.radius() + row, x = window.x - window.radius() + column;
     const bool inside = window.contains(y, x);
     const T* source = image + (first + lane() % 4 * kPer) * pixels + y * window.width + x;
-    const int count = inside ? left_over - lane() % 4 * kPer : 0;  // of the lane's channels that there are, from its first on
+    const int count = inside ? left_over - lane() % 4 * kPer : 0;  // of the lane's channels, from its first on
     T value[kWords][kPer] = {};
 #pragma unroll
     for (int word = 0; word < kWords; ++word, source += (4 * kPer - kPer) * pixels) {
@@ -75,7 +70,7 @@ __device__ void mma_convolve(float (&sum)[kM][kN][4], MmaStorage& storage, const
   const int side = kMmaTile + 2 * static_cast<int>(window.radius());
   const int64_t block_fragments = mma_steps<T>(channels) * kernel * kernel * 32;
   const Fragment* next = weight + lane();
-  int64_t left = block_fragments / 32;  // fragments of a row block that are still to come
+  int64_t left = block_fragments / 32;  // remaining fragments of a row block
   Fragment a[kM];
 #pragma unroll
   for (int m = 0; m < kM; ++m) a[m] = next[m * block_fragments];
@@ -87,7 +82,7 @@ __device__ void mma_convolve(float (&sum)[kM][kN][4], MmaStorage& storage, const
     const int steps = channels - first > kMmaWords * kPerWord<T> ? kChunkWords / kMmaWords : 1;
     for (int step = 0; step < steps; ++step) {
       for (int tap = 0, tap_y = 0, tap_x = 0; tap < kernel * kernel; ++tap) {
-        // The next fragments are on their way while these are used.
+        // The next fragments are loaded while these are used.
         Fragment following[kM];
         if (--left > 0) next += 32;
 #pragma unroll

@@ -1,5 +1,5 @@
-// One time step in one launch, as forward_step.cu, with the convolutions on tensor cores. The rows of the weight are
-// arranged so that the accumulators of one lane are all four gates of one channel at two pixels.
+// One time step in one launch, like fma/forward_step.cu, with the convolutions on tensor cores. The rows of the weight
+// are arranged so that the accumulators of one lane are all four gates of one channel at two pixels.
 #include "cuda/common/cell_io.h"
 #include "cuda/step/kernels.h"
 #include "cuda/step/mma/convolution.h"
@@ -7,16 +7,17 @@
 namespace pdb::cuda {
 namespace {
 
-constexpr int kM = 2;                // row blocks of a warp: i and f, then o and g, of 8 channels
-constexpr int kN = 4;                // tile rows of a warp
-constexpr int kChannelWarps = 4;     // 8 channels each
+constexpr int kM = kMmaGateBlocks;  // row blocks of a warp: i and f, then o and g, of 8 channels
+constexpr int kN = 4;               // tile rows of a warp
+constexpr int kChannelWarps = 4;    // 8 channels each
 constexpr int kPixelWarps = kMmaTile / kN;
 constexpr int kThreads = 32 * kChannelWarps * kPixelWarps;
 constexpr int kBlockChannels = 8 * kChannelWarps;
 static_assert(kM * kChannelWarps == kMmaGatesBlocks, "a block's row blocks must lie within the packed weight");
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 2) mma_forward_step_kernel(Layer layer, BlockPlan plan, ForwardStep<T> step) {
+__global__ void __launch_bounds__(kThreads, 2)
+    mma_forward_step_kernel(Layer layer, BlockPlan plan, ForwardStep<T> step) {
   auto& storage = shared_storage<MmaStorage>();
   const Window window = plan.window();
   const int64_t image = plan.image(), group = plan.group();
@@ -39,7 +40,8 @@ __global__ void __launch_bounds__(kThreads, 2) mma_forward_step_kernel(Layer lay
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int64_t y = window.y + tile_row + n, x = window.x + lane() % 4 * 2 + i;
-      const float gates[4] = {sum[0][n][i], sum[0][n][2 + i], sum[1][n][i], sum[1][n][2 + i]};
+      // Where mma_gate_row() puts the gates. (A loop makes ptxas schedule more instructions.)
+      const float gates[kGateCount] = {sum[0][n][i], sum[0][n][2 + i], sum[1][n][i], sum[1][n][2 + i]};
       if (channel < layer.channels && window.contains(y, x)) update_cell(step, layer, image, channel, y, x, gates);
     }
   }

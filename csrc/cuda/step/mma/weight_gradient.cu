@@ -1,4 +1,4 @@
-// weight_gradient.cu on tensor cores. Inputs and gate gradients are rounded to T as operands.
+// fma/weight_gradient.cu on tensor cores. Inputs and gate gradients are rounded to T as operands.
 #include <type_traits>
 
 #include "cuda/common/mma.h"
@@ -20,14 +20,14 @@ struct Operands {
   using Storage = WeightStorage<Element, kMmaBlockColumns, kPitch>;
 };
 
-// The words of row `row` from the lane's first word of product `step` on.
+// The words of row `row`, from the lane's first word of product `step` on.
 template <class T>
 __device__ __forceinline__ const uint32_t* words(const typename Operands<T>::Element* elements, int row, int step) {
   return reinterpret_cast<const uint32_t*>(elements) + row * Operands<T>::kPitchWords + step * kMmaWords + lane() % 4;
 }
 
-// Blocks for whose registers a multiprocessor has room: where fewer would do, ptxas takes more registers than it needs, and
-// for sm_120 it needs more.
+// Blocks for whose registers a multiprocessor has room: if fewer are asked for, ptxas takes more registers than it
+// needs, and for sm_120 it needs more.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1200
 constexpr int kResidentBlocks = 2;
 #else
@@ -62,7 +62,7 @@ __global__ void __launch_bounds__(kWeightThreads, kResidentBlocks)
       }
     }
   });
-  // Element i of a row: the i % 2 -th of block i / 2 of columns.
+  // Element i of a row: element i % 2 of column block i / 2.
   const auto column = [](int i) { return i / 2 * kMmaColumns + lane() % 4 * 2 + i % 2; };
 #pragma unroll
   for (int m = 0; m < kM; ++m) {
@@ -81,8 +81,7 @@ int launch_mma_weight_products(const WeightGradient<T>* gradients, int count, in
   return launch_weight_products(mma_weight_gradient_kernel<T>, gradients, count, tiles, workspace, stream);
 }
 
-#define INSTANTIATE(T) \
-  template int launch_mma_weight_products(const WeightGradient<T>*, int, int64_t, float*, Stream);
+#define INSTANTIATE(T) template int launch_mma_weight_products(const WeightGradient<T>*, int, int64_t, float*, Stream);
 PDB_FOR_EACH_MMA_DTYPE(INSTANTIATE)
 
 }  // namespace pdb::cuda

@@ -1,1 +1,1 @@
-"""Training clips, read from videos or made of stills."""
+"""Sources of training clips: frames of videos, and clips made of stills and cut-outs."""

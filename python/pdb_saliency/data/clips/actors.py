@@ -1,4 +1,4 @@
-"""What is put on a scene: movers, things at rest, scenery in front."""
+"""What is placed in a scene: movers, things at rest, scenery in front."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from .settings import CutoutSettings
 
 @dataclass
 class Stage:
-    """A scene to put things on. picture: uint8 (H, W, 3). tracked: whether the camera follows the movers.
+    """A scene in which things are placed.
 
-    colours: of the picture, see colour_statistics. spots: where in the frame things were put so far.
+    picture: uint8 (H, W, 3). length: frames of the clip. tracked: whether the camera follows the movers.
+    colours: of the picture, see `colour_statistics`. spots: the points (x, y) of the frame where things are so far.
     """
 
     camera: Camera
@@ -35,9 +36,10 @@ class Stage:
         self.colours = colour_statistics(np.ascontiguousarray(self.picture[::4, ::4]))
 
     def free_spot(self, rng: np.random.Generator, leaves: bool) -> np.ndarray:
-        """float64 (2,): frame coordinates (x, y), of one to four random ones the farthest from what was put so far.
+        """float64 (2,): of one to four random points (x, y) of the frame, the farthest from everything placed so far.
 
-        So things mostly lie side by side, and at times one in front of the other.
+        So things are mostly side by side, and sometimes one in front of the other.
+        leaves: the point is near the left or right border.
         """
         size = np.array(self.camera.frame[::-1])
         candidates = rng.uniform(0.15, 0.85, (4, 2))
@@ -52,12 +54,12 @@ class Stage:
         return spot
 
     def avoid(self, mask: np.ndarray) -> None:
-        """Things put later keep away from this object of the scene. mask: uint8 (H, W), not empty."""
+        """Things placed later keep away from this object of the scene. mask: uint8 (H, W), not empty."""
         self.spots.append(transform(self.camera.project(self.length // 2), _middle(mask)))
 
 
 def place_cutout(rng: np.random.Generator, stage: Stage, cutout: Cutout, *, moves: bool, labelled: bool) -> Layer:
-    """A cut-out of random size, colours and place, moving or at rest. Raises InputError when it cannot be read."""
+    """A cut-out of random size, colours and place, moving or at rest. Raises InputError if it cannot be read."""
     settings, camera = stage.settings, stage.camera
     rgba = cutout.load()
     if rng.random() < 0.5:
@@ -75,7 +77,7 @@ def place_cutout(rng: np.random.Generator, stage: Stage, cutout: Cutout, *, move
 
 
 def place_own(rng: np.random.Generator, stage: Stage, own: np.ndarray, *, moves: bool) -> Layer:
-    """The scene's own object, moving away from or into its place, or at rest in front of what is there so far.
+    """The scene's own object, moving away from or into its place, or at rest in front of everything placed so far.
 
     own: its mask, uint8 (H, W), 0 or 255.
     """
@@ -87,7 +89,7 @@ def place_own(rng: np.random.Generator, stage: Stage, own: np.ndarray, *, moves:
 
 
 def place_strip(rng: np.random.Generator, stage: Stage) -> Layer:
-    """A pole or trunk from top to bottom in front of the scene, made of the scene's own texture, at rest."""
+    """A pole or trunk at rest in front of the scene, from top to bottom, made of the scene's own texture."""
     camera, picture = stage.camera, stage.picture
     moment = int(rng.integers(stage.length))
     pixel = camera.pixel(moment)
@@ -96,7 +98,7 @@ def place_strip(rng: np.random.Generator, stage: Stage) -> Layer:
     left = int(rng.integers(width - thickness + 1))
     bark = cv2.flip(picture[:, left : left + thickness], -1)
     bark = cv2.resize(bark, (thickness, 2 * height), interpolation=cv2.INTER_LINEAR)
-    # Lit from one side, like a round thing.
+    # Lit from one side, like something round.
     across = np.linspace(-0.9, 0.9, thickness)
     light = rng.uniform(0.4, 1) * np.cos(across + rng.uniform(-0.5, 0.5))
     rgba = np.dstack([np.rint(bark * light[None, :, None]).astype(np.uint8), np.full(bark.shape[:2], 255, np.uint8)])
@@ -119,11 +121,14 @@ def _actor(
     shadow: Shadow | None = None,
     depth: float | None = None,
 ) -> Layer:
-    """The layer whose centre is at `anchor` in the scene, turned by `angle`, at frame `moment`."""
+    """A layer whose centre is at `anchor` in the scene at frame `moment`, turned by `angle` (in radians).
+
+    depth: see `_resting`.
+    """
     centre = (np.array(rgba.shape[1::-1]) - 1) / 2
     place = _moving(rng, stage, anchor, moment) if moves else _resting(rng, stage, anchor, moment, depth)
     growth = random_path(rng, stage.length, moves * 0.015 * rng.random() ** 2, 1)
-    fast = 10 if rng.random() < 0.1 else 1  # Degrees a frame: some things spin.
+    fast = 10 if rng.random() < 0.1 else 1  # Largest turn in degrees a frame: some things spin.
     turn = random_path(rng, stage.length, moves * np.radians(fast * rng.random()), 1)
     grown, upright = growth(moment)[0], turn(moment)[0] - angle
 
@@ -139,12 +144,12 @@ def _actor(
 
 
 def _moving(rng: np.random.Generator, stage: Stage, anchor: np.ndarray, moment: int) -> Callable[[float], np.ndarray]:
-    """Places in the scene, from time, of what moves by itself and is at `anchor` at frame `moment`."""
+    """The path, time -> place in the scene, of a thing that moves by itself and is at `anchor` at frame `moment`."""
     camera, settings = stage.camera, stage.settings
     width = camera.frame[1]
     pace = camera.speed(stage.length)
     if stage.tracked and pace >= settings.speed[0] * width:
-        # It stays in place in the frame, but for a drift too slow to cancel its motion through the scene.
+        # It stays in its place in the frame, except for a drift too slow to cancel its motion through the scene.
         drift = random_path(rng, stage.length, 0.3 * pace * rng.random())
         spot = transform(camera.project(moment), anchor)
         return lambda time: transform(camera.view(time), spot + drift(time) - drift(moment))
@@ -156,7 +161,10 @@ def _moving(rng: np.random.Generator, stage: Stage, anchor: np.ndarray, moment: 
 def _resting(
     rng: np.random.Generator, stage: Stage, anchor: np.ndarray, moment: int, depth: float | None
 ) -> Callable[[float], np.ndarray]:
-    """The same of what is at rest, nearer than the background by `depth` (of the parallax; None: at random)."""
+    """The same for a thing at rest. depth: how much more than the background the camera's travel shifts it.
+
+    It is a share of that shift; None: random, up to CutoutSettings.parallax.
+    """
     nearer = stage.settings.parallax * rng.random() if depth is None else depth
     start = stage.camera.centre(moment)
     return lambda time: anchor - nearer * (stage.camera.centre(time) - start)
@@ -168,10 +176,13 @@ def _middle(mask: np.ndarray) -> np.ndarray:
 
 
 def _resize(rgba: np.ndarray, share: float, room: np.ndarray) -> np.ndarray:
-    """The cut-out, premultiplied, at `share` of the area of `room` = (width, height) in pixels, but never larger than the most of it."""
+    """A premultiplied cut-out, resized to a share of the area of `room`, in which it must fit.
+
+    room: (width, height) in pixels.
+    """
     alpha = rgba[:, :, 3]
     factor = np.sqrt(share * room.prod() / max(alpha.sum() / 255, 1))
-    # Upscaled further it would be less sharp than any scene.
+    # Enlarged more than this, it would be less sharp than any scene.
     factor = min(factor, 1.5, *(0.9 * room / alpha.shape[::-1]))
     size = [max(round(side * factor), 1) for side in alpha.shape[::-1]]
     return _padded(cv2.resize(rgba, size, interpolation=cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR))

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import cv2
 import numpy as np
 
 from pdb_saliency.data.clip import TrainingClip
 from pdb_saliency.data.sets.items import Still
+from pdb_saliency.data.sets.read import read_frame, read_mask
 from pdb_saliency.errors import InputError
 
 from .paths import motion_blur, random_path
-from .scenes import frame_size, read_scene, sample_points
 from .settings import CameraSettings
 
 
 class Camera:
-    """Where each frame of a clip lies on the picture.
+    """A moving camera over a picture: where each frame of a clip lies on it.
 
-    view(t): float64 (3, 3), from frame coordinates to picture coordinates (x, y, 1) of pixel centres, up to scale; t in
-    frames, a fraction allowed. project(t): its inverse. The pixel centres of frames 0 ... length - 1 all lie on the picture.
+    view(t): the homography from frame to picture, float64 (3, 3), for pixel centres (x, y, 1), up to scale. t: in
+        frames, may be fractional. project(t): its inverse.
+    frame: (height, width) of the frames. All pixel centres of frames 0 ... length - 1 lie on the picture.
     """
 
     def __init__(
@@ -33,8 +35,10 @@ class Camera:
         travels: bool | None = None,
         focus: np.ndarray | None = None,
     ):
-        """picture: (height, width). travels: whether the camera moves; None leaves it to chance.
-        focus: float64 (n, 2), picture points (x, y); of a few places for the view the one that shows most of them is taken.
+        """picture: (height, width). travels: whether the camera moves; None: at random, see CameraSettings.rest.
+
+        focus: float64 (n, 2), points (x, y) of the picture; of four random places for the view, the one that shows most
+            of them is taken. None: one random place.
         """
         self.frame = frame_size(picture, settings.side)
         self._extent = np.maximum(np.array(picture[::-1], float) - 1, 1e-9)
@@ -60,30 +64,30 @@ class Camera:
         return self._projections[time]
 
     def centre(self, time: float) -> np.ndarray:
-        """float64 (2,): the picture point (x, y) in the middle of the frame."""
+        """float64 (2,): the point (x, y) of the picture in the middle of the frame."""
         return transform(self.view(time), (np.array(self.frame[::-1]) - 1) / 2)
 
     def pixel(self, time: float) -> float:
-        """The width of a frame pixel on the picture, in picture pixels, in the middle of the frame."""
+        """The width of a pixel in the middle of the frame, in pixels of the picture."""
         middle = (np.array(self.frame[::-1]) - 1) / 2
         ends = transform(self.view(time), np.stack([middle - [0.5, 0], middle + [0.5, 0]]))
         return float(np.linalg.norm(ends[1] - ends[0]))
 
     def speed(self, length: int) -> float:
-        """Frame pixels that the picture moves by from frame to frame in the middle of the frame, on average."""
+        """How far the picture moves between frames, on average and in mid-frame, in pixels of the frame."""
         centres = np.array([self.centre(time) for time in range(length)])
         steps = np.linalg.norm(np.diff(centres, axis=0), axis=1) / self.pixel(length // 2)
         return float(steps.mean()) if length > 1 else 0.0
 
     def shoot(self, image: np.ndarray, time: float, shutter: float) -> np.ndarray:
-        """The frame of a picture, uint8 (H, W, 3), blurred by what it moves while the shutter is open (in frames)."""
+        """The frame at `time` of a picture, uint8 (H, W, 3), with motion blur. shutter: exposure time, in frames."""
         point = self.centre(time)
         before, after = (transform(self.project(time + half), point) for half in (-shutter / 2, shutter / 2))
         return motion_blur(self.warp(image, time), after - before)
 
     def warp(self, image: np.ndarray, time: float, interpolation: int = cv2.INTER_LINEAR) -> np.ndarray:
-        """The frame of a picture that has the camera's picture size and any number of channels."""
-        # Replication serves rounding errors only: no pixel centre lies outside.
+        """The frame at `time` of a picture of the camera's picture size, with any number of channels."""
+        # Replication only matters for rounding errors: no pixel centre lies outside.
         flags = interpolation | cv2.WARP_INVERSE_MAP
         return cv2.warpPerspective(
             image, self.view(time), self.frame[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE
@@ -96,7 +100,7 @@ class Camera:
 
     def _view(self, time: float) -> np.ndarray:
         height, width = self.frame
-        # To [-1, 1], so that the corner pixels of the frame meet the corner pixels of a view of the whole picture.
+        # To [-1, 1], so that in a view of the whole picture the corner pixels of frame and picture coincide.
         across, down = max(width - 1, 1) / 2, max(height - 1, 1) / 2
         unit = np.array([[1 / across, 0, (1 - width) / 2 / across], [0, 1 / down, (1 - height) / 2 / down], [0, 0, 1]])
         place = np.array([[self._scale, 0, self._centre[0]], [0, self._scale, self._centre[1]], [0, 0, 1]])
@@ -104,7 +108,7 @@ class Camera:
 
     def _draw_motion(self, rng: np.random.Generator, length: int, settings: CameraSettings, travels: bool) -> None:
         speed = np.exp(rng.uniform(*np.log(settings.speed))) * travels
-        tilt, zoom, roll = rng.random(3) ** 2 * travels  # Squared: strong ones are rare.
+        tilt, zoom, roll = rng.random(3) ** 2 * travels  # Squared, so that strong ones are rare.
         self._travel = random_path(rng, length, speed)
         self._zoom = random_path(rng, length, settings.zoom * zoom, 1)
         self._roll = random_path(rng, length, np.radians(settings.rotation) * roll, 1)
@@ -112,7 +116,7 @@ class Camera:
         self._jitter = rng.standard_normal((length, 2)) * rng.random() * settings.shake
 
     def _relative(self, time: float) -> np.ndarray:
-        """From [-1, 1] to the picture for a view of its whole width, about the point that the camera's path starts from."""
+        """From [-1, 1] to the picture, for a view of its whole width, relative to the point where the path starts."""
         frames = np.arange(len(self._jitter))
         jitter = [np.interp(time, frames, axis) for axis in self._jitter.T]
         offset = self._pace * (self._travel(time) + jitter) * self._extent[0]
@@ -126,13 +130,13 @@ class Camera:
         return pose @ np.array([[1, 0, 0], [0, 1, 0], [tilt[0], tilt[1], 1]])
 
     def _reach(self, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Lowest and highest (x, y) of the corners of all views of the whole width."""
+        """The lowest and the highest (x, y) of the corners of all views of the whole width."""
         corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float)
         points = np.concatenate([transform(self._relative(time), corners) for time in range(length)])
         return points.min(axis=0), points.max(axis=0)
 
     def _shown(self, place: np.ndarray, points: np.ndarray, length: int) -> int:
-        """How many of the points the frames show, with the view at `place`."""
+        """How many of the points the first, middle and last frame show, summed, with the view at `place`."""
         self._put(place)
         limit = np.array(self.frame[::-1]) - 1
         seen = [transform(self.project(time), points) for time in (0, length // 2, length - 1)]
@@ -142,18 +146,19 @@ class Camera:
 class CameraClips:
     """A ClipSource: a random still, seen by a camera on a smooth random path.
 
-    What is salient in the still stays so: its mask moves along (nearest neighbour). Nothing in the scene moves by itself.
+    Nothing in the scene moves by itself, and what is salient in the still is salient in the clip: its mask is warped in
+    the same way (nearest neighbour).
     """
 
     def __init__(self, stills: Sequence[Still], settings: CameraSettings | None = None):
-        """Raises InputError when there is no still."""
+        """Raises InputError if there is no still."""
         if not stills:
             raise InputError("clips by a moving camera need at least one still picture, got none")
         self._stills = stills
         self._settings = settings or CameraSettings()
 
     def clip(self, rng: np.random.Generator, length: int) -> TrainingClip:
-        """Raises InputError when the picture or its mask cannot be read."""
+        """See ClipSource. Raises InputError if the picture or its mask cannot be read."""
         still = self._stills[rng.integers(len(self._stills))]
         image, mask = read_scene(still, self._settings.side)
         camera = Camera(rng, length, mask.shape, self._settings, focus=sample_points(mask))
@@ -163,6 +168,39 @@ class CameraClips:
 
 
 def transform(matrix: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points (..., 2) under a homography (3, 3)."""
+    """Points (..., 2) after a homography (3, 3)."""
     moved = points @ matrix[:, :2].T + matrix[:, 2]
     return moved[..., :2] / moved[..., 2:]
+
+
+def read_scene(source: Still | Path, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """A picture, uint8 (H, W, 3), BGR, and the mask of its salient object, uint8 (H, W), 0 or 255; all 0 for a path.
+
+    A longest side of more than 1.5 `side` is reduced to that, because a frame of `side` pixels shows a part of the
+    picture.
+    Raises InputError: a file cannot be read, or picture and mask differ in size.
+    """
+    if isinstance(source, Still):
+        image = read_frame(source.image)
+        mask = read_mask([source.mask], image.shape[:2])
+    else:
+        image = read_frame(source)
+        mask = np.zeros(image.shape[:2], np.uint8)
+    height, width = frame_size(mask.shape, round(1.5 * side))
+    if (height, width) == mask.shape:
+        return image, mask
+    image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return image, cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def frame_size(picture: tuple[int, int], side: int) -> tuple[int, int]:
+    """(height, width) of the picture, scaled down if necessary so that the longest side is at most `side`."""
+    scale = min(1, side / max(picture))
+    return max(round(picture[0] * scale), 1), max(round(picture[1] * scale), 1)
+
+
+def sample_points(mask: np.ndarray) -> np.ndarray:
+    """float64 (n, 2): about 200 points (x, y) of the mask, or all of them if there are fewer."""
+    rows, columns = np.nonzero(mask)
+    some = slice(None, None, max(len(rows) // 200, 1))
+    return np.stack([columns[some], rows[some]], axis=1).astype(float)

@@ -1,4 +1,4 @@
-"""Cut-outs moving over another picture, with salient things at rest beside them."""
+"""Clips of cut-outs that move over another picture, with salient things at rest beside them."""
 
 from __future__ import annotations
 
@@ -13,39 +13,37 @@ from pdb_saliency.data.sets.items import Still
 from pdb_saliency.errors import InputError
 
 from .actors import Stage, place_cutout, place_own, place_strip
-from .camera import Camera
+from .background import Sway, fill
+from .camera import Camera, read_scene, sample_points
 from .cutouts import Cutout, largest_object, stands_free
 from .effects import film
-from .fill import fill
 from .layers import Layer, paint
-from .scenes import read_scene, sample_points
 from .settings import CutoutSettings
-from .sway import Sway
 
-_LEAST_AREA = 0.004  # Of the frames of a clip, labelled.
+_LEAST_AREA = 0.004  # The smallest labelled share of a clip's pixels.
 
 
 class CutoutClips:
-    """A ClipSource: cut-outs move over another picture, which a moving camera sees.
+    """A ClipSource: cut-outs move over another picture, seen by a moving camera.
 
-    What is labelled (255), which is what a network trained on these clips will hold to be salient:
+    The mask (255) shows what a network trained on these clips will learn to regard as salient:
 
-    - Something moves by itself (most clips): the movers alone, one or two of them. All that is at rest in the scene is
-      background, however salient: cut-outs put there as distractors, the background's own salient object (unless it is
-      the mover, or taken out), strips of scenery in front. They move in the frame as the camera moves, with some parallax.
-      So is scenery that stirs in its place.
-    - Nothing moves by itself (the share `still_scene`): all that is salient, which is the cut-outs at rest and the
-      background's own object, as in a still. A clip of one frame shows no motion and is always of this kind.
+    - If something moves by itself (most clips): only the movers, one or two of them. Everything at rest in the scene is
+      background, however salient it is: cut-outs placed there as distractors, the background's own salient object
+      (unless it is the mover, or removed), strips of scenery in front. These move in the frame as the camera moves,
+      with some parallax. Scenery that moves in its place is background as well.
+    - If nothing moves by itself (the share `still_scene`): everything salient, which is the cut-outs at rest and the
+      background's own object, as in a still. A clip of one frame shows no motion, so it is always of this kind.
 
-    A pixel is labelled where at least half of its light comes from labelled things, after occlusion and motion blur.
+    A pixel is labelled if at least half of its light comes from labelled things, after occlusion and motion blur.
     Shadows are background. Movers and distractors are drawn from the same cut-outs, sizes, colours and edges, so that
-    motion alone tells them apart.
+    only motion distinguishes them.
     """
 
     def __init__(
         self, cutouts: Sequence[Cutout], backgrounds: Sequence[Still | Path], settings: CutoutSettings | None = None
     ):
-        """backgrounds: stills, or pictures without a salient object. Raises InputError when a sequence is empty."""
+        """backgrounds: stills, or pictures without a salient object. Raises InputError if either sequence is empty."""
         if not cutouts or not backgrounds:
             raise InputError(
                 f"composites need at least one cut-out and one background, got {len(cutouts)} and {len(backgrounds)}"
@@ -54,8 +52,8 @@ class CutoutClips:
         self._settings = settings or CutoutSettings()
 
     def clip(self, rng: np.random.Generator, length: int) -> TrainingClip:
-        """Raises InputError when a picture that is needed cannot be read."""
-        for _ in range(4):  # What is labelled may be hidden or out of sight; four times in a row is rare enough.
+        """See ClipSource. Raises InputError if a picture that is needed cannot be read."""
+        for _ in range(4):  # Labelled things may be hidden or out of sight, but rarely four times in a row.
             clip = self._compose(rng, length)
             if np.mean(clip.masks) >= _LEAST_AREA * 255:
                 break
@@ -83,7 +81,7 @@ class CutoutClips:
         return TrainingClip(" + ".join([name, *names]), frames, masks)
 
     def _background(self, rng: np.random.Generator, still: bool) -> tuple[Still | Path, np.ndarray, np.ndarray, str]:
-        """A background, its picture, its own object's mask, and what becomes of that: "moves", "removed" or "rests"."""
+        """A background, its picture, its own object's mask, and the object's role: "moves", "removed" or "rests"."""
         settings = self._settings
         for _ in range(8):
             background = self._backgrounds[rng.integers(len(self._backgrounds))]
@@ -101,7 +99,7 @@ class CutoutClips:
     def _cast(
         self, rng: np.random.Generator, stage: Stage, own: np.ndarray, role: str, still: bool
     ) -> tuple[list[str], list[Layer]]:
-        """Names of the cut-outs, and the layers from back to front."""
+        """The names of the cut-outs, and the layers from back to front. role: of the background's own object."""
         settings = self._settings
         movers, names = [], []
         if role == "rests" and own.any():

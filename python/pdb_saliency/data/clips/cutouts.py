@@ -16,12 +16,12 @@ from pdb_saliency.data.sets.read import read_frame, read_mask
 from pdb_saliency.errors import InputError
 
 _MARGIN = 3  # Transparent pixels around a cut-out, so that its edge stays soft however it is warped.
-# Folders of tuxpaint-stamps-default with drawings and writing only, and copies that are mirrored already.
+# In tuxpaint-stamps-default: folders that contain only drawings or writing, and mirrored copies of other files.
 DRAWINGS = ("cartoon", "symbols", "roadsigns", "toys", "plastic", "_mirror", "_flip")
 
 
 class Cutout(Protocol):
-    """An object to paste. name: tells a person where it came from."""
+    """An object to paste. name: for people, where it comes from."""
 
     name: str
 
@@ -40,7 +40,7 @@ class CutoutFile:
     def load(self) -> np.ndarray:
         image = _read_rgba(self.path)
         if image is None or not image[..., 3].any():
-            raise InputError(f"{self.path}: expected an object on a transparent ground, got a picture without one")
+            raise InputError(f"{self.path}: expected an object on a transparent background, got a picture without one")
         left, top, width, height = cv2.boundingRect(image[..., 3])
         return _with_margin(image[top : top + height, left : left + width])
 
@@ -63,14 +63,14 @@ class StillCutout:
 def load_cutouts(
     folder: Path, *, min_side: int = 90, min_bits: float = 7.0, skip: Sequence[str] = DRAWINGS
 ) -> list[Cutout]:
-    """The photographic cut-outs among the .png files below a folder, for example /usr/share/tuxpaint/stamps of Debian's
-    `tuxpaint-stamps-default` (271 of its 796 pictures pass, nearly all of them photographs).
+    """The photographic cut-outs among the .png files below a folder.
 
-    Left out are files without an alpha channel; files whose path below `folder` contains a word of `skip`; those with a
-    longest side of fewer than `min_side` pixels; those with less than `min_bits` of entropy in the colours (6 bits a
-    channel) of their opaque pixels, which are drawings; and glassy ones, opaque in less than half of their area.
-    Every file is decoded once here, and again whenever it is used.
-    Raises InputError: no such folder, no such cut-out in it, or a file that does not decode.
+    For example in /usr/share/tuxpaint/stamps of Debian's `tuxpaint-stamps-default`, where 271 of 796 pictures pass,
+    nearly all of them photographs. Left out are files without an alpha channel; files whose path below `folder`
+    contains one of the words `skip`; those with a longest side of less than `min_side` pixels; drawings, which have
+    less than `min_bits` of entropy in the colours (6 bits a channel) of their opaque pixels; and objects such as glass,
+    of which less than half is opaque. Every file is decoded once here, and again whenever it is used.
+    Raises InputError: no such folder, no suitable cut-out in it, or a file that does not decode.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: expected a folder with RGBA pictures (.png), found none")
@@ -100,11 +100,12 @@ def cutouts_of(
     max_cut: float = 0.02,
     workers: int = 2,
 ) -> list[Cutout]:
-    """The largest object of each still that stands free in its picture.
+    """The largest object of each still, if it stands free in its picture.
 
-    Left out are objects of less than `min_area` or more than `max_area` of the picture, those less than 24 pixels wide or
-    high, and those that the picture's border cuts along more than `max_cut` of their bounding box's perimeter: cut edges
-    are straight, and give a pasted object away. All masks are read here, with `workers` threads; pictures when used.
+    Left out are objects that cover less than `min_area` or more than `max_area` of the picture, those less than 24
+    pixels wide or high, and those that the picture's border cuts off along more than `max_cut` of their bounding box's
+    perimeter: cut edges are straight, and give a pasted object away. All masks are read here, by `workers` threads;
+    pictures are read when they are used.
     Raises InputError: a mask cannot be read, or no object is suitable.
     """
 
@@ -121,8 +122,8 @@ def cutouts_of(
 
 
 def largest_object(mask: np.ndarray) -> np.ndarray:
-    """uint8 (H, W), 0 or 255: the largest 8-connected part of a mask of that form."""
-    # Outlines are found ten times faster than labels.
+    """uint8 (H, W), 0 or 255: the largest 8-connected part of a mask, which has the same format."""
+    # Finding outlines is ten times faster than labelling.
     if len(cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)[0]) <= 1:
         return mask
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask)
@@ -130,7 +131,7 @@ def largest_object(mask: np.ndarray) -> np.ndarray:
 
 
 def stands_free(mask: np.ndarray, min_area: float = 0.01, max_area: float = 0.45, max_cut: float = 0.02) -> bool:
-    """Whether an object is neither too small nor too large nor cut off: see cutouts_of. mask: uint8 (H, W), 0 or 255."""
+    """Whether an object is not too small, too large or cut off, see `cutouts_of`. mask: uint8 (H, W), 0 or 255."""
     _, _, width, height = cv2.boundingRect(mask)
     on_border = sum(np.count_nonzero(line) for line in (mask[0], mask[-1], mask[:, 0], mask[:, -1]))
     share = np.count_nonzero(mask) / mask.size
@@ -140,9 +141,9 @@ def stands_free(mask: np.ndarray, min_area: float = 0.01, max_area: float = 0.45
 def cut_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """uint8 (h, w, 4), BGRA: the masked object, cropped, with a margin, a soft edge and no colour of its surroundings.
 
-    image: uint8 (H, W, 3). mask: uint8 (H, W), 0 or 255, not empty. Alpha falls from 1 to 0 over some three pixels,
-    centred one pixel inside the mask's edge, because masks are drawn a little wide; from two pixels inside the edge
-    outwards each pixel takes the colour of the nearest one further inside.
+    image: uint8 (H, W, 3). mask: uint8 (H, W), 0 or 255, not empty. Alpha falls from 1 to 0 over about three pixels,
+    centred one pixel inside the mask's edge, because masks are drawn a little too wide. From two pixels inside the edge
+    outwards, each pixel has the colour of the nearest pixel further inside.
     """
     left, top, width, height = cv2.boundingRect(mask)
     box = np.s_[top : top + height, left : left + width]
@@ -150,20 +151,23 @@ def cut_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     inside = cv2.erode(mask, np.ones((3, 3), np.uint8), iterations=2)
     inside = inside if inside.any() else mask
     colour = nearest_colour(image, inside)
-    # A thin object would be nothing but edge.
+    # Erosion would leave nothing of a thin object.
     body = cv2.erode(mask, np.ones((3, 3), np.uint8))
     alpha = cv2.GaussianBlur(body if body.any() else mask, (0, 0), 0.9)
     return cv2.merge([colour, alpha])
 
 
 def nearest_colour(image: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3): each pixel where `known` (uint8 (H, W)) is 0 takes the colour of the nearest one where it is not."""
+    """uint8 (H, W, 3): the picture with each pixel where `known` is 0 in the colour of the nearest one where it is not.
+
+    known: uint8 (H, W).
+    """
     nearest = nearest_pixel(known)
     return image.reshape(-1, image.shape[2])[nearest]
 
 
 def nearest_pixel(known: np.ndarray) -> np.ndarray:
-    """int (H, W): for each pixel the flat index of the nearest one where `known` (uint8 (H, W)) is not 0."""
+    """int64 (H, W): for each pixel, the flat index of the nearest one where `known`, uint8 (H, W), is not 0."""
     empty = np.where(known > 0, np.uint8(0), np.uint8(255))
     _, labels = cv2.distanceTransformWithLabels(empty, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     index = np.zeros(labels.max() + 1, np.int64)
@@ -177,13 +181,13 @@ def _with_margin(image: np.ndarray) -> np.ndarray:
 
 
 def _read_rgba(path: Path) -> np.ndarray | None:
-    """uint8 (H, W, 4), BGRA; None for a picture without alpha."""
+    """uint8 (H, W, 4), BGRA; None for a picture without alpha. Raises InputError."""
     try:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     try:
-        # OpenCV decodes half a PNG without a word.
+        # OpenCV decodes a truncated PNG without an error.
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if b"IEND" in data else None
     except cv2.error:
         image = None

@@ -1,4 +1,4 @@
-"""What makes the parts of a composite look as if one lens and one sensor had seen them."""
+"""Effects that make the parts of a composite look as if one camera had filmed them together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def premultiply(rgba: np.ndarray) -> np.ndarray:
 def colour_statistics(image: np.ndarray, weight: np.ndarray | None = None) -> np.ndarray:
     """float64 (2, 3): mean and standard deviation of L, a and b (8 bit) over a picture, uint8 (H, W, 3), BGR.
 
-    weight: uint8 (H, W); pixels below 128 do not count. None: all count.
+    weight: uint8 (H, W); pixels with a weight below 128 are left out. None: all count.
     """
     lab = cv2.cvtColor(image, cv2.COLOR_BGR2LAB)
     mask = None if weight is None else np.where(weight >= 128, np.uint8(255), np.uint8(0))
@@ -23,9 +23,11 @@ def colour_statistics(image: np.ndarray, weight: np.ndarray | None = None) -> np
 
 
 def match_colours(rgba: np.ndarray, target: np.ndarray, strength: float) -> np.ndarray:
-    """uint8 (h, w, 4): a cut-out with its statistics moved towards `target` (see colour_statistics) by `strength` in [0, 1].
+    """uint8 (h, w, 4): a cut-out with its colour statistics moved towards `target` by `strength`, 0 to 1.
 
-    After Reinhard et al., Color Transfer between Images (2001), in part only, and contrast by a factor of two at most.
+    rgba: uint8 (h, w, 4), not premultiplied. target: float64 (2, 3), see `colour_statistics`.
+    After Reinhard et al., Color Transfer between Images (2001), but only in part, and with contrast changed by a factor
+    of at most two.
     """
     if not strength:
         return rgba
@@ -46,9 +48,9 @@ def film(frames: list[np.ndarray], rng: np.random.Generator, grain: float, quali
     if grain > 0:
         height, width = frames[0].shape[:2]
         pattern = np.rint(grain * rng.standard_normal((height, width), dtype=np.float32))
-        # One pattern, elsewhere in each frame: as good as new, and far cheaper.
+        # One pattern, shifted differently in each frame: as good as a new one, and far cheaper.
         shifts = [(int(rng.integers(height)), int(rng.integers(width))) for _ in frames]
-        # In 8 bits, which saturate: what lightens apart from what darkens.
+        # Lightening and darkening separately, because 8-bit arithmetic saturates.
         signs = [cv2.merge([part.clip(0, 255).astype(np.uint8)] * 3) for part in (pattern, -pattern)]
         frames = [
             cv2.subtract(cv2.add(frame, np.roll(signs[0], shift, axis=(0, 1))), np.roll(signs[1], shift, axis=(0, 1)))

@@ -1,4 +1,4 @@
-"""Layers of a composite: pictures with alpha that lie, one in front of the other, on a scene seen by a camera."""
+"""Layers of a composite: pictures with alpha, one in front of the other, on a scene that a camera sees."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from .paths import motion_blur
 
 @dataclass(frozen=True)
 class Wobble:
-    """A slight smooth deformation: waves of displacement across the layer that travel with time.
+    """A slight smooth deformation: waves of displacement that travel across the layer with time.
 
-    amplitude: float64 (2,), pixels of the layer in x and y. waves: float64 (2, 2), waves across the layer [displaced axis,
-    along axis]. frequency: radians a frame. phase: float64 (2,).
+    amplitude: float64 (2,), in x and y, in pixels of the layer. phase: float64 (2,), in radians.
+    waves: float64 (2, 2), the number of waves across the layer, [displaced axis, along axis].
+    frequency: in radians a frame.
     """
 
     amplitude: np.ndarray
@@ -26,9 +27,10 @@ class Wobble:
     phase: np.ndarray
 
     def shift(self, x: np.ndarray, y: np.ndarray, size: tuple[int, int], time: float) -> tuple[np.ndarray, np.ndarray]:
-        """What to add to x and y, float32 (h, w), points of the deformed layer, for the points that they show.
+        """The displacements in x and y from points of the deformed layer to the points of the layer seen there.
 
-        size: (height, width) of the layer. Returns two arrays of float32 (h, w), pixels of the layer.
+        x, y: float32 (h, w), the points, in pixels of the layer. size: (height, width) of the layer. time: in frames.
+        Returns two arrays, float32 (h, w), in pixels of the layer.
         """
         shifts = []
         for axis in range(2):
@@ -40,8 +42,10 @@ class Wobble:
 
 @dataclass(frozen=True)
 class Shadow:
-    """A cast shadow. strength: share of the light it takes. squash: its height in heights of the object; negative falls
-    towards the viewer. lean: how far its top leans sideways, in heights of the object. softness: in heights of the object.
+    """A cast shadow, relative to the height of its object.
+
+    strength: share of the light that is blocked. squash: height of the shadow; negative if it falls towards the viewer.
+    lean: how far its top leans sideways. softness: extent of the blur.
     """
 
     strength: float
@@ -53,7 +57,8 @@ class Shadow:
 @dataclass(frozen=True)
 class Layer:
     """rgba: uint8 (h, w, 4), BGRA, premultiplied with alpha, transparent along its border.
-    pose: from time in frames to float64 (3, 3), layer pixels to scene pixels.
+
+    pose: time in frames -> homography from layer pixels to scene pixels, float64 (3, 3).
     labelled: whether it belongs to the mask.
     """
 
@@ -65,9 +70,10 @@ class Layer:
 
 
 def paint(layer: Layer, camera: Camera, time: int, shutter: float, frame: np.ndarray, visible: np.ndarray) -> None:
-    """Paints the layer over a frame, in place. shutter: open time in frames.
+    """Paints the layer over a frame, in place.
 
-    frame: uint8 (H, W, 3). visible: uint8 (H, W), how much of each pixel's light comes from labelled things, 0 to 255.
+    frame: uint8 (H, W, 3). time, shutter: in frames.
+    visible: uint8 (H, W), the part of each pixel's light that comes from labelled things, 0 to 255; updated in place.
     """
     to_frame = camera.project(time) @ layer.pose(time)
     if to_frame[2, 2] <= 0:
@@ -96,7 +102,7 @@ def _shift(layer: Layer, camera: Camera, time: int, shutter: float) -> np.ndarra
 
 
 def _box(to_frame: np.ndarray, layer: Layer, size: tuple[int, int], margin: int) -> tuple[slice, slice] | None:
-    """The part of the frame that holds the layer; None where it is out of sight."""
+    """The part of the frame that contains the layer; None if it is out of sight."""
     height, width = layer.rgba.shape[:2]
     corners = np.array([[0, 0], [width - 1, 0], [width - 1, height - 1], [0, height - 1]], float)
     depth = corners @ to_frame[2, :2] + to_frame[2, 2]
@@ -113,14 +119,14 @@ def _box(to_frame: np.ndarray, layer: Layer, size: tuple[int, int], margin: int)
 
 
 def _warp(layer: Layer, to_frame: np.ndarray, box: tuple[slice, slice], time: float) -> np.ndarray:
-    """uint8 (h, w, 4): the layer as it lies in the box of the frame."""
+    """uint8 (h, w, 4): the layer as it appears in this box of the frame."""
     rows, columns = box
     size = (columns.stop - columns.start, rows.stop - rows.start)
     if not layer.wobble:
         local = np.array([[1, 0, -columns.start], [0, 1, -rows.start], [0, 0, 1]]) @ to_frame
         return cv2.warpPerspective(layer.rgba, local, size, flags=cv2.INTER_LINEAR)
     u, v = _back_projection(to_frame, *(np.arange(part.start, part.stop) for part in (columns, rows)))
-    # The waves are smooth: they are computed in the middle of squares of some eight pixels, and scaled up.
+    # The waves are smooth, so they are computed once for each square of about eight by eight pixels and scaled up.
     middles = [(np.arange(n) + 0.5) * side / n - 0.5 for side, n in ((side, max(side // 8, 2)) for side in size)]
     coarse = _back_projection(to_frame, columns.start + middles[0], rows.start + middles[1])
     shifts = layer.wobble.shift(*coarse, layer.rgba.shape[:2], time)
@@ -138,7 +144,7 @@ def _back_projection(to_frame: np.ndarray, x: np.ndarray, y: np.ndarray) -> tupl
 def _darken(frame: np.ndarray, layer: Layer, to_frame: np.ndarray) -> None:
     shadow, height = layer.shadow, layer.rgba.shape[0]
     soft = shadow.softness * height * np.linalg.norm(to_frame[:2, :2], 2)
-    # About the layer's lowest row: (x, y) -> (x - lean (y - foot), foot + squash (y - foot)).
+    # A shear about the layer's lowest row: (x, y) -> (x - lean (y - foot), foot + squash (y - foot)).
     foot = height - 1
     fall = np.array([[1, -shadow.lean, shadow.lean * foot], [0, shadow.squash, foot - shadow.squash * foot], [0, 0, 1]])
     box = _box(to_frame @ fall, layer, frame.shape[:2], margin=int(2 * soft) + 1)

@@ -1,4 +1,4 @@
-"""The paper's training clips: H copies of a still, and frames of videos at several sampling steps."""
+"""The paper's training clips: copies of a still, and frames of a video at several sampling steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pdb_saliency.errors import InputError
 
 
 class StillCopies:
-    """A ClipSource: one still, `length` times. Its frames, and its masks, are the same arrays."""
+    """A ClipSource: one still, `length` times. All frames of a clip are the same array, and so are its masks."""
 
     def __init__(self, stills: Sequence[Still]):
         if not stills:
@@ -33,10 +33,10 @@ class StillCopies:
 class VideoClips:
     """A ClipSource: frames of a video, a random sampling step apart (the paper's "Data Augmentation"; 1 to 6 frames).
 
-    A clip is drawn around an annotated frame, so that it has a mask at least once: a frame, uniformly among all annotated
-    ones of all videos; a step, uniformly; and the frame's place in the clip, uniformly among those at which the clip lies
-    inside the video. Where there is none, the step is the largest smaller one that has one. A video with fewer frames
-    than a clip is played forwards and backwards in turn.
+    A clip is drawn around an annotated frame, so that at least one frame has a mask: first the frame, uniformly among
+    the annotated ones of all videos; then a step, uniformly; then the frame's place in the clip, uniformly among those
+    that keep the clip inside the video. If there is no such place, the step is reduced until there is one. A video with
+    fewer frames than a clip is played forwards and backwards in turn.
     """
 
     def __init__(self, videos: Sequence[Video], steps: Sequence[int] = (1, 2, 3, 4, 5, 6)):
@@ -58,9 +58,9 @@ class VideoClips:
 
 
 def _indices(rng: np.random.Generator, annotated: int, count: int, length: int, step: int) -> list[int]:
-    """Frames of a clip that contains frame `annotated` of a video of `count` frames."""
+    """The indices of a clip's frames, one of them `annotated`, in a video of `count` frames."""
     if count < length:
-        turn = [*range(count), *range(count - 2, 0, -1)]  # There and back, without showing the two ends twice.
+        turn = [*range(count), *range(count - 2, 0, -1)]  # Forwards and backwards, without repeating the ends.
         return [turn[t % len(turn)] for t in range(length)]
     while True:
         # The clip starts `place` steps before the annotated frame; step 1 always has a place.
@@ -79,7 +79,7 @@ def _read(video: Video, indices: list[int]) -> TrainingClip:
         if frame.shape != size:
             expected, found = (f"{width}x{height}" for height, width, _ in (size, frame.shape))
             raise InputError(
-                f"{video.frames[index]}: a frame of {expected} pixels is expected, as others have, got {found}"
+                f"{video.frames[index]}: a frame of {expected} pixels is expected, like the others, got {found}"
             )
     masks = {index: read_mask(video.masks[index], size[:2]) if video.masks[index] else None for index in frames}
     name = f"{video.name} {', '.join(video.frames[index].stem for index in indices)}"

@@ -1,4 +1,4 @@
-"""What the clips made of stills and cut-outs look like, in numbers."""
+"""The parameters of the clips made of stills and cut-outs."""
 
 from __future__ import annotations
 
@@ -7,16 +7,17 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class CameraSettings:
-    """How a camera moves over a picture. Shares of the picture are of its width and height.
+    """How a camera moves over a picture.
 
-    side: longest side of the frames in pixels; a smaller picture keeps its own size.
-    rest: probability that the camera does not travel, turn or zoom (its hand may still shake).
-    speed: slowest and fastest travel, in widths of the view a frame; its logarithm is uniform.
+    side: longest side of the frames, in pixels; a smaller picture keeps its own size.
+    rest: probability that the camera does not travel, turn or zoom (it may still shake).
+    speed: slowest and fastest travel, in widths of the view a frame; drawn log-uniformly.
     zoom: largest mean change of scale a frame. rotation: largest mean turn a frame, in degrees.
     tilt: largest perspective: how much nearer one side of the view is than its centre.
-    shake: largest standard deviation of the hand's jitter, in widths of the view.
-    view: smallest and largest share of the picture that a frame shows. Motion that needs more room is slowed down.
-    shutter: longest exposure, as a share of the time from frame to frame; it is what motion blur comes from.
+    shake: largest standard deviation of the jitter of a hand-held camera, in widths of the view.
+    view: smallest and largest share of the picture's width and height that a frame shows. Motion that needs more room
+        is slowed down.
+    shutter: longest exposure, as a share of the time from frame to frame; it causes motion blur.
     """
 
     side: int = 384
@@ -32,30 +33,31 @@ class CameraSettings:
 
 @dataclass(frozen=True)
 class CutoutSettings:
-    """What happens in a composite. Probabilities are of a clip unless said otherwise; ranges are of log-uniform draws.
+    """What happens in a composite. Probabilities are per clip unless stated otherwise; ranges are drawn log-uniformly.
 
-    camera: of the scene; its `side` bounds the frames.
-    still_scene: nothing moves by itself, and all that is salient is labelled.
-    second_mover: a second thing moves.
-    own_moves: the mover is the background's own object, taken out of its place. Of backgrounds where it stands free; as
-        others are drawn again (`own_area`), some two of five clips with a mover come out so by default.
-    own_removed: the background's own object is taken out, where it stands free and does not move.
-    own_area: largest share of the picture that a background's own object covers when it is taken out, or at rest beside a
-        mover: beside something larger few people would look at the mover. Where it is larger, another background is drawn.
-    distractors: at least one cut-out lies at rest beside the mover. most_distractors: largest number of them.
-    twin: probability of each distractor to be a copy of the mover.
-    tracked: the camera follows the mover, which then hardly moves in the frame.
-    area: a cut-out's share of the frame. speed: a mover's, in frame widths a frame, relative to the scene; a tracked one
-        moves as fast as the camera.
-    leaves: probability of a mover that the camera does not follow to cross the frame's border.
-    occluder: a strip of scenery stands in front.
-    own_in_front: the background's own object at rest stands in front of the movers.
-    parallax: how much further than the background the nearest things at rest are shifted by the camera's travel.
-    sway: part of the scenery stirs, as water and leaves do, in clips with a mover.
-    wobble: largest deformation of movers, as a share of their size. shadow: a cut-out casts a shadow (each one for itself).
-    match: largest strength of matching a cut-out's colours to the scene.
-    grain: largest standard deviation of noise in grey levels. quality: lowest JPEG quality; 100 is no compression, and in
-        two of five clips there is none.
+    camera: the scene's camera; its `side` limits the size of the frames.
+    still_scene: probability that nothing moves by itself; everything salient is labelled then.
+    second_mover: probability of a second mover.
+    own_moves: probability that the mover is the background's own object, taken out of its place, if it stands free. As
+        other backgrounds are drawn again (`own_area`), this is so in about two of five clips with a mover by default.
+    own_removed: probability that the background's own object is removed, if it stands free and does not move.
+    own_area: largest share of the picture that a background's own object covers if it is removed, or at rest beside a
+        mover: few people would look at the mover beside something larger. If it is larger, another background is drawn.
+    distractors: probability of cut-outs at rest beside the mover. most_distractors: their largest number.
+    twin: probability, for each distractor, that it is a copy of the mover.
+    tracked: probability that the camera follows the mover, which then hardly moves in the frame.
+    area: a cut-out's share of the frame.
+    speed: a mover's speed relative to the scene, in frame widths a frame; a tracked mover is as fast as the camera.
+    leaves: probability that a mover which the camera does not follow crosses the frame's border.
+    occluder: probability of a strip of scenery in front of everything.
+    own_in_front: probability that the background's own object, if at rest, is in front of the movers.
+    parallax: how much more than the background the camera's travel shifts the nearest things at rest.
+    sway: probability that part of the scenery moves in its place, like water or leaves, in clips with a mover.
+    wobble: largest deformation of movers, as a share of their size.
+    shadow: probability, for each cut-out, that it casts a shadow.
+    match: largest strength with which a cut-out's colours are matched to the scene's.
+    grain: largest standard deviation of noise, in grey levels.
+    quality: lowest JPEG quality. 100 is no compression, which two of five clips have in any case.
     """
 
     camera: CameraSettings = field(default_factory=CameraSettings)

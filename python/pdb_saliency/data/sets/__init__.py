@@ -1,1 +1,1 @@
-"""Data sets on disk, as they are published."""
+"""Still and video data sets on disk."""

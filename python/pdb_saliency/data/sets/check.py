@@ -1,4 +1,4 @@
-"""Every file of a data set decoded before training starts: what is broken is told by name."""
+"""Decodes every file of a data set before it is used, and reports the broken ones by name."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from pdb_saliency.errors import InputError
 from pdb_saliency.runtime.progress import progress_bar
 
+from .catalog import open_dataset
 from .items import Dataset, Still, Video
 from .read import read_frame, read_mask
 
@@ -24,17 +25,17 @@ BROKEN = ("refuse", "skip")
 def check_dataset(dataset: Dataset, *, broken: str = "refuse", workers: int | None = None) -> Dataset:
     """The data set, after each of its files has been decoded.
 
-    Broken are: a missing or undecodable picture or mask; a mask that differs from its picture in size, or a frame from
-    the other frames of its video; the mask of a still without any foreground; a video without an annotated frame, or
-    without foreground in any. (A video may well have single masks without foreground: the object has left.) Each is told
-    on stderr, one line each.
+    Broken are: a picture or mask that is missing or does not decode; a mask whose size differs from its picture's; a
+    frame whose size differs from that of the other frames of its video; the mask of a still without any foreground; a
+    video without an annotated frame, or without foreground in any mask. (Single masks of a video may have no
+    foreground: the object has left.) Each one is logged as an error.
 
-    broken: "refuse" raises InputError when there is any. "skip" returns a data set without them: a still goes as a whole;
-        of a video, a mask alone (its frame stays, unannotated), or a frame with its mask, so that motion jumps by a frame
-        there; a video without an annotated frame goes as a whole.
-    workers: threads that decode (the decoders release the interpreter's lock); None for one for each CPU.
-    A progress bar is shown on stderr, where that is a terminal.
-    Raises InputError when it refuses, and when nothing is left.
+    broken: "refuse" raises InputError if anything is broken. "skip" returns the data set without it: a still is left
+        out as a whole. In a video, a broken mask is left out (its frame stays, unannotated), and a broken frame with
+        its mask, so that motion jumps by a frame there. A video without an annotated frame is left out as a whole.
+    workers: threads that decode (the decoders release the interpreter's lock); None: one for each CPU.
+    Shows a progress bar, see `runtime.progress`.
+    Raises InputError if it refuses, and if nothing is left.
     """
     if broken not in BROKEN:
         raise ValueError(f"broken must be one of {', '.join(BROKEN)}, got {broken!r}")
@@ -58,9 +59,26 @@ def check_dataset(dataset: Dataset, *, broken: str = "refuse", workers: int | No
     return replace(dataset, stills=stills, videos=tuple(videos))
 
 
+def open_checked(name: str, data_root: Path | None, broken: str = "refuse") -> Dataset:
+    """The data set that `open_dataset` finds, after `check_dataset`. Raises InputError."""
+    return check_dataset(open_dataset(name, data_root), broken=broken)
+
+
+def open_videos(names: Sequence[str], data_root: Path | None, broken: str = "refuse") -> list[Video]:
+    """The videos of several data sets, each opened by `open_checked`. Raises InputError as that and `videos_of` do."""
+    return [video for name in names for video in videos_of(open_checked(name, data_root, broken))]
+
+
+def videos_of(dataset: Dataset) -> tuple[Video, ...]:
+    """The videos of a data set. Raises InputError if it has none."""
+    if not dataset.videos:
+        raise InputError(f"{dataset.name}: validation needs videos, and this data set has none")
+    return dataset.videos
+
+
 @dataclass(frozen=True)
 class _Frame:
-    """size: (height, width), None for a frame that cannot be read. foreground: None for one without a usable mask."""
+    """size: (height, width); None if the frame cannot be read. foreground: None if it has no usable mask."""
 
     size: tuple[int, int] | None
     frame_problem: str | None
@@ -89,7 +107,7 @@ def _refuse(dataset: Dataset, problems: list[str], broken: str, left: bool) -> N
     if not left:
         raise InputError(f"data set {dataset.name}: nothing in it can be used; {number}")
     if broken == "refuse":
-        raise InputError(f"data set {dataset.name}: {number}, told above; `--broken skip` leaves them out")
+        raise InputError(f"data set {dataset.name}: {number}, reported above; `--broken skip` leaves them out")
     _log.warning("%s: %s left out", dataset.name, number)
 
 
@@ -130,7 +148,7 @@ def _must_exist(path: Path, what: str) -> None:
 
 
 def _checked_video(video: Video, results: list[_Frame]) -> tuple[Video | None, list[str]]:
-    """What is usable of a video, None for nothing, and the problems."""
+    """The usable part of a video, or None if there is none, and the problems."""
     sizes = Counter(result.size for result in results if result.size)
     if not sizes:
         if not video.frames:
@@ -156,4 +174,4 @@ def _checked_video(video: Video, results: list[_Frame]) -> tuple[Video | None, l
 
 def _other_size(path: Path, size: tuple[int, int], found: tuple[int, int]) -> str:
     expected, got = (f"{width}x{height}" for height, width in (size, found))
-    return f"{path}: a frame of {expected} pixels is expected, as most of its video, got {got}"
+    return f"{path}: a frame of {expected} pixels is expected, like most of its video, got {got}"

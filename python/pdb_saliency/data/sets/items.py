@@ -1,4 +1,4 @@
-"""What data sets are made of: files, not yet opened."""
+"""What data sets consist of: paths of files, which are opened elsewhere."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Still:
 class Video:
     """The frames of one sequence, in order of time.
 
-    masks: for each frame the files whose union is the foreground (one for each object in some data sets); empty where the
-        frame is not annotated.
+    masks: for each frame the files whose union is the foreground (some data sets have one for each object); empty for a
+        frame that is not annotated.
     """
 
     name: str
@@ -35,3 +35,8 @@ class Dataset:
     name: str
     stills: tuple[Still, ...] = ()
     videos: tuple[Video, ...] = ()
+
+    @property
+    def annotated_frames(self) -> int:
+        """The number of video frames that have a mask."""
+        return sum(bool(masks) for video in self.videos for masks in video.masks)

@@ -1,10 +1,11 @@
 """From folders to stills and videos: which picture belongs to which mask.
 
-Pictures and masks are paired by their names without suffix. Where no frame has a mask's name, a trailing `_gt` is dropped
-from it, and then the last number in it decides (`tennis_455.pgm` belongs to `tennis455.jpg`).
+Pictures and masks are paired by their names without suffix. If no frame has a mask's name, a trailing `_gt` is dropped
+from it; if that does not help either, the last number in it decides (`tennis_455.pgm` belongs to `tennis455.jpg`).
 
-What has no partner is kept, with the path at which the partner is expected, for `check` to report by name. In a video
-without a mask on every frame that is a mask missing from an otherwise regular pattern (`_missing_masks`).
+A picture or mask without a partner is kept, with the path at which the partner is expected, so that `check` can report
+it by name. In a video that is annotated in part, a mask counts as missing if it interrupts a regular pattern of
+annotated frames (`_missing_masks`).
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ _MASKS = ("masks", "mask", "Annotations", "GroundTruth", "ground_truth_mask", "g
 
 
 def recognise(folder: Path) -> Dataset | None:
-    """The data set in a folder of one of the general forms; None for another folder.
+    """The data set in a folder that has one of the general layouts; None for any other folder.
 
-    <folder>/images + masks, stills; <folder>/JPEGImages/<sequence> + Annotations/<sequence>, videos; <folder> with
-    pictures and masks of the same name, .jpg and .png. "images" may also be image, imgs, img, JPEGImages or frames, and
-    "masks" mask, Annotations, GroundTruth, ground_truth_mask, gt or gts. In videos a folder 480p may follow. A sequence
-    may have one folder of masks for each of its objects.
+    The layouts are: <folder>/images + masks for stills; <folder>/JPEGImages/<sequence> + Annotations/<sequence> for
+    videos; <folder> with pictures (.jpg) and masks (.png) of the same names. Instead of "images", the name may be
+    image, imgs, img, JPEGImages or frames, and instead of "masks" mask, Annotations, GroundTruth, ground_truth_mask, gt
+    or gts. For videos a folder 480p may be in between. A sequence may have a folder of masks for each of its objects.
     """
     images, masks = _first(folder, _IMAGES), _first(folder, _MASKS)
     if images is None or masks is None:
@@ -47,22 +48,22 @@ def recognise(folder: Path) -> Dataset | None:
 
 
 def stills_in(images: Path, masks: Path) -> tuple[Still, ...]:
-    """Stills of two folders. Either may lack some of the other's names."""
+    """The stills in two folders. Each may lack some of the names in the other."""
     return _paired(pictures_in(images), images, pictures_in(masks), masks)
 
 
 def stills_in_one_folder(folder: Path) -> tuple[Still, ...]:
-    """Pictures .jpg and masks .png of the same names, as in MSRA10K; nothing where less than half have a partner."""
+    """Pictures (.jpg) and masks (.png) of the same names, as in MSRA10K; nothing if less than half have a partner."""
     images, masks = pictures_in(folder, (".jpg",)), pictures_in(folder, (".png",))
     both, either = images.keys() & masks.keys(), images.keys() | masks.keys()
     return _paired(images, folder, masks, folder) if 2 * len(both) > len(either) else ()
 
 
 def videos_in(frames: Path, masks: Path) -> tuple[Video, ...]:
-    """Videos whose frames are in frames/<sequence> and whose masks are in masks/<sequence>, one for each sequence there.
+    """The videos with frames in frames/<sequence> and masks in masks/<sequence>.
 
-    masks/<sequence> holds masks, or else folders of masks, one for each object. Where `masks` holds no folders, it holds
-    the masks of all sequences, named as their frames, as in ViSal.
+    masks/<sequence> contains masks, or else a folder of masks for each object. If `masks` contains no folders, it
+    contains the masks of all sequences, named like their frames, as in ViSal.
     """
     if not subfolders(masks):
         return _videos_with_flat_masks(frames, masks)
@@ -77,7 +78,7 @@ def videos_in(frames: Path, masks: Path) -> tuple[Video, ...]:
 
 
 def _videos_with_flat_masks(frames: Path, masks: Path) -> tuple[Video, ...]:
-    """Masks that belong to no frame make a video of their own, whose frames are missing, for `check` to report."""
+    """Masks that belong to no frame become a video of their own, with missing frames, so that `check` reports them."""
     flat = pictures_in(masks)
     owners: dict[str, str] = {}
     videos = []
@@ -97,7 +98,7 @@ def _videos_with_flat_masks(frames: Path, masks: Path) -> tuple[Video, ...]:
 def make_video(
     name: str, folder: Path, frames: dict[str, Path], objects: Sequence[tuple[Path, dict[str, Path]]]
 ) -> Video:
-    """A video of `frames` in `folder`, with the masks of each of its objects: a folder, and name -> file in it."""
+    """A video of `frames` in `folder`. objects: for the masks of each object, their folder, and name -> file in it."""
     frames = dict(frames)
     numbers = _by_number(frames)
     annotations: list[dict[str, Path]] = []
@@ -105,7 +106,7 @@ def make_video(
         mine = {}
         for stem, path in files.items():
             frame = _frame_of(stem, frames, numbers)
-            # A mask whose frame is missing: the frame is expected under its name.
+            # If the frame of this mask is missing, it is expected under this name.
             frames.setdefault(frame, folder / f"{frame}{_suffix(frames.values(), '.jpg')}")
             if mine.setdefault(frame, path) != path:
                 raise InputError(f"{mine[frame]} and {path.name} are both masks of frame {frame}: expected one of them")
@@ -124,9 +125,9 @@ def make_video(
 
 
 def pictures_in(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> dict[str, Path]:
-    """Name without suffix -> file, in natural order; nothing where there is no such folder. Hidden files are passed over.
+    """Name without suffix -> picture file, in natural order, without hidden files; nothing if there is no such folder.
 
-    Raises InputError: two pictures of one name, or no permission.
+    Raises InputError: two pictures have the same name, or the folder cannot be read.
     """
     found: dict[str, Path] = {}
     files = (path for path in _entries(folder, folders=False) if path.suffix.lower() in suffixes)
@@ -137,7 +138,7 @@ def pictures_in(folder: Path, suffixes: Iterable[str] = IMAGE_SUFFIXES) -> dict[
 
 
 def subfolder(folder: Path, relative: str) -> Path | None:
-    """The folder at a relative path; where there is none by that very name, capitals and punctuation may differ."""
+    """The folder at a relative path; None if there is none. Names may differ in capitals and punctuation."""
     for part in relative.split("/"):
         exact = folder / part
         alike = (child for child in subfolders(folder) if plain(child.name) == plain(part))
@@ -148,12 +149,15 @@ def subfolder(folder: Path, relative: str) -> Path | None:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """In natural order, without hidden ones; nothing where there is no such folder."""
+    """The folders in a folder, in natural order, without hidden ones; nothing if there is no such folder.
+
+    Raises InputError if the folder cannot be read.
+    """
     return sorted(_entries(folder, folders=True), key=natural_key)
 
 
 def plain(name: str) -> str:
-    """A name for comparisons: "DUT-OMRON" and "dut_omron" are the same."""
+    """A name reduced to lower-case letters and digits: "DUT-OMRON" and "dut_omron" become the same."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
@@ -188,13 +192,13 @@ def _paired(
 
 
 def _suffix(files: Iterable[Path], default: str) -> str:
-    """The most frequent one."""
+    """The most frequent suffix."""
     counts = Counter(path.suffix for path in files)
     return counts.most_common(1)[0][0] if counts else default
 
 
 def _by_number(frames: Iterable[str]) -> dict[int, str]:
-    """The last number in a frame's name -> the name, for those numbers that only one frame has."""
+    """The last number in a frame's name -> the name, for the numbers that only one frame has."""
     numbered = [(int(numbers[-1]), stem) for stem in frames if (numbers := re.findall(r"\d+", stem))]
     counts = Counter(number for number, _ in numbered)
     return {number: stem for number, stem in numbered if counts[number] == 1}
@@ -209,10 +213,11 @@ def _frame_of(mask: str, frames: dict[str, Path], numbers: dict[int, str]) -> st
 
 
 def _missing_masks(annotated: Sequence[bool]) -> list[bool]:
-    """For each frame, whether a mask is missing from a video's pattern of annotated frames.
+    """For each frame, whether a mask is missing there from the video's pattern of annotated frames.
 
-    The pattern is every n-th frame, n being the most frequent distance. It holds where all masks are on it and more than
-    half of its frames have one. With n = 1 it covers the whole video, and else the frames from the first mask to the last.
+    The pattern is every n-th frame, where n is the most frequent distance between annotated frames. It is accepted if
+    all masks fit it and more than half of its frames have one. With n = 1 it covers the whole video, otherwise the
+    frames from the first mask to the last.
     """
     missing = [False] * len(annotated)
     at = [index for index, has in enumerate(annotated) if has]

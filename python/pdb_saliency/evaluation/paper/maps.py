@@ -15,8 +15,8 @@ from pdb_saliency.data.sets.read import read_frame
 from pdb_saliency.errors import InputError, OutputError
 from pdb_saliency.evaluation.validate import annotated_clips
 from pdb_saliency.inference.crf import refine
-from pdb_saliency.predict.job import saliency_maps
-from pdb_saliency.predict.outputs.postprocess import to_map
+from pdb_saliency.inference.engine import saliency_maps
+from pdb_saliency.predict.outputs.result import to_map
 from pdb_saliency.runtime.files import write_file
 from pdb_saliency.runtime.progress import progress_bar
 from pdb_saliency.video.frame import Frame

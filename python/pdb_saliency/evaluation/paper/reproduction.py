@@ -17,8 +17,8 @@ from pdb_saliency.errors import InputError
 from pdb_saliency.evaluation.pairs import truth_of
 from pdb_saliency.evaluation.predictions import match
 from pdb_saliency.evaluation.scoring import Rules, TaskScores, score_tasks
+from pdb_saliency.inference.devices import move
 from pdb_saliency.model.weights import load_model
-from pdb_saliency.predict.job import move
 from pdb_saliency.video.source import natural_key
 
 from .maps import refine_maps, write_maps

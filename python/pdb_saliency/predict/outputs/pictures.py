@@ -1,4 +1,4 @@
-"""A picture for every frame, a folder for every kind."""
+"""A picture for every frame, in one folder for each kind."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from pathlib import Path
 
 from pdb_saliency.video.pictures import write_picture
 
-from .result import Result
-
-_PARTS = {"maps": "map", "masks": "mask"}  # Of a Result; the other kinds have the name of their part.
+from . import OutputKind
+from .result import Result, RunInfo
 
 
 class PictureOutput:
-    """folder/NAME.png of each frame; kind: one of options.PICTURES. A picture that an earlier run left is kept."""
+    """path/NAME.png of each frame. If an earlier run left the frame's map, its picture is kept where there is one."""
 
-    def __init__(self, kind: str, folder: Path):
-        self._part = _PARTS.get(kind, kind)
-        self._folder = folder
+    def __init__(self, kind: OutputKind, path: Path, run: RunInfo):
+        self._part = kind.part
+        self._folder = path
         self.remarks: list[str] = []
 
     def write(self, result: Result) -> None:
@@ -28,4 +27,4 @@ class PictureOutput:
         """Every picture is complete already."""
 
     def discard(self) -> None:
-        """Nothing is unfinished."""
+        """No picture is unfinished."""

@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
 
 from pdb_saliency.errors import OutputError, SaliencyError
+from pdb_saliency.runtime.files import replacing
 
-from .result import Result
+from . import OutputKind
+from .result import Result, RunInfo
 
 
 def measure(result: Result) -> dict[str, Any]:
-    """What the mask holds.
+    """Measurements of the mask.
 
-    area: pixels. box: [left, top, width, height], pixels; centroid: [x, y], the centre of the top left pixel being (0, 0);
-    confidence: mean saliency on the mask, 0 to 1. The last three are None where the mask is empty.
+    area: pixels. box: [left, top, width, height], pixels. centroid: [x, y], where (0, 0) is the centre of the top left
+    pixel. confidence: mean saliency on the mask, 0 to 1. The last three are None if the mask is empty.
     """
     area = cv2.countNonZero(result.mask)
     if not area:
@@ -31,12 +33,12 @@ def measure(result: Result) -> dict[str, Any]:
 
 
 class LinesOutput:
-    """frames.jsonl: an object a line, written whole as soon as its frame is done, so that an interruption leaves the lines.
+    """frames.jsonl: one JSON object per line, written as soon as its frame is done; an interruption leaves whole lines.
 
     Keys: frame (name), index, time (seconds; null for pictures), width, height, and those of `measure`.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, kind: OutputKind, path: Path, run: RunInfo):
         self._path = path
         self._file: int | None = None
         self.remarks: list[str] = []
@@ -44,11 +46,10 @@ class LinesOutput:
     def write(self, result: Result) -> None:
         height, width = result.map.shape
         line = {"frame": result.frame.name, "index": result.index, "time": result.frame.seconds}
-        text = json.dumps({**line, "width": width, "height": height, **measure(result)}, ensure_ascii=False)
         try:
             if self._file is None:
-                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-            _append(self._file, f"{text}\n".encode("utf-8", "surrogateescape"))
+                self._file = _create(self._path)
+            _append(self._file, {**line, "width": width, "height": height, **measure(result)})
         except OSError as error:
             raise OutputError(f"{self._path}: cannot be written ({error.strerror})") from error
 
@@ -62,16 +63,17 @@ class LinesOutput:
 
 
 class CocoOutput:
-    """coco.json: the masks as COCO's compressed run lengths, one annotation for each frame that has a mask.
+    """coco.json: the masks as COCO's compressed run lengths, one annotation for each frame whose mask is not empty.
 
-    Written to hidden files beside it, and put together by `finish`. Raises SaliencyError without pycocotools, OutputError.
+    Images and annotations are written to hidden files beside it, which `finish` joins.
+    Raises SaliencyError without pycocotools, OutputError.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, kind: OutputKind, path: Path, run: RunInfo):
         try:
             from pycocotools import mask
         except ImportError as error:
-            raise SaliencyError("--save coco needs pycocotools: pip install 'pdb-ext[coco]'") from error
+            raise SaliencyError(f"--save {kind.name} needs pycocotools: pip install 'pdb-ext[coco]'") from error
         self._encode = mask.encode
         self._path = path
         self._parts = {name: path.with_name(f".coco.{name}.part") for name in ("images", "annotations")}
@@ -93,20 +95,18 @@ class CocoOutput:
         self._append("annotations", {**annotation, "segmentation": segmentation, **details})
 
     def finish(self) -> None:
-        """Puts the file together, without reading the parts into memory as a whole."""
-        temporary = self._path.with_name(".coco.json.part")
+        """Join the parts, line by line, so that memory does not grow with the video."""
         try:
-            with open(temporary, "wb") as file:
-                file.write(b'{"categories": [{"id": 1, "name": "salient object"}]')
-                for name, part in self._parts.items():
-                    file.write(f', "{name}": ['.encode())
-                    if name in self._files:
-                        _copy_lines(part, file)
-                    file.write(b"]")
-                file.write(b"}\n")
-            os.replace(temporary, self._path)
+            with replacing(self._path, self._path.with_name(".coco.json.part")) as temporary:
+                with open(temporary, "wb") as file:
+                    file.write(b'{"categories": [{"id": 1, "name": "salient object"}]')
+                    for name, part in self._parts.items():
+                        file.write(f', "{name}": ['.encode())
+                        if name in self._files:
+                            _copy_lines(part, file)
+                        file.write(b"]")
+                    file.write(b"}\n")
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise OutputError(f"{self._path}: cannot be written ({error.strerror})") from error
 
     def discard(self) -> None:
@@ -119,15 +119,20 @@ class CocoOutput:
     def _append(self, name: str, entry: dict[str, Any]) -> None:
         try:
             if name not in self._files:
-                self._files[name] = os.open(self._parts[name], os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
-            text = json.dumps(entry, ensure_ascii=False)
-            _append(self._files[name], f"{text}\n".encode("utf-8", "surrogateescape"))
+                self._files[name] = _create(self._parts[name])
+            _append(self._files[name], entry)
         except OSError as error:
             raise OutputError(f"{self._path}: cannot be written ({error.strerror})") from error
 
 
-def _append(file: int, line: bytes) -> None:
-    """All of the line or, on a full disk, nothing."""
+def _create(path: Path) -> int:
+    """The descriptor of an empty file. Python's own files would buffer what must be written at once."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+
+
+def _append(file: int, entry: dict[str, Any]) -> None:
+    """Write the entry as a line of JSON: all of it or, on a full disk, nothing. Raises OSError."""
+    line = f"{json.dumps(entry, ensure_ascii=False)}\n".encode("utf-8", "surrogateescape")
     before = os.fstat(file).st_size
     try:
         while line:
@@ -137,7 +142,7 @@ def _append(file: int, line: bytes) -> None:
         raise
 
 
-def _copy_lines(path: Path, file: Any) -> None:
+def _copy_lines(path: Path, file: BinaryIO) -> None:
     with open(path, "rb") as part:
         for number, line in enumerate(part):
             file.write((b",\n" if number else b"\n") + line.rstrip(b"\n"))

@@ -1,42 +1,42 @@
-"""A page to look through the results: one HTML file that needs no other, and no network."""
+"""A page for looking through the results: one HTML file that needs no other files and no network."""
 
 from __future__ import annotations
 
 import base64
 import html
 import json
-import os
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from pdb_saliency.errors import OutputError
+from pdb_saliency.runtime.files import replacing
 
+from . import OutputKind
 from .records import measure
-from .result import Result
+from .result import Result, RunInfo
 
-MOST_PICTURES = (
-    400  # About 15 MB. Of a longer video every second, fourth, ... frame is shown; the curve has all of them.
-)
-_WIDEST = 480  # Pixels of a picture.
-_QUALITY = 80
+# About 15 MB. A longer video shows every second, fourth, ... frame; the curve has all of them.
+MOST_PICTURES = 400
+_WIDEST = 480  # pixels of a picture
+_QUALITY = 80  # of JPEG, 0 to 100
 _TEMPLATE = Path(__file__).with_name("report.html")
 
 
 class ReportOutput:
-    """report.html. title: the name of the input. facts: what was run, shown as it is. fps: of the source, None for pictures.
+    """report.html. It shows `run.facts` as they are; without `run.title` it is called as its folder.
 
-    Holds at most `MOST_PICTURES` small pictures, and eight bytes a frame. Raises OutputError.
+    Holds at most `MOST_PICTURES` small pictures, and eight bytes for each frame. Raises OutputError.
     """
 
-    def __init__(self, path: Path, title: str, facts: Mapping[str, str], fps: float | None, threshold: float):
+    def __init__(self, kind: OutputKind, path: Path, run: RunInfo):
         self._path = path
-        self._title = title
-        self._facts = dict(facts)
-        self._about = {"fps": fps, "threshold": threshold}
+        self._title = run.title or str(path.parent)
+        self._facts = dict(run.facts)
+        self._about = {"fps": run.fps, "threshold": run.threshold}
         self._pictures: list[tuple[int, str, str, str]] = []  # index, name, frame and map as JPEG in base64
         self._stride = 1
         self._area, self._confidence = array("f"), array("f")
@@ -59,20 +59,18 @@ class ReportOutput:
     def finish(self) -> None:
         if not self._pictures:
             return
-        temporary = self._path.with_name(".report.html.part")
         try:
-            with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-                file.writelines(self._page())
-            os.replace(temporary, self._path)
+            with replacing(self._path, self._path.with_name(".report.html.part")) as temporary:
+                with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
+                    file.writelines(self._page())
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             raise OutputError(f"{self._path}: cannot be written ({error.strerror})") from error
 
     def discard(self) -> None:
         """Nothing is on the disk before `finish`."""
 
     def _page(self) -> Iterator[str]:
-        """The template with its two holes filled: {{facts}} and {{data}}."""
+        """The template with {{title}}, {{facts}} and {{data}} filled in."""
         before, between, after = _split(_TEMPLATE.read_text(encoding="utf-8"), "{{facts}}", "{{data}}")
         yield before.replace("{{title}}", html.escape(self._title))
         facts = {"frames": str(len(self._area)), "size": self._size, **self._facts}
@@ -81,7 +79,7 @@ class ReportOutput:
         for name, value in facts.items():
             yield f"<div><dt>{html.escape(name)}</dt><dd>{html.escape(value)}</dd></div>\n"
         yield between
-        curves = {"area": _short(self._area), "confidence": _short(self._confidence)}
+        curves = {"area": _rounded(self._area), "confidence": _rounded(self._confidence)}
         yield f'{{"about": {_json(self._about)},\n"curves": {_json(curves)},\n"pictures": ['
         for number, picture in enumerate(self._pictures):
             yield (",\n" if number else "\n") + _json(picture)
@@ -90,6 +88,7 @@ class ReportOutput:
 
 
 def _jpeg(image: np.ndarray) -> str:
+    """The picture, made smaller if it is large, as JPEG in base64."""
     height, width = image.shape[:2]
     shrink = min(1, _WIDEST / max(height, width))
     size = max(1, round(width * shrink)), max(1, round(height * shrink))
@@ -98,11 +97,11 @@ def _jpeg(image: np.ndarray) -> str:
 
 
 def _json(value: object) -> str:
-    """Inside <script>, where "</script>" must not occur."""
+    """For the inside of <script>, where "</script>" must not occur."""
     return json.dumps(value).replace("<", "\\u003c")
 
 
-def _short(values: array) -> list[float]:
+def _rounded(values: array) -> list[float]:
     return [round(value, 4) for value in values]
 
 

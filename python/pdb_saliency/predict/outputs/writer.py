@@ -3,85 +3,73 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from pdb_saliency.errors import OutputError
-from pdb_saliency.options import FILES, KINDS, PICTURES, RECORDS, THRESHOLD, VIDEOS
 from pdb_saliency.video.frame import Frame
-from pdb_saliency.video.pictures import write_picture
 
-from .pictures import PictureOutput
-from .postprocess import to_map
-from .records import CocoOutput, LinesOutput
-from .report import ReportOutput
-from .result import Result
-from .videos import Film, VideoOutput
-
-__all__ = ["ResultWriter", "write_picture"]
+from . import OUTPUTS, PICTURES, OutputKind
+from .result import Result, RunInfo, to_map
 
 
 class Output(Protocol):
-    """One kind of result. remarks: lines for the user, after `finish`. `discard` removes what is not finished."""
+    """Writes one kind of result to `path`, its file or its folder of pictures (which exists before the first `write`).
+
+    remarks: lines for the user, after `finish`. Raises SaliencyError if a program or package is missing, before it
+    writes anything; OutputError.
+    """
 
     remarks: list[str]
 
+    def __init__(self, kind: OutputKind, path: Path, run: RunInfo): ...
+
     def write(self, result: Result) -> None: ...
-    def finish(self) -> None: ...
-    def discard(self) -> None: ...
+
+    def finish(self) -> None:
+        """Put the file in place. Is not called for a run without frames."""
+
+    def discard(self) -> None:
+        """Remove what is not finished. Is always called at the end, also after `finish`."""
 
 
 class ResultWriter:
-    """Writes the results of one run below the folder `out`.
+    """Writes the results of one run into the folder `out`.
 
-    kinds: which of `KINDS`. threshold: of the masks. fps: of the videos, None for 24. inputs: files that must not be
-    overwritten. film: what else the videos need to know of the source. title, facts: of the report. store: a folder for the
-    maps from which `--resume` goes on, where "maps" are not among the kinds.
+    kinds: names in `OUTPUTS`. run: see `RunInfo`; without a title the report is called as `out`. inputs: files that
+    must not be overwritten. store: a folder for the maps that `--resume` needs, for a run that does not save "maps".
 
-    Use as a context manager. `finish` puts the files of the whole run in place; leaving without it removes the unfinished
-    ones, and a picture is always complete. What a killed run leaves behind are hidden files (".00012.png.part",
+    Use it as a context manager. `finish` puts the files of the whole run in place; without it the end of the context
+    removes what is unfinished. A picture is always complete. A killed run leaves hidden files (".00012.png.part",
     ".overlay.part.mp4"), which the next run into the same folder overwrites.
 
-    Raises OutputError: the folder or a file cannot be made or written; SaliencyError: a program or package is missing.
+    Raises OutputError if the folder or a file cannot be created or written; SaliencyError if a program or package is
+    missing.
     """
 
     def __init__(
         self,
         out: Path,
         kinds: Collection[str],
-        threshold: float = THRESHOLD,
-        fps: float | None = None,
+        run: RunInfo = RunInfo(),
         inputs: Iterable[Path] = (),
-        *,
-        film: Film | None = None,
-        title: str = "",
-        facts: Mapping[str, str] | None = None,
         store: Path | None = None,
     ):
         self.out = out
-        self.kinds = [kind for kind in KINDS if kind in kinds]
         self.frames = 0
-        self._threshold = threshold
+        self._kinds = [kind for kind in OUTPUTS.values() if kind.name in kinds]
+        self._threshold = run.threshold
         self._refuse_overwriting(inputs)
-        film = film or Film(fps)
-        self._outputs: list[Output] = []
-        for kind in self.kinds:
-            path = out / FILES.get(kind, kind)
-            if kind in VIDEOS:
-                self._outputs.append(VideoOutput(kind, path, film))
-            elif kind in RECORDS:
-                report = {"title": title or str(out), "facts": facts or {}, "fps": film.fps, "threshold": threshold}
-                made = {"json": LinesOutput, "coco": CocoOutput, "report": lambda path: ReportOutput(path, **report)}
-                self._outputs.append(made[kind](path))
-            elif kind != "maps":
-                self._outputs.append(PictureOutput(kind, path))
-        # The map comes last: where it is, everything else of its frame is, too.
-        maps = [out / "maps"] if "maps" in self.kinds else [store] if store else []
-        self._outputs += [PictureOutput("maps", folder) for folder in maps]
-        _make_folders([out, *(out / kind for kind in PICTURES if kind in kinds), *maps])
+        places = [(kind, out / kind.place) for kind in self._kinds]
+        if store:
+            places.append((OUTPUTS["maps"], store))
+        # The map comes last: where it exists, everything else of its frame does too.
+        places.sort(key=lambda place: place[0].name == "maps")
+        self._outputs: list[Output] = [kind.output_class()(kind, path, run) for kind, path in places]
+        _make_folders([out, *(path for kind, path in places if kind.form == PICTURES)])
 
     def write(self, frame: Frame, saliency: np.ndarray) -> None:
         """saliency: float32 (H, W) in [0, 1], the size of the frame."""
@@ -92,7 +80,7 @@ class ResultWriter:
         self.frames += 1
 
     def finish(self) -> None:
-        """Finish every kind of result. Raises OutputError for the first that fails, after the others."""
+        """Finish every kind of result, even if some fail; then raise the OutputError of the first that failed."""
         failures = []
         for output in self._outputs if self.frames else ():
             try:
@@ -105,7 +93,7 @@ class ResultWriter:
 
     def outputs(self) -> list[Path]:
         """The folders and files that this run writes."""
-        return [self.out / FILES.get(kind, kind) for kind in self.kinds]
+        return [self.out / kind.place for kind in self._kinds]
 
     def remarks(self) -> list[str]:
         """Lines for the user, after `finish`."""
@@ -122,16 +110,16 @@ class ResultWriter:
         inputs = list(inputs)
         resolved = {folder: folder.resolve() for folder in {path.parent for path in inputs}}
 
-        def places(path: Path) -> Iterable[Path]:
+        def places(path: Path) -> Iterator[Path]:
             """Where the file's name is, and where its data is."""
             yield resolved[path.parent] / path.name
             if path.is_symlink():
-                yield Path(os.path.realpath(path))  # Not Path.resolve, which raises where links form a loop.
+                yield Path(os.path.realpath(path))  # Not Path.resolve, which raises if links form a loop.
 
-        written = {(self.out / kind).resolve() for kind in PICTURES if kind in self.kinds}
-        files = {self.out.resolve() / name for kind, name in FILES.items() if kind in self.kinds}
+        folders = {(self.out / kind.place).resolve() for kind in self._kinds if kind.form == PICTURES}
+        files = {self.out.resolve() / kind.place for kind in self._kinds if kind.form != PICTURES}
         for path in inputs:
-            if any(place.parent in written or place in files for place in places(path)):
+            if any(place.parent in folders or place in files for place in places(path)):
                 raise OutputError(
                     f"{path} is an input, and results would be written over it: choose another output folder"
                 )

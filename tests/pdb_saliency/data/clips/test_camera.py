@@ -1,4 +1,4 @@
-"""Smooth paths, the moving camera, and stills seen by it."""
+"""Smooth paths, the moving camera, and clips of stills that it sees."""
 
 import cv2
 import numpy as np
@@ -12,7 +12,7 @@ from pdb_saliency.errors import InputError
 
 
 def disc_still(folder, size=(90, 120), name="disc", centre=None, radius=None):
-    """White on black, picture and mask alike."""
+    """A still in white on black, whose picture equals its mask."""
     height, width = size
     picture = np.zeros((height, width, 3), np.uint8)
     centre = centre or (width // 2, height // 2)
@@ -31,7 +31,7 @@ def test_a_path_has_the_speed_asked_for_and_does_not_jump(dimensions, length):
         fine = np.array([path(t) for t in np.arange(0, length - 1 + 0.01, 0.1)])
         steps = np.linalg.norm(np.diff(fine[::10], axis=0), axis=1)
         assert steps.mean() == pytest.approx(3.0)
-        # A tenth of a frame never takes it a frame's way at three times its speed, and it starts at rest at 0.
+        # It never moves at more than three times its mean speed, and it starts at 0.
         assert np.linalg.norm(np.diff(fine, axis=0), axis=1).max() < 0.9
         assert np.allclose(path(0), 0)
 
@@ -101,8 +101,8 @@ def test_masks_are_binary_and_move_with_the_pixels(tmp_path, size, length):
             assert frame.dtype == mask.dtype == np.uint8
             assert frame.shape == (*mask.shape, 3) and max(mask.shape) <= 200
             assert set(np.unique(mask)) <= {0, 255}
-            if min(size) > 30:  # Of what is smaller nothing but edge is left.
-                # Motion blur reaches ten pixels; at the frame's border it does not know what lies outside.
+            if min(size) > 30:  # Anything smaller is nothing but edge.
+                # Motion blur extends over ten pixels, and at the frame's border it cannot see what lies outside.
                 light, far = frame[:, :, 0], {"iterations": 12, "borderType": cv2.BORDER_CONSTANT}
                 assert light[cv2.dilate(mask, edge, **far, borderValue=255) == 0].max(initial=0) == 0
                 assert light[cv2.erode(mask, edge, **far, borderValue=0) == 255].min(initial=255) == 255

@@ -14,7 +14,7 @@ from pdb_saliency.data.clips.settings import CameraSettings, CutoutSettings
 from pdb_saliency.data.sets.items import Still
 from pdb_saliency.errors import InputError
 
-# One mover on a scene at rest; nothing changes colours, so that these tell what is what.
+# One mover on a scene at rest; nothing changes colours, so that things are recognised by theirs.
 PLAIN = CutoutSettings(
     camera=CameraSettings(side=200, rest=0.0),
     still_scene=0.0,
@@ -35,7 +35,7 @@ PLAIN = CutoutSettings(
 
 
 def solidity(mask):
-    """Share of its convex hull that a mask covers: near 1 for a whole ellipse."""
+    """The share of its convex hull that a mask covers: near 1 for a whole ellipse."""
     return np.count_nonzero(mask) / max(cv2.contourArea(cv2.convexHull(cv2.findNonZero(mask))), 1)
 
 
@@ -48,7 +48,7 @@ def centroid(mask):
 
 @pytest.mark.parametrize("length", [5, 12])
 def test_the_mask_is_the_mover_to_the_pixel(tmp_path, length):
-    """White on black through one alpha: a pixel is half as bright where it is half covered. With blur and deformation."""
+    """White on black: a half-covered pixel has half the brightness, also with blur and deformation."""
     clips = CutoutClips([cutout(tmp_path, "white", WHITE)], [black(tmp_path)], replace(PLAIN, wobble=0.1, leaves=0.5))
     for seed in range(20):
         clip = clips.clip(np.random.default_rng(seed), length)
@@ -58,6 +58,7 @@ def test_the_mask_is_the_mover_to_the_pixel(tmp_path, length):
             assert np.array_equal(mask, np.where(frame[:, :, 0] >= 128, 255, 0))
 
 
+@pytest.mark.slow
 def test_what_rests_is_never_labelled_and_hides_what_moves_behind_it(tmp_path):
     settings = replace(PLAIN, distractors=1.0, area=(0.1, 0.2), leaves=0.0)
     colours = {"red": 2, "green": 1, "blue": 0}
@@ -71,7 +72,7 @@ def test_what_rests_is_never_labelled_and_hides_what_moves_behind_it(tmp_path):
             continue
         seen += 1
         for frame, mask in zip(clip.frames, clip.masks):
-            # The mover's channel gets what the mask gets, layer by layer, and is hidden with it.
+            # The mover's colour channel and its mask are composed alike, layer by layer.
             assert np.array_equal(mask, np.where(frame[:, :, colours[mover]] >= 128, 255, 0))
             others = np.delete(frame, colours[mover], axis=2).max(axis=2)
             assert not (mask[others >= 130]).any()
@@ -79,8 +80,9 @@ def test_what_rests_is_never_labelled_and_hides_what_moves_behind_it(tmp_path):
     assert seen >= 8 and hidden >= 3
 
 
+@pytest.mark.slow
 def test_the_mover_moves_through_the_scene_and_distractors_do_not(tmp_path):
-    """On a ramp, whose colours tell where in the scene a pixel lies."""
+    """On a ramp, where the colour of a pixel shows its place in the scene."""
     rows, columns = np.mgrid[:200, :250].astype(np.uint8)
     ramp = picture(tmp_path, "ramp.png", cv2.merge([columns, rows, np.zeros_like(rows)]))
     camera = CameraSettings(
@@ -94,14 +96,14 @@ def test_the_mover_moves_through_the_scene_and_distractors_do_not(tmp_path):
         red = [frame[:, :, 2] >= 128 for frame in clip.frames]
         rest = [red_now & (mask == 0) for red_now, mask in zip(red, clip.masks)]
         counts = np.array([[np.count_nonzero(mask), np.count_nonzero(other)] for mask, other in zip(clip.masks, rest)])
-        # Neither hides the other, as long as both keep their size.
+        # As long as both keep their size, neither hides the other.
         if counts.min() < 300 or (np.ptp(counts, axis=0) > 0.04 * counts.mean(axis=0)).any():
             continue
         compared += 1
         clear = ~(cv2.dilate((red[0] | red[-1]).astype(np.uint8), np.ones((5, 5))) > 0)
         scene = (clip.frames[-1].astype(float) - clip.frames[0])[clear].mean(axis=0)[[1, 0]]
         scale = np.diff(clip.frames[0][:, :, 0].astype(float), axis=1)[clear[:, 1:] & clear[:, :-1]].mean()
-        camera_shift = -scene / scale  # Of a point of the scene, in the frame.
+        camera_shift = -scene / scale  # Of a point of the scene, in pixels of the frame.
         mover, other = (centroid(parts[-1]) - centroid(parts[0]) for parts in (clip.masks, rest))
         assert np.abs(other - camera_shift).max() < 0.7
         assert np.abs(mover - camera_shift).max() > 1.0 or swings_back(clip.masks, camera_shift)
@@ -109,7 +111,7 @@ def test_the_mover_moves_through_the_scene_and_distractors_do_not(tmp_path):
 
 
 def swings_back(masks, camera_shift):
-    """Whether something that ends near where it began was elsewhere in between."""
+    """Whether something that ends near where it began has been elsewhere in between."""
     centres = np.array([centroid(mask) - i / 4 * camera_shift for i, mask in enumerate(masks)])
     return np.abs(centres - centres[0]).max() > 0.7
 
@@ -127,7 +129,7 @@ def test_the_backgrounds_own_object_is_background_beside_a_mover(tmp_path):
 
 
 def test_the_backgrounds_own_object_can_be_the_mover(tmp_path):
-    """It leaves no copy of itself behind, and moves through the scene; in some frame it is where it was in the still."""
+    """It leaves no copy of itself behind and moves through the scene; in some frame it is where it was in the still."""
     camera = CameraSettings(side=200, rest=1.0, shake=0.0, view=(1.0, 1.0))
     settings = replace(PLAIN, camera=camera, own_moves=1.0, tracked=0.0, wobble=0.0, speed=(0.03, 0.05))
     scene = still(tmp_path)
@@ -140,7 +142,7 @@ def test_the_backgrounds_own_object_can_be_the_mover(tmp_path):
         assert np.abs(places - [64.5, 79.5]).max(axis=1).min() < 1
         for frame, mask in zip(clip.frames, clip.masks):
             assert np.array_equal(mask, np.where(frame[:, :, 1] >= 128, 255, 0))
-            left = cv2.dilate(mask, np.ones((3, 3)), iterations=6) == 0  # Motion blur reaches some pixels.
+            left = cv2.dilate(mask, np.ones((3, 3)), iterations=6) == 0  # Motion blur extends over a few pixels.
             assert frame[left].max() < 40
 
 
@@ -172,7 +174,7 @@ def test_a_single_frame_is_a_still_scene(tmp_path):
 
 
 def test_shadows_scenery_and_stirring_water_are_background(tmp_path):
-    """On a white ground: the mover is red, what is dark is shadow or pole, and none of it is labelled."""
+    """On white: the mover is red, and everything dark, a shadow or a pole, is not labelled."""
     settings = replace(PLAIN, shadow=1.0, occluder=1.0, sway=1.0)
     ground = picture(tmp_path, "white.png", np.full((150, 200, 3), 255, np.uint8))
     clips = CutoutClips([cutout(tmp_path, "red", RED)], [ground], settings)
@@ -191,6 +193,7 @@ def test_shadows_scenery_and_stirring_water_are_background(tmp_path):
 # --- Any clip.
 
 
+@pytest.mark.slow(but=["size0-1", "size0-5", "size1-1", "size1-5", "size2-1", "size2-5", "size3-1", "size3-5"])
 @pytest.mark.parametrize("length", [1, 5, 12])
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (37, 91), (151, 200)])
 def test_any_size_and_length_with_all_effects(tmp_path, size, length):
@@ -219,6 +222,7 @@ def test_a_seed_gives_the_same_clip(tmp_path):
     assert not all(np.array_equal(a, b) for a, b in zip(first.frames, other.frames))
 
 
+@pytest.mark.slow
 def test_the_mover_is_nearly_always_in_sight_and_alone_labelled_on_real_pictures():
     folder = shared_path("data/ecssd1000")
     paths = sorted((folder / "images").iterdir())[:60]

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from helpers.painted import GREEN, RED, WHITE, still
+from pdb_saliency.data.clips.background import fill
 from pdb_saliency.data.clips.cutouts import cut_out, cutouts_of, largest_object, load_cutouts
-from pdb_saliency.data.clips.fill import fill
 from pdb_saliency.errors import InputError
 
 
 def photograph(size=(120, 150)):
-    """BGRA with the colours of a photograph, transparent around."""
+    """BGRA with colours like a photograph's, and transparent borders."""
     noise = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8), (0, 0), 1.5)
     alpha = np.zeros(size, np.uint8)
     alpha[20:-20, 30:-30] = 255
@@ -38,7 +38,7 @@ def test_photographs_are_loaded_and_drawings_left_out(tmp_path):
     kept = load_cutouts(tmp_path)
     assert [cutout.name for cutout in kept] == ["good"]
     loaded = kept[0].load()
-    assert loaded.shape == (80 + 6, 90 + 6, 4)  # Its box and a margin.
+    assert loaded.shape == (80 + 6, 90 + 6, 4)  # Its bounding box and a margin.
     assert np.array_equal(loaded[3:-3, 3:-3], good[20:-20, 30:-30])
     assert not loaded[:3, :, 3].any() and not loaded[:, -3:, 3].any()
     assert {cutout.name for cutout in load_cutouts(tmp_path, skip=(), min_side=1)} == {
@@ -87,7 +87,7 @@ def test_a_cutout_is_the_largest_object_and_brings_no_colour_of_its_surroundings
     image = np.full((100, 140, 3), GREEN, np.uint8)
     mask = np.zeros((100, 140), np.uint8)
     for x, y, width, height in ((20, 20, 60, 50), (110, 10, 12, 12)):
-        image[y + 1 : y + height - 1, x + 1 : x + width - 1] = RED  # The mask is drawn a pixel wide.
+        image[y + 1 : y + height - 1, x + 1 : x + width - 1] = RED  # The mask is a pixel too wide.
         mask[y : y + height, x : x + width] = 255
     rgba = cut_out(image, largest_object(mask))
     assert rgba.shape == (56, 66, 4)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers import dataset_folders as folders
-from helpers.data_command import run
+from helpers.console import run_data as run
 from helpers.dataset_folders import box_mask, picture, save
 from helpers.paths import shared_path
 from pdb_saliency.data.sets.catalog import open_dataset
@@ -68,8 +68,8 @@ def test_a_broken_still_is_named_and_refused_or_left_out(stills, capsys, way):
 
     left = check_dataset(dataset, broken="skip", workers=2)
     assert [still.name for still in left.stills] == ["0", "1", "3"]
-    told, note = capsys.readouterr().err.splitlines()
-    assert told == line and note == "pdb-saliency: note: set: 1 broken pair left out"
+    broken, note = capsys.readouterr().err.splitlines()
+    assert broken == line and note == "pdb-saliency: note: set: 1 broken pair left out"
     check_dataset(left, broken="refuse")
 
 
@@ -80,7 +80,7 @@ def test_a_whole_set_is_returned_as_it_is(stills, video, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_every_broken_pair_is_told(stills, capsys):
+def test_every_broken_pair_is_reported(stills, capsys):
     for path in (stills / "masks").iterdir():
         path.write_bytes(b"")
     with pytest.raises(InputError, match="nothing in it can be used; 4 broken pairs"):
@@ -95,31 +95,31 @@ def skip(folder, capsys):
 
 def test_a_broken_frame_goes_with_its_mask(video, capsys):
     cut(video / "JPEGImages/walk/00004.jpg")
-    ((left,), told) = skip(video, capsys)
+    ((left,), reported) = skip(video, capsys)
     stems = [frame.stem for frame in left.frames]
-    assert "00004.jpg" in told and "00004" not in stems and len(stems) == 11
+    assert "00004.jpg" in reported and "00004" not in stems and len(stems) == 11
     assert [paths[0].stem for paths in left.masks] == stems
 
 
 def test_a_frame_that_is_missing_between_masks(video, capsys):
     (video / "JPEGImages/walk/00004.jpg").unlink()
-    ((left,), told) = skip(video, capsys)
-    assert "JPEGImages/walk/00004.jpg: the picture is missing" in told and len(left.frames) == 11
+    ((left,), reported) = skip(video, capsys)
+    assert "JPEGImages/walk/00004.jpg: the picture is missing" in reported and len(left.frames) == 11
 
 
 @pytest.mark.parametrize("index", [0, 5, 11])
 def test_a_broken_mask_leaves_its_frame_unannotated(video, capsys, index):
     (video / f"Annotations/walk/{index:05d}.png").write_bytes(b"")
-    ((left,), told) = skip(video, capsys)
-    assert f"{index:05d}.png" in told and len(left.frames) == 12
+    ((left,), reported) = skip(video, capsys)
+    assert f"{index:05d}.png" in reported and len(left.frames) == 12
     assert [bool(paths) for paths in left.masks] == [number != index for number in range(12)]
 
 
 @pytest.mark.parametrize("index", [0, 5, 11])
 def test_a_missing_mask_is_noticed_where_all_frames_have_one(video, capsys, index):
     (video / f"Annotations/walk/{index:05d}.png").unlink()
-    ((left,), told) = skip(video, capsys)
-    assert f"Annotations/walk/{index:05d}.png: the mask is missing" in told and not left.masks[index]
+    ((left,), reported) = skip(video, capsys)
+    assert f"Annotations/walk/{index:05d}.png: the mask is missing" in reported and not left.masks[index]
 
 
 def test_a_missing_mask_is_noticed_where_every_nth_frame_has_one(tmp_path, capsys):
@@ -153,8 +153,8 @@ def test_one_object_of_two_is_missing(tmp_path, capsys):
 def test_a_frame_of_another_size(video, capsys):
     save(video / "JPEGImages/walk/00003.jpg", picture(height=30))
     save(video / "Annotations/walk/00003.png", box_mask(height=30))
-    ((left,), told) = skip(video, capsys)
-    assert "00003.jpg: a frame of 32x24 pixels is expected, as most of its video, got 32x30" in told
+    ((left,), reported) = skip(video, capsys)
+    assert "00003.jpg: a frame of 32x24 pixels is expected, like most of its video, got 32x30" in reported
     assert len(left.frames) == 11
 
 
@@ -175,9 +175,9 @@ def test_the_object_may_leave_but_must_be_there_once(video, capsys):
 def test_a_sequence_without_one_half_is_one_line(video, tmp_path, capsys, kind, expected):
     folders.video(video / "JPEGImages/run", video / "Annotations/run")
     (video / kind / "walk").rename(tmp_path / "elsewhere")
-    videos, told = skip(video, capsys)
+    videos, reported = skip(video, capsys)
     assert [left.name for left in videos] == ["run"]
-    broken, _ = told.splitlines()
+    broken, _ = reported.splitlines()
     assert expected in broken
 
 
@@ -204,8 +204,8 @@ def test_a_folder_beside_the_masks_of_a_sequence_is_no_object(video):
 def test_a_sequence_without_frames(video, capsys):
     (video / "JPEGImages/empty").mkdir()
     (video / "Annotations/empty").mkdir()
-    videos, told = skip(video, capsys)
-    assert [left.name for left in videos] == ["walk"] and "empty: there is no frame in its folder" in told
+    videos, reported = skip(video, capsys)
+    assert [left.name for left in videos] == ["walk"] and "empty: there is no frame in its folder" in reported
     with pytest.raises(InputError, match="1 data set refused: set"):
         run(video)
     for kind in ("JPEGImages", "Annotations"):
@@ -220,8 +220,8 @@ def test_what_davis_lists_must_be_there(tmp_path, capsys):
     (tmp_path / "DAVIS/Annotations/480p/bear/00000.png").unlink()
     with pytest.raises(InputError, match="2 broken pairs"):
         check_dataset(open_dataset("davis-2016:train", tmp_path))
-    told = capsys.readouterr().err
-    assert "bear/00011.jpg: the picture is missing" in told and "bear/00000.png: the mask is missing" in told
+    reported = capsys.readouterr().err
+    assert "bear/00011.jpg: the picture is missing" in reported and "bear/00000.png: the mask is missing" in reported
 
 
 def test_a_sequence_of_fbms_without_ground_truth(tmp_path, capsys):
@@ -258,6 +258,6 @@ def test_a_real_set_that_was_broken(tmp_path, capsys):
     cut(tmp_path / "set/masks" / real.stills[5].mask.name, 0.9)
     left = check_dataset(open_dataset("set", tmp_path), broken="skip")
     assert [still.name for still in left.stills] == [name for name in names if name not in (names[2], names[5])]
-    told = capsys.readouterr().err
-    assert real.stills[2].image.name in told and real.stills[5].mask.name in told
+    reported = capsys.readouterr().err
+    assert real.stills[2].image.name in reported and real.stills[5].mask.name in reported
     assert np.all([still.image.exists() for still in left.stills])

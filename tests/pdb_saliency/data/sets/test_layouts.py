@@ -1,4 +1,4 @@
-"""Published and general layouts are found and read: which mask belongs to which picture, and what is foreground in it."""
+"""Published and general layouts are found and read: which mask belongs to which picture, and what its foreground is."""
 
 import re
 
@@ -9,11 +9,11 @@ import pytest
 from helpers import dataset_folders as folders
 from helpers.dataset_folders import box_mask, picture, save
 from helpers.paths import shared_path
-from pdb_saliency.cli.data import describe
 from pdb_saliency.data.sets.catalog import find_datasets, open_dataset
 from pdb_saliency.data.sets.check import check_dataset
 from pdb_saliency.data.sets.published import KNOWN
 from pdb_saliency.data.sets.read import read_frame, read_mask
+from pdb_saliency.data.sets.survey import describe
 from pdb_saliency.errors import InputError
 
 
@@ -186,7 +186,7 @@ def test_fbms_levels(tmp_path, sequence, expected):
 
 
 def regions(background, *objects):
-    """Of FBMS: two objects of these colours, BGR."""
+    """Regions as FBMS draws them: two objects of these colours, BGR, on a background."""
     image = np.full((*box_mask().shape, 3), background, np.uint8)
     for left, colour in zip((2, 20), objects):
         image[box_mask(left) > 0] = colour
@@ -210,7 +210,7 @@ def test_colours_of_fbms_that_are_as_dark_or_bright_as_a_background(tmp_path, ba
         ("pgm", 0, 0, (255, 85)),
     ],
 )
-def test_the_definition_of_a_sequence_of_fbms_tells_the_background(tmp_path, suffix, scale, background, objects):
+def test_the_definition_of_a_sequence_of_fbms_names_the_background(tmp_path, suffix, scale, background, objects):
     image = regions(background, *objects)
     path = save(tmp_path / f"bear01/GroundTruth/1.{suffix}", image if suffix == "ppm" else image[:, :, 0])
     lines = ["Total number of regions:", "3", "", "Scale of region 0:", str(scale), "", "Scale of region 1:", "7"]
@@ -223,12 +223,12 @@ def test_soft_and_compressed_masks_are_cut_at_half(tmp_path):
     np.testing.assert_array_equal(read_mask([save(tmp_path / "soft.png", ramp)]), np.where(ramp > 127, 255, 0))
     large = np.kron(box_mask(), np.ones((7, 7), np.uint8))
     path = save(tmp_path / "mask.jpg", large)
-    assert len(np.unique(read_frame(path))) > 2  # Ringing, or this would show nothing.
+    assert len(np.unique(read_frame(path))) > 2  # There is ringing; otherwise this would test nothing.
     np.testing.assert_array_equal(read_mask([path]), large)
 
 
 @pytest.mark.parametrize("objects", [[(0, 0, 128), (0, 128, 0)], [(64, 0, 0), (64, 0, 0)], [38, 75]])
-def test_objects_in_jpeg_are_told_from_its_noise(tmp_path, objects):
+def test_objects_in_jpeg_are_distinguished_from_its_noise(tmp_path, objects):
     large = np.kron(box_mask(), np.ones((7, 7), np.uint8)) > 0
     picture = np.zeros((*large.shape, 3), np.uint8)
     picture[large], picture[:70][large[:70]] = objects
@@ -268,7 +268,7 @@ REAL = {
 
 
 def test_the_real_folders():
-    """Sets come and go beside the repository, but one of a known name is found, with its known contents."""
+    """Every folder of the shared data that has one of these names is found, with these contents."""
     root = shared_path("data")
     found = {name: describe(dataset) for name, dataset in find_datasets(root).items()}
     known = {name: contents for name, contents in REAL.items() if (root / name).is_dir()}

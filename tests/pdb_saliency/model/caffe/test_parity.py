@@ -63,7 +63,7 @@ def gradients(model, outputs, data):
     convolutions |= {"conv5_3_d2_conv": pdc.branches[0], "conv5_3_d16_conv": pdc.branches[3]}
     grads = {f"{name}/0": layer.conv.weight.grad for name, layer in convolutions.items()}
     grads |= {"conv7/0": model.head.weight.grad, "conv7/1": model.head.bias.grad, "data": data.grad}
-    # BN and ReLU run in place in Caffe, so what it calls the gradient of conv5_4 is that of the convolution's output.
+    # BN and ReLU run in place in Caffe, so its gradient of conv5_4 is that of the convolution's output.
     grads["conv5_4"] = outputs["conv5_4 before BN"].grad
     for name, layer in encoders(model).items():
         values = (layer.weight_x.grad, layer.weight_h.grad, layer.bias.grad, *layer.peephole.grad)
@@ -90,7 +90,7 @@ def test_every_recorded_gradient_matches_the_authors_caffe_run():
         expected = fixture[f"g/{name}"]
         assert_near(double[name], expected, f"float64 gradient of {name}")
         if name in ("data", "conv1_1_3x3_s2/0", "conv3_1_1x1_proj/0"):
-            # float32 rounding puts a few of the 10^5 ReLU inputs on the other side of zero, which moves single entries.
+            # float32 rounding changes the sign of a few of the 10^5 ReLU inputs, which changes single entries.
             difference = np.linalg.norm(single[name].numpy().reshape(expected.shape) - expected)
             assert difference <= 0.01 * np.linalg.norm(expected), f"gradient of {name}"
         else:

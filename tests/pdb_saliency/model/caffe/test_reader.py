@@ -26,7 +26,7 @@ def write(tmp_path):
 
 
 def assert_refused(path, *words):
-    """One line that begins with the file's name and holds `words`."""
+    """With one line that begins with the file's name and contains `words`."""
     with pytest.raises(WeightsError) as caught:
         load_caffemodel(path)
     text = str(caught.value)
@@ -73,7 +73,7 @@ def test_every_stored_form_gives_the_same_model(write, form):
 
 
 def test_every_blob_ends_up_somewhere(write):
-    """Changing any one blob but the dummies changes the state; so no blob is dropped and none read twice."""
+    """The state has exactly the numbers of the file except the dummies: no blob is dropped, and none is read twice."""
     layers = released_layers()
     count = sum(array.size for name, arrays in layers for array in arrays)
     dummies = 4 * 4
@@ -184,8 +184,14 @@ def test_hostile_files_are_refused_without_allocating(write, name):
     assert peak < 2**20 + 4 * len(HOSTILE[name])
 
 
+def test_a_file_of_endless_small_fields_is_refused_in_time(write):
+    """Each costs a microsecond or more: without a limit, 100 MB of them would take more than a minute."""
+    assert_refused(write(message(100, b"") * 300_000), "fields")
+    assert_refused(write(blob_net((key(5, 5) + b"\0" * 4 + key(1, 0) + b"\1") * 150_000)), "fields")
+
+
 def test_a_part_that_runs_into_the_next_part_is_refused(write):
-    """A length that leaves its own message but not the file, which a check against the file's end alone would miss."""
+    """A length that exceeds its own message but not the file: a check against the end of the file would miss it."""
     layer = message(1, b"conv") + key(7, 2) + varint(40)
     assert_refused(write(message(100, layer) + net(released_layers())), "40 bytes runs past the end of its message")
 
@@ -196,7 +202,7 @@ def test_missing_files_and_folders_are_refused(tmp_path):
 
 
 def test_a_cut_off_file_is_refused(write):
-    """Cut everywhere near the structure and at many places between; behind the last weights nothing is lost."""
+    """Cut at all places near the structure and at many others. After the last weights there is nothing to lose."""
     content = net(released_layers())
     complete = content.rindex(message(100, message(1, b"silence") + message(2, b"Silence")))
     random = np.random.default_rng(1)
@@ -209,6 +215,7 @@ def test_a_cut_off_file_is_refused(write):
     assert load_caffemodel(write(content[:complete])).untrained is None
 
 
+@pytest.mark.slow
 def test_a_damaged_byte_is_refused_or_touches_one_blob(write):
     """Damaged structure is refused. A changed weight looks like any other weight, but nothing else may change."""
     content = net(released_layers())
@@ -241,7 +248,7 @@ def _find_all(content: bytes, part: bytes) -> list[int]:
 
 
 def test_the_thin_file_survives_the_same_damage(write):
-    """Caffe's own file rather than ours: random cuts and flips never give anything but WeightsError or a full model."""
+    """A file that Caffe wrote: random cuts and flipped bits give a WeightsError or a complete model, nothing else."""
     content = shared_path("fixtures/caffe/thin.caffemodel").read_bytes()
     random = np.random.default_rng(3)
     last = content.rindex(b"conv7_interp/slice") - 40

@@ -1,4 +1,4 @@
-"""What predict writes beside maps and masks, each kind read back by a program that is not ours."""
+"""What predict writes besides maps and masks, each kind read back by other software."""
 
 import json
 import re
@@ -13,25 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from helpers.fake_model import GreyModel
 from helpers.films import the_line, write_frames
-from pdb_saliency import cli
 from pdb_saliency.predict.outputs import result
-from pdb_saliency.predict.outputs.postprocess import draw_contour, to_cutout, to_mask, to_overlay
 from pdb_saliency.predict.outputs.report import MOST_PICTURES
+from pdb_saliency.predict.outputs.result import draw_contour, to_cutout, to_mask, to_overlay
 from pdb_saliency.predict.outputs.writer import ResultWriter
 from pdb_saliency.video import encoder as ffmpeg
 from pdb_saliency.video.frame import Frame
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg and ffprobe")
-
-
-@pytest.fixture
-def fake(monkeypatch):
-    """The command line with GreyModel: fake(*arguments) -> exit code."""
-    monkeypatch.setattr("pdb_saliency.model.weights.load_model", lambda _: GreyModel())
-    return lambda *arguments: cli.main(["predict", *map(str, arguments)])
 
 
 @pytest.fixture
@@ -58,7 +49,7 @@ def boxes(tmp_path):
 
 
 def test_large_pictures_are_made_in_bands_of_rows(monkeypatch):
-    """The answer is that for the whole frame, and floats of all its pixels and colours never exist together."""
+    """The result is that for the whole frame, but floats of all its pixels never exist at the same time."""
     monkeypatch.setattr(result, "_BAND", 1 << 14)
     rng = np.random.default_rng(0)
     image, map_ = rng.integers(0, 256, (801, 1003, 3), np.uint8), rng.integers(0, 256, (801, 1003), np.uint8)
@@ -91,8 +82,8 @@ def decoded(path, pixels, *options):
 # Pictures
 
 
-def test_cutout_and_side(boxes, tmp_path, fake):
-    assert fake(boxes, "-o", tmp_path / "out", "--save", "cutout,side,masks") == 0
+def test_cutout_and_side(boxes, tmp_path, predict):
+    assert predict(boxes, "-o", tmp_path / "out", "--save", "cutout,side,masks") == 0
     cutout = np.asarray(Image.open(tmp_path / "out/cutout/00002.png"))
     assert cutout.shape == (90, 160, 4)
     alpha = cutout[..., 3]
@@ -101,15 +92,15 @@ def test_cutout_and_side(boxes, tmp_path, fake):
         and (alpha[:12] == 0).all()
         and 0 < ((alpha > 0) & (alpha < 255)).mean() < 0.1
     )
-    assert (cutout[alpha == 0] == 0).all(), "what was left out cannot be brought back"
+    assert (cutout[alpha == 0] == 0).all(), "the background cannot be recovered"
     assert (cutout[30, 50, :3] == 200).all()
     side = cv2.imread(str(tmp_path / "out/side/00002.png"))
     assert side.shape == (90, 3 * 160 + 8, 3) and (side[:, :160] == frame_with_box(2)).all()
     assert (side[30, 164 + 50] == 200).all() and side[30, 328 + 50, 2] > side[30, 328 + 50, 0]
 
 
-def test_the_contour_follows_the_mask(boxes, tmp_path, fake):
-    assert fake(boxes, "-o", tmp_path / "out", "--save", "overlay,masks") == 0
+def test_the_contour_follows_the_mask(boxes, tmp_path, predict):
+    assert predict(boxes, "-o", tmp_path / "out", "--save", "overlay,masks") == 0
     overlay, mask = (cv2.imread(str(tmp_path / "out" / kind / "00003.png")) for kind in ("overlay", "masks"))
     yellow = (overlay == (0, 255, 255)).all(2)
     outline = mask[..., 0] & ~cv2.erode(mask[..., 0], np.ones((3, 3), np.uint8))
@@ -119,8 +110,8 @@ def test_the_contour_follows_the_mask(boxes, tmp_path, fake):
 # Numbers
 
 
-def test_json_lines(boxes, tmp_path, fake):
-    assert fake(boxes, "-o", tmp_path / "out", "--save", "json,masks,maps") == 0
+def test_json_lines(boxes, tmp_path, predict):
+    assert predict(boxes, "-o", tmp_path / "out", "--save", "json,masks,maps") == 0
     lines = [json.loads(line) for line in (tmp_path / "out/frames.jsonl").read_text().splitlines()]
     assert [(line["frame"], line["index"]) for line in lines] == [(f"{i:05d}", i) for i in range(7)]
     for line in lines[:6]:
@@ -142,9 +133,9 @@ def test_json_lines_are_complete_at_every_moment(tmp_path):
             assert [json.loads(line)["frame"] for line in lines] == [f"é{n}" for n in range(i + 1)]
 
 
-def test_coco(boxes, tmp_path, fake, capsys):
+def test_coco(boxes, tmp_path, predict, capsys):
     COCO = pytest.importorskip("pycocotools.coco").COCO
-    assert fake(boxes, "-o", tmp_path / "out", "--save", "coco,masks") == 0
+    assert predict(boxes, "-o", tmp_path / "out", "--save", "coco,masks") == 0
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["coco.json", "masks", "run.json"]
     coco = COCO(str(tmp_path / "out/coco.json"))
     assert len(coco.imgs) == 7 and len(coco.anns) == 6, "the last frame has no mask"
@@ -165,9 +156,9 @@ def test_coco_of_empty_masks(tmp_path):
 @pytest.mark.parametrize(
     "kind, missing", [("coco", "pycocotools"), ("cutout-webm", "ffmpeg"), ("cutout-prores", "ffmpeg")]
 )
-def test_what_is_missing_is_told_before_the_work(boxes, tmp_path, fake, capsys, monkeypatch, no_ffmpeg, kind, missing):
+def test_what_is_missing_is_reported_first(boxes, tmp_path, predict, capsys, monkeypatch, no_ffmpeg, kind, missing):
     monkeypatch.setitem(sys.modules, "pycocotools", None)
-    assert fake(boxes, "-o", tmp_path / "out", "--save", kind) == 1
+    assert predict(boxes, "-o", tmp_path / "out", "--save", kind) == 1
     assert re.search(rf"--save {kind} needs {missing}: .*pip install 'pdb-ext\[\w+\]'", the_line(capsys.readouterr()))
     assert not (tmp_path / "out").exists()
 
@@ -176,8 +167,8 @@ def test_what_is_missing_is_told_before_the_work(boxes, tmp_path, fake, capsys, 
 
 
 @needs_ffmpeg
-def test_overlay_and_side_video_are_h264(boxes, tmp_path, fake):
-    assert fake(boxes, "-o", tmp_path / "out", "--save", "video,side-video,overlay") == 0
+def test_overlay_and_side_video_are_h264(boxes, tmp_path, predict):
+    assert predict(boxes, "-o", tmp_path / "out", "--save", "video,side-video,overlay") == 0
     for name, width in (("overlay.mp4", 160), ("side.mp4", 488)):
         (stream,) = probe(tmp_path / "out" / name, "stream=codec_name,width,height,pix_fmt,nb_frames")["streams"]
         expected = {"codec_name": "h264", "pix_fmt": "yuv420p", "width": width, "height": 90, "nb_frames": "7"}
@@ -191,10 +182,10 @@ def test_overlay_and_side_video_are_h264(boxes, tmp_path, fake):
 @pytest.mark.parametrize(
     "kind, name, options", [("cutout-webm", "cutout.webm", ["-c:v", "libvpx-vp9"]), ("cutout-prores", "cutout.mov", [])]
 )
-def test_cutout_videos_have_alpha(boxes, tmp_path, fake, kind, name, options):
+def test_cutout_videos_have_alpha(boxes, tmp_path, predict, kind, name, options):
     if not ffmpeg.can_encode({"cutout.webm": "vp9", "cutout.mov": "prores"}[name]):
         pytest.skip("this ffmpeg lacks the encoder")
-    assert fake(boxes, "-o", tmp_path / "out", "--save", f"cutout,{kind}") == 0
+    assert predict(boxes, "-o", tmp_path / "out", "--save", f"cutout,{kind}") == 0
     frames = decoded(tmp_path / "out" / name, "bgra", *options).reshape(-1, 90, 160, 4)
     assert len(frames) == 7
     for index, frame in enumerate(frames):
@@ -203,8 +194,8 @@ def test_cutout_videos_have_alpha(boxes, tmp_path, fake, kind, name, options):
     assert np.abs(frames[0][30:50, 40:60, :3].astype(int) - 200).mean() < 4
 
 
-def test_mp4_without_ffmpeg(boxes, tmp_path, fake, no_ffmpeg, capsys):
-    assert fake(boxes, "-o", tmp_path / "out", "--save", "video") == 0
+def test_mp4_without_ffmpeg(boxes, tmp_path, predict, no_ffmpeg, capsys):
+    assert predict(boxes, "-o", tmp_path / "out", "--save", "video") == 0
     capture = cv2.VideoCapture(str(tmp_path / "out/overlay.mp4"))
     assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 7
 
@@ -218,11 +209,11 @@ def page_data(path):
     return page, json.loads(text)
 
 
-def test_report_needs_no_other_file(tmp_path, fake):
+def test_report_needs_no_other_file(tmp_path, predict):
     evil = tmp_path / "<!-- <script><b>é&.d"
     write_frames(evil, [frame_with_box(i) for i in range(3)])
     (evil / "00001.png").rename(evil / "00001<!--<script>.png")
-    assert fake(evil, "-o", tmp_path / "out", "--save", "report", "--overlap", "2") == 0
+    assert predict(evil, "-o", tmp_path / "out", "--save", "report", "--overlap", "2") == 0
     page, data = page_data(tmp_path / "out/report.html")
     assert not re.search(r"(src|href)=|https?://|@import|url\(", page)
     assert "<dd>5 frames, overlapping by 2</dd>" in page and "<dd>0.42</dd>" in page
@@ -243,9 +234,9 @@ def test_a_long_report_stays_small(tmp_path):
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs chromium")
-def test_report_in_a_browser(boxes, tmp_path, fake):
-    """The page is opened from the disk, its canvas shows the frame, and the scrubber chooses another one."""
-    assert fake(boxes, "-o", tmp_path / "out", "--save", "report") == 0
+def test_report_in_a_browser(boxes, tmp_path, predict):
+    """Opened from the disk, the page shows a frame on its canvas, and the scrubber selects another one."""
+    assert predict(boxes, "-o", tmp_path / "out", "--save", "report") == 0
     page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
     script = """<script>
     const middle = () => [...canvas.getContext("2d").getImageData(80, 40, 1, 1).data].join(",");

@@ -1,4 +1,4 @@
-// Stands in for c10's header when csrc/cuda/convlstm_cuda.cpp runs on the host.
+// Stands in for c10's header when csrc/ops/cuda runs on the host.
 #pragma once
 
 #include <c10/util/Exception.h>

@@ -1,4 +1,4 @@
-// Stands in for c10's header when csrc/cuda runs on the host: what is being captured is for the tests to say.
+// Stands in for c10's header when csrc/ops/cuda runs on the host: the tests decide what is being captured.
 #pragma once
 
 #include <cstdlib>

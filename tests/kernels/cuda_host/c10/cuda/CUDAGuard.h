@@ -1,4 +1,4 @@
-// Stands in for c10's header when csrc/cuda/convlstm_cuda.cpp runs on the host: there is one device, the CPU.
+// Stands in for c10's header when csrc/ops/cuda runs on the host: there is one device, the CPU.
 #pragma once
 
 namespace c10::cuda {

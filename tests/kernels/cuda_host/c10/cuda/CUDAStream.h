@@ -1,4 +1,4 @@
-// Stands in for c10's header when csrc/cuda/convlstm_cuda.cpp runs on the host: launches are synchronous.
+// Stands in for c10's header when csrc/ops/cuda runs on the host: launches are synchronous.
 #pragma once
 
 struct CUstream_st;

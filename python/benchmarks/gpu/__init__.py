@@ -1,0 +1,1 @@
+"""The parts of the GPU check (../gpu_check.py)."""

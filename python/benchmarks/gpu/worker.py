@@ -1,0 +1,90 @@
+"""What all processes of measurements have in common: they do their jobs one after the other, and tell what they do.
+
+A process appends lines of JSON to a file: {"trying": NAME} before it begins with a contestant, so that gpu_check.py
+knows which one never came back, and a result with its "key" after every job. After an error that leaves the GPU
+unusable, the process ends itself.
+"""
+
+import argparse
+import contextlib
+import faulthandler
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from gpu.processes import workload_of
+from pdb_ext._library import NATIVE_DEVICES, why_not_native
+
+
+def message(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:300]
+
+
+def is_lost(device: str) -> bool:
+    """Whether nothing more can be computed in this process, as after an illegal address."""
+    try:
+        return torch.ones(1, device=device).item() != 1
+    except RuntimeError:
+        return True
+
+
+class Lost(RuntimeError):
+    """A contestant took the GPU from this process."""
+
+
+class Teller:
+    """Writes the lines, and remembers who is to be left out of the present workload."""
+
+    def __init__(self, out: Path, without: list[str]):
+        self.out, self.without, self.trying = out, set(without), None
+
+    def write(self, line: dict) -> None:
+        with self.out.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def begin(self, name: str | None) -> None:
+        self.trying = name
+        self.write({"trying": name})
+
+
+def recorded_calls(device: str):
+    """A list that fills with what pdb_ext's native ops did; on the CPU, whose ops have no paths, it stays empty."""
+    if device == "cpu":
+        return contextlib.nullcontext([])
+    import pdb_ext
+
+    return pdb_ext.record_calls()
+
+
+def serve(description: str, run: Callable[[str, str, Teller], dict]) -> None:
+    """The program: run(key of a job, device, teller) -> its result, for every job that the command line names."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"), help="cpu: a dry run on a tiny workload")
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines are appended to this file")
+    parser.add_argument("--jobs", nargs="+", required=True, help="keys of the jobs, in their order")
+    parser.add_argument("--without", nargs="*", default=[], help="contestants to leave out of the first workload")
+    arguments = parser.parse_args()
+    faulthandler.enable()  # gpu_check.py ends with SIGABRT what hangs: it says where
+    device = arguments.device
+    if device == "cuda" and "cuda" not in NATIVE_DEVICES:
+        why = why_not_native or "the library that was found is one for the CPU"
+        parser.exit(1, f"pdb_ext has no CUDA kernels here, and its reference is not what is to be measured: {why}\n")
+    if device == "cpu":
+        torch.set_num_threads(1)  # tiny tensors: a second thread only waits
+    teller = Teller(arguments.out, arguments.without)
+    for key in arguments.jobs:
+        if workload_of(key) != workload_of(arguments.jobs[0]):
+            teller.without = set()
+        lost = False
+        teller.begin(None)
+        try:
+            result = run(key, device, teller)
+        except Exception as error:  # the next job may do better
+            result, lost = {"error": message(error)}, isinstance(error, Lost) or is_lost(device)
+        if lost and teller.trying is not None:
+            parser.exit(3, f"{teller.trying}: {result['error']}\n")  # the job can be done without it
+        teller.write({"key": key} | result)
+        if lost:
+            return
