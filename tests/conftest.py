@@ -73,7 +73,7 @@ def _seed():
 
 
 def has_lost_the_gpu() -> bool:
-    """Whether the GPU computes nothing any more, as after a failed assertion in a kernel; other errors come only once."""
+    """Whether the GPU computes nothing any more, as after a failed assertion in a kernel; other errors come once."""
     try:
         torch.cuda.synchronize()
     except RuntimeError:

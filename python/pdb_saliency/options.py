@@ -20,6 +20,8 @@ BATCH_NORMS = ("frozen", "new_layers", "train")
 AUGMENTATIONS = ("paper", "modern", "none")
 TRAINING_PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
+PAPER_TABLES = (1, 2, 4, 5)  # Those that `reproduce` can measure; the numbers are in evaluation/paper/tables.py.
+
 
 @dataclass(frozen=True)
 class EngineOptions:

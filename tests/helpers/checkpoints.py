@@ -1,4 +1,4 @@
-"""A folder as `reproduce` finds it: test sequences, checkpoints of a tiny model, and the command."""
+"""Test sequences and checkpoints of tiny models, as `reproduce` and `calibrate` find them."""
 
 import dataclasses
 import json
@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import torch
 
+from helpers.models import tiny, trained_like
 from pdb_saliency import SaliencyModel, cli, save_model
 from pdb_saliency.model.config import LITE
 
@@ -40,3 +41,15 @@ def run(world, *arguments):
 
 def report(world):
     return json.loads((world / "out/tables.json").read_text())
+
+
+def disk_model():
+    """A model that finds the disk of `walking_disk` salient.
+
+    With these random weights it is less salient than the background: the last layer is negated, and scaled so that the
+    saliency spreads over the range.
+    """
+    model = trained_like(tiny(backbone="efficientnet_lite0", decoder="skip")).float()
+    with torch.no_grad():
+        model.head.predict.weight.mul_(-5)
+    return model

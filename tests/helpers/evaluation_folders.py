@@ -1,4 +1,4 @@
-"""Folders of maps and masks that the tests of `evaluate` score."""
+"""Folders of maps and masks, and the command `evaluate`, which scores them."""
 
 import json
 
@@ -11,7 +11,7 @@ SCORES = {"mae", "max_f", "s", "e_max", "j_mean", "j_recall", "j_decay", "f_mean
 
 
 def mask_of(number, height=48, width=64):
-    """A square that walks to the right."""
+    """A square that moves to the right by 3 pixels a frame."""
     mask = np.zeros((height, width), np.uint8)
     mask[10:30, 3 * number : 3 * number + 20] = 255
     return mask
@@ -42,11 +42,8 @@ def scores_of(*arguments, folder):
     return json.loads(target.read_text())
 
 
-# Numbers
-
-
 def fails(capsys, *arguments):
-    """The one line on stderr of a run that fails."""
+    """Runs `evaluate`, which must fail, and returns the single line on stderr."""
     assert run(*arguments) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.count("\n") == 1 and "Traceback" not in err

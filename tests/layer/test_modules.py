@@ -178,6 +178,7 @@ def test_training_lowers_the_loss():
     assert losses[-1] < 0.5 * losses[0]
 
 
+@pytest.mark.slow(but=["DBConvLSTM"])
 @pytest.mark.skipif(pdb_ext.ops.native is None, reason="needs the native library")
 @pytest.mark.parametrize("name", LAYERS)
 def test_export_and_compile(name, tmp_path):

@@ -79,6 +79,9 @@ class _Console(logging.Handler):
 @contextmanager
 def library_on_console() -> Iterator[None]:
     """Within this context the library's log and progress bars reach the user, as far as `Verbosity` allows."""
+    if any(isinstance(handler, _Console) for handler in _LIBRARY.handlers):  # In a context around this one.
+        yield
+        return
     handler, level, propagate = _Console(), _LIBRARY.level, _LIBRARY.propagate
     _LIBRARY.addHandler(handler)
     _LIBRARY.setLevel(logging.INFO)

@@ -1,10 +1,10 @@
-"""Precision-recall plots, as Figure 4 of the paper."""
+"""Precision-recall plots, like Figure 4 of the paper."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,8 @@ from pdb_saliency.errors import OutputError, SaliencyError
 from pdb_saliency.runtime.files import write_file
 from pdb_saliency.runtime.progress import printable
 
+from .scoring import TaskScores
+
 PLOT_SUFFIXES = (".png", ".pdf")
 _LONGEST_NAME = 36
 _STYLES = ("-", "--", "-.", ":")
@@ -20,7 +22,10 @@ _STYLES = ("-", "--", "-.", ":")
 
 @dataclass(frozen=True)
 class Curve:
-    """precision, recall: (256,), of the map cut at levels 0 to 255. max_f, max_f_cut: the best F-measure and its cut."""
+    """precision, recall: (256,), of the maps cut at levels 0 to 255.
+
+    max_f: the best F-measure. max_f_cut: the saliency at which it is reached, 0 to 1.
+    """
 
     label: str
     precision: Sequence[float]
@@ -29,24 +34,37 @@ class Curve:
     max_f_cut: float
 
 
+def curves_of(results: Iterable[tuple[str, TaskScores]]) -> dict[str, list[Curve]]:
+    """Data set -> its curves. results: pairs of a label and scores."""
+    curves: dict[str, list[Curve]] = {}
+    for label, scores in results:
+        total = scores.total
+        curve = Curve(label, total.precision, total.recall, total.max_f, total.max_f_cut)
+        curves.setdefault(scores.task.dataset, []).append(curve)
+    return curves
+
+
 def check_plot(path: Path) -> None:
-    """Raises what would stop `plot_curves` later: another suffix than .png or .pdf, or no matplotlib."""
+    """Raises what would stop `plot_curves` later.
+
+    That is OutputError for a suffix other than .png or .pdf, and SaliencyError without matplotlib.
+    """
     if path.suffix.lower() not in PLOT_SUFFIXES:
         raise OutputError(f"{path}: a plot must end in {' or '.join(PLOT_SUFFIXES)}")
     try:
-        with _away_from_settings():
+        with _ignoring_local_settings():
             import matplotlib  # noqa: F401
     except ImportError as error:
         raise SaliencyError("plots need matplotlib: pip install 'pdb-ext[train]'") from error
 
 
 def plot_curves(curves: Mapping[str, Sequence[Curve]], paths: Sequence[Path]) -> None:
-    """One panel for each data set; a dot on each curve where the F-measure is highest.
+    """One panel for each data set; a dot on each curve marks the highest F-measure.
 
-    curves: data set -> methods. paths: .png or .pdf files. Raises OutputError.
+    curves: data set -> the curves of the methods. paths: .png or .pdf files. Raises OutputError.
     """
-    with _away_from_settings():
-        from matplotlib.figure import Figure  # Not pyplot, which looks for a screen.
+    with _ignoring_local_settings():
+        from matplotlib.figure import Figure  # Not pyplot, which looks for a display.
 
     columns = min(3, len(curves))
     rows = -(-len(curves) // columns)
@@ -58,7 +76,7 @@ def plot_curves(curves: Mapping[str, Sequence[Curve]], paths: Sequence[Path]) ->
         for curve in sorted(members, key=lambda curve: -curve.max_f):
             number = labels.index(curve.label)
             style = {"color": f"C{number % 10}", "linestyle": _STYLES[number // 10 % len(_STYLES)]}
-            # At cuts that no map reaches there is nothing to be precise about, and the curve would fall to the corner.
+            # At cuts that no map reaches, precision and recall are 0: the curve would drop to the origin.
             points = [pair for pair in zip(curve.recall, curve.precision) if pair[0] > 0]
             lines += panel.plot(*zip(*points), **style)
             names.append(f"{_short(curve.label)} (max F {curve.max_f:.3f})")
@@ -68,7 +86,7 @@ def plot_curves(curves: Mapping[str, Sequence[Curve]], paths: Sequence[Path]) ->
         panel.set(xlabel="recall", ylabel="precision", xlim=(0, 1.01), ylim=(0, 1.01))
         panel.grid(alpha=0.3)
         legend = panel.legend(lines, [""] * len(lines), loc="lower left", fontsize="small")
-        for text, name in zip(legend.get_texts(), names):  # Names of folders: "_mine" is none to a legend, "$" is TeX.
+        for text, name in zip(legend.get_texts(), names):  # A legend ignores labels such as "_mine", and "$" is TeX.
             text.set(text=name, parse_math=False)
     for panel in panels[len(curves) :]:
         panel.set_visible(False)
@@ -79,8 +97,11 @@ def plot_curves(curves: Mapping[str, Sequence[Curve]], paths: Sequence[Path]) ->
 
 
 @contextmanager
-def _away_from_settings() -> Iterator[None]:
-    """As it is loaded, matplotlib prefers a file `matplotlibrc` of the current folder, which may be anybody's, to the user's."""
+def _ignoring_local_settings() -> Iterator[None]:
+    """Keeps matplotlib, while it loads, from reading `matplotlibrc` in the current folder.
+
+    It prefers that file to the user's own settings, and the folder may be anybody's.
+    """
     if not os.path.exists("matplotlibrc"):
         yield
         return
@@ -93,6 +114,6 @@ def _away_from_settings() -> Iterator[None]:
 
 
 def _short(name: str) -> str:
-    """A name of folders, which may hold anything and be longer than the plot is wide."""
+    """The name of a folder, which may contain anything, shortened to fit into the plot."""
     text = printable(name)
     return text if len(text) <= _LONGEST_NAME else f"{text[: _LONGEST_NAME // 2]}...{text[-_LONGEST_NAME // 2 :]}"

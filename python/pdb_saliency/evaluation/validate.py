@@ -1,4 +1,4 @@
-"""Scores of a model while it trains: runs it on annotated videos, in memory."""
+"""Scores of a model during training: it runs on annotated videos, and nothing is written."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from torch import nn
 from pdb_saliency.data.sets.items import Video
 from pdb_saliency.data.sets.read import read_frame, read_mask
 from pdb_saliency.errors import InputError
-from pdb_saliency.evaluation.metrics.davis import scored_frames
-from pdb_saliency.evaluation.metrics.saliency import SaliencyScores
 from pdb_saliency.inference.clips import CLIP_LENGTH
 from pdb_saliency.inference.engine import Engine, authors_engine
 from pdb_saliency.options import THRESHOLD
 from pdb_saliency.video.frame import Frame
 
+from .metrics.davis import scored_frames
+from .metrics.saliency import SaliencyScores
+
 
 @dataclass
 class VideoScores:
-    """Of one video. frames: the means over its scored frames, in the making. overlaps: J of those that count for it."""
+    """The scores of one video. frames: sums over its scored frames. overlaps: J of the frames that count for it."""
 
     frames: SaliencyScores
     overlaps: list[float] = field(default_factory=list)
@@ -36,14 +37,15 @@ def validate(
     threshold: float = THRESHOLD,
     clips_every: int = 1,
 ) -> dict[str, float]:
-    """Scores of `model` on the annotated frames of `videos`, which it sees as `predict` would show them: in clips of five.
+    """Scores of `model` on the annotated frames of `videos`, which it sees in clips of five, as in `predict`.
 
-    model: a SaliencyModel on `device`; it is put into eval mode and back. clips_every: take every n-th clip only.
+    model: a SaliencyModel on `device`. It is in eval mode meanwhile, and in its former mode afterwards.
+    clips_every: use every n-th clip only.
 
-    Returns frames (how many were scored), mae, max_f, s, e_max (see `SaliencyScores`; means over all frames), and j_mean:
-    the intersection over union at `threshold`, first and last annotated frame of a video left out, mean over videos (absent
-    where no frame counts for it).
-    Raises InputError for a file that cannot be read or where no frame is annotated; SaliencyError when the model fails.
+    Returns frames (how many were scored), mae, max_f, s, e_max (see `SaliencyScores`; means over all frames), and
+    j_mean: the intersection over union at `threshold` without the first and last annotated frame of each video, mean
+    over videos (absent if no frame counts for it).
+    Raises InputError if a file cannot be read or no frame is annotated, SaliencyError if the model fails.
     """
     return combine(score_videos(model, videos, device, threshold=threshold, clips_every=clips_every))
 
@@ -56,7 +58,7 @@ def score_videos(
     threshold: float = THRESHOLD,
     clips_every: int = 1,
 ) -> list[VideoScores]:
-    """What `validate` makes its scores of, video by video, so that several processes can share the videos."""
+    """The scores of each video, which `combine` averages, so that several processes can share the videos."""
     if clips_every < 1:
         raise ValueError(f"clips_every must be at least 1, got {clips_every}")
     was_training = model.training
@@ -69,13 +71,13 @@ def score_videos(
 
 
 def combine(videos: Sequence[VideoScores]) -> dict[str, float]:
-    """The scores that `validate` returns. Videos in the same order give the same result, whoever scored them."""
+    """The scores that `validate` returns. They depend on the order of the videos, not on which process scored them."""
     total = SaliencyScores()
     for video in videos:
         total.merge(video.frames)
     if not total.frames:
         raise InputError(
-            f"validation needs annotated frames, and none of the {len(videos)} videos has one that is looked at"
+            f"validation needs annotated frames, but the chosen clips of the {len(videos)} videos have none"
         )
     result = total.result()
     per_video = [np.mean(video.overlaps) for video in videos if video.overlaps]
@@ -93,7 +95,9 @@ def _score_video(engine: Engine, video: Video, threshold: float, clips_every: in
 
 
 def scored_maps(engine: Engine, video: Video, clips_every: int = 1) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-    """Saliency, mask (uint8, 0 or 255), and whether it counts for J and F, of each frame of `video` that is scored."""
+    """(saliency, mask, counts) of each scored frame of `video`: float32 (H, W) in [0, 1]; uint8 (H, W), 0 or 255;
+    whether it counts for J and F.
+    """
     annotated = [index for index, paths in enumerate(video.masks) if paths]
     counted = set(annotated[scored_frames(len(annotated))])
     looked_at = annotated_clips(video, clips_every)
@@ -105,9 +109,10 @@ def scored_maps(engine: Engine, video: Video, clips_every: int = 1) -> Iterator[
 
 
 def annotated_clips(video: Video, every: int = 1) -> list[int]:
-    """Indices of the frames to look at, to see every n-th of the clips with an annotated frame as `predict` would.
+    """Indices of the frames that the model must see so that every n-th clip with an annotated frame is as in `predict`.
 
-    All of these clips are full but the video's last one, which is filled up from the clip before it: that one comes along.
+    The last clip of a video may be too short. `predict` fills it up with frames of the clip before it, which is then
+    included.
     """
     chosen, last = chosen_frames(video, every), len(video.frames) - 1
     if last in chosen and len(video.frames) % CLIP_LENGTH:

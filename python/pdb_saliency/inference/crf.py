@@ -39,7 +39,7 @@ def refine(image: np.ndarray, saliency: np.ndarray) -> np.ndarray:
 
     The saliency is taken as a probability, as in §4.2. The authors' script first stretches it to its own minimum and
     maximum, which finds an object in every frame. Here an object whose saliency is below a half everywhere vanishes.
-    The result is close to a segmentation: nearly all pixels come out near 0 or 1, so that the threshold of a mask hardly
+    The result is close to a segmentation: nearly all pixels come out near 0 or 1, so the threshold of a mask hardly
     matters.
     """
     if image.dtype != np.uint8 or image.shape != (*saliency.shape, 3):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from pdb_saliency.errors import InputError
 
@@ -62,15 +62,33 @@ def load_batches(
     # Threads of the parent may hold locks while a worker is forked; that is safe, because the workers use neither CUDA
     # nor the thread pool.
     loader = DataLoader(
-        samples, batch_sampler=numbers, num_workers=workers, pin_memory=pin, worker_init_fn=_prepare_worker,
-        prefetch_factor=2 if workers else None,
+        _Guarded(samples), batch_sampler=numbers, num_workers=workers, pin_memory=pin, collate_fn=_collate,
+        worker_init_fn=_prepare_worker, prefetch_factor=2 if workers else None,
     )  # fmt: skip
-    try:
-        yield from loader
-    except InputError as error:
-        # torch puts a worker's error, with its traceback, into the message of a new one.
-        line = str(error).rstrip().splitlines()[-1]
-        raise InputError(line.removeprefix(f"{InputError.__module__}.{InputError.__name__}: ")) from None
+    for batch in loader:
+        if isinstance(batch, InputError):
+            raise InputError(str(batch))
+        yield batch
+
+
+class _Guarded(Dataset):
+    """Samples, or the InputError of a sample as a value: a worker that raises is not told to end, and is waited for."""
+
+    def __init__(self, samples: Dataset):
+        self._samples = samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, number: int) -> dict | InputError:
+        try:
+            return self._samples[number]
+        except InputError as error:
+            return error.with_traceback(None)
+
+
+def _collate(samples: list[dict | InputError]) -> dict | InputError:
+    return next((sample for sample in samples if isinstance(sample, InputError)), None) or default_collate(samples)
 
 
 def _prepare_worker(_: int) -> None:

@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from helpers.films import grey_frame, write_video
 from helpers.models import thin_lite
 from pdb_saliency import cli

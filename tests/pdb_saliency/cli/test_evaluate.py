@@ -15,9 +15,6 @@ from helpers.evaluation_folders import SCORES, fails, map_of, mask_of, run, scor
 from helpers.paths import shared_path
 from pdb_saliency.evaluation.metrics.davis import boundary_measure, statistics
 from pdb_saliency.evaluation.metrics.saliency import SaliencyScores
-from pdb_saliency.evaluation.pairs import open_truth
-from pdb_saliency.evaluation.predictions import find_tasks
-from pdb_saliency.evaluation.scoring import Rules, score_tasks
 
 
 def test_scores_of_sequences_are_what_the_measures_say(video):
@@ -65,7 +62,7 @@ def test_stills_have_no_decay_and_no_sequences(tmp_path):
     write(tmp_path / "maps", {f"{n}": mask_of(n) for n in range(3)} | {"3": 255 - mask_of(3)})
     result = scores_of(tmp_path / "maps", tmp_path / "masks", folder=tmp_path)
     assert result["j_decay"] is None and result["f_decay"] is None and result["sequences"] == {}
-    assert result["j_mean"] == 0.75 and result["j_recall"] == 0.75  # All four count, the first and the last, too.
+    assert result["j_mean"] == 0.75 and result["j_recall"] == 0.75  # All four count, including the first and the last.
 
 
 def test_threshold_and_normalise(tmp_path):
@@ -76,19 +73,6 @@ def test_threshold_and_normalise(tmp_path):
     assert scores_of(*arguments, "--threshold", "0.2", folder=tmp_path)["j_mean"] == 1
     stretched = scores_of(*arguments, "--normalise", folder=tmp_path)
     assert stretched["j_mean"] == 1 and stretched["f_mean"] == 1 and stretched["mae"] == 0 and stretched["normalise"]
-
-
-def test_processes_give_the_same(video):
-    lengths = {f"s{number}": 8 for number in range(24)}  # Enough frames for processes to be started.
-    write_sequences(video / "many", lambda number: mask_of(number % 5), lengths)
-    write_sequences(video / "maps", map_of, lengths)
-    tasks = find_tasks(video / "maps", [open_truth(str(video / "many"))])
-    alone, together = (score_tasks(tasks, Rules(), workers)[0] for workers in (1, 2))
-    for name, value in vars(alone.total).items():
-        assert np.array_equal(value, getattr(together.total, name)), name
-    assert {name: part.j_mean for name, part in alone.sequences.items()} == {
-        name: part.j_mean for name, part in together.sequences.items()
-    }
 
 
 # Layouts
@@ -116,7 +100,7 @@ def test_data_sets_own_layout_with_sparse_masks(tmp_path, capsys):
     write_sequences(tmp_path / "maps", mask_of, {"a": 9})
     result = scores_of(tmp_path / "maps", "sparse", "--data-root", tmp_path / "root", folder=tmp_path)
     assert result["frames"] == 3 and result["mae"] == 0
-    assert capsys.readouterr().err == ""  # Maps of frames that have no mask are nothing odd.
+    assert capsys.readouterr().err == ""  # Maps of frames without a mask are not worth a note.
 
 
 def test_a_folder_of_masks_with_a_folder_for_each_object(video, capsys):
@@ -148,7 +132,7 @@ def test_folder_480p_inside_annotations(video):
     assert set(scores_of(video / "mine", video / "Annotations", folder=video)["sequences"]) == {"long", "short"}
 
 
-# What does not match
+# Plots and files
 
 
 def test_plots_open(video):
@@ -204,25 +188,19 @@ def test_real_frames_score_as_they_should(tmp_path):
     assert none["j_mean"] == none["f_mean"] == 0 and Path(tmp_path / "scores.json").stat().st_size < 100_000
 
 
-def test_ctrl_c_is_told_in_one_line(tmp_path):
-    """Pictures so large that two minutes of work are left when the signal comes."""
+def test_ctrl_c_is_reported_in_one_line(tmp_path):
+    """The images are so large that two minutes of work are left when the signal comes."""
     cv2.imwrite(str(tmp_path / "large.png"), mask_of(0, 2500, 2500))
     for folder in (tmp_path / kind / f"s{number}" for kind in ("masks", "maps") for number in range(24)):
         folder.mkdir(parents=True)
         for number in range(8):
             (folder / f"{number:05d}.png").symlink_to(tmp_path / "large.png")
-    code = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # A background shell ignores it.
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # Background jobs ignore it.
+    )
     code += "from pdb_saliency.cli.program import main; sys.exit(main(sys.argv[1:]))"
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "evaluate",
-        str(tmp_path / "maps"),
-        str(tmp_path / "masks"),
-        "--workers",
-        "2",
-    ]
+    folders = [str(tmp_path / "maps"), str(tmp_path / "masks")]
+    command = [sys.executable, "-c", code, "evaluate", *folders, "--workers", "2"]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     process = subprocess.Popen(command, env=os.environ | _path(), **options)
     while _busy_processes(process.pid) < 2 and process.poll() is None:

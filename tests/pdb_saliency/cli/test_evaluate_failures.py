@@ -1,4 +1,4 @@
-"""`pdb-saliency evaluate` on folders that are not what they should be: one clear line each."""
+"""`pdb-saliency evaluate` on folders with faults: one clear line for each."""
 
 import cv2
 import numpy as np
@@ -23,7 +23,7 @@ def test_missing_ends_do_not_shift_what_counts(video, capsys):
     (video / "mine/short/00000.png").unlink()
     write(video / "mine/short", {"00003": 255 - mask_of(3)})
     result = scores_of(video / "mine", video / "masks", "--allow-missing", folder=video)
-    assert result["sequences"]["short"]["j_mean"] > 0.5  # Frames 1 and 2; the spoilt last one is left out all the same.
+    assert result["sequences"]["short"]["j_mean"] > 0.5  # Of frames 1 and 2; the wrong last one is still left out.
 
 
 def test_nothing_left_that_counts(video, capsys):
@@ -34,23 +34,23 @@ def test_nothing_left_that_counts(video, capsys):
     assert result["j_mean"] == result["sequences"]["long"]["j_mean"]
 
 
-def test_extra_predictions_are_told(video, capsys):
+def test_extra_predictions_are_reported(video, capsys):
     write(video / "mine/long", {"00100": mask_of(0)})
     assert run(video / "mine", video / "masks") == 0
-    assert "passed over, for want of a mask, 1: long/00100\n" in capsys.readouterr().err
+    assert "maps without a mask, ignored: 1 (long/00100)\n" in capsys.readouterr().err
     write(video / "mine/another", {"00000": mask_of(0), "00001": mask_of(1)})
     assert run(video / "mine", video / "masks") == 0
-    assert "passed over, for want of a mask, 3: long/00100, another/00000, another/00001\n" in capsys.readouterr().err
+    assert "maps without a mask, ignored: 3 (long/00100, another/00000, another/00001)\n" in capsys.readouterr().err
 
 
-def test_another_size_is_resized_and_told(video, capsys):
+def test_another_size_is_resized_and_reported(video, capsys):
     write_sequences(video / "mine", lambda number: cv2.resize(map_of(number), (32, 24)), {"short": 4})
     result = scores_of(video / "mine", video / "masks", folder=video)
     assert result["sequences"]["short"]["j_mean"] > 0.8
     assert "4 maps were resized" in capsys.readouterr().err
 
 
-def test_masks_of_zeros_and_ones_are_told(video, capsys):
+def test_masks_of_zeros_and_ones_are_reported(video, capsys):
     write_sequences(video / "mine", lambda number: mask_of(number) // 255, {"long": 9, "short": 4})
     assert run(video / "mine", video / "masks") == 0
     assert "no map has a value above 1" in capsys.readouterr().err
@@ -91,6 +91,3 @@ def test_nothing_there(video, capsys):
     assert "neither masks" in fails(capsys, video / "mine", video / "empty")
     assert "got 'X='" in fails(capsys, video / "mine", "X=")
     assert "different names" in fails(capsys, video / "mine", video / "masks", video / "masks")
-
-
-# Plots and files

@@ -1,9 +1,7 @@
-"""`pdb-saliency reproduce`: the paper's numbers, and those measured here beside them."""
+"""`pdb-saliency reproduce`: the paper's numbers beside those measured here."""
 
-import dataclasses
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -13,72 +11,10 @@ import numpy as np
 import pytest
 
 from helpers.checkpoints import frame_of, mask_of, report, run, save
-from helpers.paths import shared_path
 from pdb_saliency import cli
 from pdb_saliency.errors import SaliencyError
 from pdb_saliency.evaluation.paper import maps
-from pdb_saliency.evaluation.paper.tables import TABLES, rows_of
 from pdb_saliency.inference import crf
-from pdb_saliency.model.config import PAPER
-
-# The paper's numbers
-
-
-def rows_in_paper(text, caption, following):
-    """The lines of numbers between two places: second cell -> numbers."""
-    lines = [
-        line.split("\t") for line in text[text.index(caption) : text.index(following)].splitlines() if "\t" in line
-    ]
-    return [
-        (cells[1].split("[")[0].strip(" *"), [c for c in cells if re.fullmatch(r"0\.\d{3}|\d\d\.\d", c)])
-        for cells in lines
-    ]
-
-
-def test_numbers_are_the_papers():
-    text = shared_path("paper.txt").read_text()
-    found = dict(rows_in_paper(text, "Table 1.", "Non-deep learning model"))
-    for name, values in TABLES[1].rows.items():
-        assert [f"{value:.3f}" for value in values] == found[name], name
-    numbers = [row for _, row in rows_in_paper(text, "Table 2.", "classification of each pixel") if len(row) == 9]
-    columns = [[f"{value:.1f}" for value in column] for column in zip(*TABLES[2].rows.values())]
-    assert numbers == columns
-    for number, following in ((4, "For reference, LDOF"), (5, "Four baselines are used")):
-        caption = {4: "Table 4.", 5: "PDB\\text{-}ConvLSTM}~"}[number]
-        width = len(TABLES[number].rows)
-        numbers = [row for _, row in rows_in_paper(text, caption, following) if len(row) == width]
-        columns = [[f"{value:.3f}" for value in column] for column in zip(*TABLES[number].rows.values())]
-        assert numbers == columns
-
-
-def test_tables_agree_with_each_other():
-    ours = dict(zip(TABLES[1].columns, TABLES[1].rows["Ours"]))
-    full = dict(zip(TABLES[5].columns, TABLES[5].rows["PDB-ConvLSTM"]))
-    assert full == {column: ours[column] for column in full}
-    for table in TABLES.values():
-        assert {len(values) for values in table.rows.values()} == {len(table.columns)}
-
-
-@pytest.mark.parametrize(
-    ("options", "rows"),
-    [
-        ({}, {1: "Ours", 2: "Ours", 5: "PDB-ConvLSTM"}),
-        ({"temporal": "fc_lstm"}, {5: "FC-LSTM"}),
-        ({"temporal": "convlstm"}, {5: "ConvLSTM"}),
-        ({"temporal": "b_convlstm"}, {5: "B-ConvLSTM"}),
-        ({"temporal": "db_convlstm"}, {5: "DB-ConvLSTM"}),
-        ({"temporal": "none"}, {4: "r = 2, 4, 8, 16"}),
-        ({"temporal": "none", "pdc_dilations": (8,)}, {4: "r = 8"}),
-        ({"temporal": "none", "pdc_dilations": (1, 2)}, {4: "r = 1, 2"}),
-        ({"temporal": "none", "pdc": "aspp"}, {4: "ASPP"}),
-        ({"pdc": "aspp"}, {}),
-        ({"pdc_dilations": (4,)}, {}),
-    ],
-)
-def test_where_a_model_belongs(options, rows):
-    assert rows_of(dataclasses.replace(PAPER, **options)) == rows
-    assert all(row in TABLES[number].rows or row == "r = 1, 2" for number, row in rows.items())
-
 
 # Measuring
 
@@ -147,18 +83,10 @@ def test_an_interrupted_run_goes_on_where_it_was(world, monkeypatch):
     assert len(runs) == 8
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_result(world):
-    command = [
-        "reproduce",
-        "--data-root",
-        world / "data",
-        "--checkpoints",
-        world / "runs",
-        "--tables",
-        "5",
-        "--figures",
-        "none",
-    ]
+    sources = ["--data-root", world / "data", "--checkpoints", world / "runs"]
+    command = ["reproduce", *sources, "--tables", "5", "--figures", "none"]
     code = "import sys; from pdb_saliency.cli.program import main; sys.exit(main(sys.argv[1:]))"
     search = os.pathsep.join(path for path in sys.path if path)
     arguments = [sys.executable, "-c", code, *map(str, command), "-o", str(world / "killed")]
@@ -187,6 +115,7 @@ def test_a_map_of_another_size_is_made_again(world):
     assert path.read_bytes() == whole and (world / "out/tables.json").read_bytes() == first
 
 
+@pytest.mark.slow
 def test_another_checkpoint_of_the_same_name_is_run_anew(world):
     assert run(world, "--tables", "4") == 0
     before = report(world)["measurements"]
@@ -221,6 +150,7 @@ def test_ready_maps_fill_their_rows(world):
     assert run(world, "--maps", world / "methods") == 1
 
 
+@pytest.mark.slow
 def test_figure(world, capsys):
     standard = ["--data-root", world / "data", "--checkpoints", world / "runs", "-o", world / "out", "--no-crf"]
     assert cli.main(["reproduce", *map(str, standard)]) == 0
@@ -229,9 +159,8 @@ def test_figure(world, capsys):
 
 
 def test_tables_alone_need_no_checkpoint(world):
-    assert (
-        cli.main(["reproduce", "--data-root", str(world / "data"), "-o", str(world / "out"), "--figures", "none"]) == 0
-    )
+    arguments = ["--data-root", world / "data", "-o", world / "out", "--figures", "none"]
+    assert cli.main(["reproduce", *map(str, arguments)]) == 0
     assert "there was no checkpoint" in (world / "out/tables.md").read_text()
 
 
@@ -252,17 +181,8 @@ def test_crf_snaps_to_the_picture():
 
 def test_ours_plus_is_measured(world):
     pytest.importorskip("pydensecrf")
-    standard = [
-        "--data-root",
-        world / "data",
-        "--checkpoints",
-        world / "runs/one",
-        "-o",
-        world / "out",
-        "--figures",
-        "none",
-    ]
-    assert cli.main(["reproduce", *map(str, standard)]) == 0
+    sources = ["--data-root", world / "data", "--checkpoints", world / "runs/one"]
+    assert cli.main(["reproduce", *map(str, [*sources, "-o", world / "out", "--figures", "none"])]) == 0
     (row,) = [row for row in report(world)["tables"]["2"]["rows"] if row["name"] == "Ours+" and row["note"]]
     assert [cell["source"] for cell in row["cells"]] == ["measured here", "measured here", "absent"]
     assert len(list((world / "out/maps").glob("*-crf/DAVIS/*/*.png"))) == 12
@@ -270,17 +190,8 @@ def test_ours_plus_is_measured(world):
 
 def test_without_the_crf_library(world, capsys, monkeypatch):
     monkeypatch.setattr(crf, "require", _absent)
-    standard = [
-        "--data-root",
-        world / "data",
-        "--checkpoints",
-        world / "runs",
-        "-o",
-        world / "out",
-        "--figures",
-        "none",
-    ]
-    assert cli.main(["reproduce", *map(str, standard)]) == 0
+    sources = ["--data-root", world / "data", "--checkpoints", world / "runs"]
+    assert cli.main(["reproduce", *map(str, [*sources, "-o", world / "out", "--figures", "none"])]) == 0
     assert '"Ours+" is left out' in capsys.readouterr().err
     assert not [row for row in report(world)["tables"]["2"]["rows"] if row["name"] == "Ours+" and row["note"]]
 

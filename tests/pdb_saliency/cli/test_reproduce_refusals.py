@@ -11,6 +11,7 @@ from helpers.checkpoints import TINY, report, run, save
 from pdb_saliency import SaliencyModel, save_model
 
 
+@pytest.mark.slow
 def test_what_cannot_be_used_is_told(world, capsys):
     (world / "runs/broken.pth").write_bytes(b"x" * 100)
     save(world / "runs/odd.safetensors", 0, pdc="aspp")
@@ -19,6 +20,7 @@ def test_what_cannot_be_used_is_told(world, capsys):
     assert "broken.pth" in err and "odd.safetensors: the paper has no table" in err
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:constrained_layout")
 def test_odd_names_of_checkpoints(world):
     """The page stays a table, the JSON is valid, and what is kept has a name of possible length."""
@@ -37,6 +39,7 @@ def test_odd_names_of_checkpoints(world):
     assert all(len(os.fsencode(path.name)) <= 255 for path in (world / "out/maps").iterdir())
 
 
+@pytest.mark.slow
 def test_a_copy_is_no_seed(world, capsys):
     shutil.copytree(world / "runs/one", world / "runs/same")
     assert run(world, "--tables", "5") == 0
@@ -44,6 +47,7 @@ def test_a_copy_is_no_seed(world, capsys):
     assert [m["label"] for m in report(world)["measurements"]] == ["one", "spatial", "two"]
 
 
+@pytest.mark.slow
 def test_broken_pairs_are_told_before_the_work(world, capsys):
     broken = world / "data/part/JPEGImages/camel/00002.jpg"
     broken.write_bytes(broken.read_bytes()[:200])

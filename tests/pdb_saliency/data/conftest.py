@@ -2,10 +2,11 @@
 
 import pytest
 
-from pdb_saliency.cli.console import library_on_console
+from pdb_saliency.cli.console import Verbosity, library_on_console
 
 
 @pytest.fixture(autouse=True)
-def console():
+def console(monkeypatch):
+    monkeypatch.setattr(Verbosity, "quiet", False)  # whatever the last command of this process was asked for
     with library_on_console():
         yield

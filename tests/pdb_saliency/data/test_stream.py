@@ -1,5 +1,6 @@
 """Clips of stills and videos, and the stream of training samples made of them."""
 
+import multiprocessing
 from collections import Counter
 
 import cv2
@@ -149,6 +150,7 @@ def test_a_file_that_became_unreadable_is_named(tmp_path, workers):
         list(load_batches(samples, [[number] for number in range(len(samples))], workers))
     message = str(raised.value)
     assert message.startswith(str(stills[0].mask)) and "\n" not in message
+    assert not multiprocessing.active_children()  # A program would wait for them at its end.
 
 
 def _objects(*levels):

@@ -87,7 +87,7 @@ def test_model_is_left_as_it_was(tmp_path, training):
 
 
 def test_nothing_annotated(tmp_path):
-    with pytest.raises(InputError, match="none of the 1 videos"):
+    with pytest.raises(InputError, match="the 1 videos have none"):
         validate(GreyModel(), [video_of(tmp_path, "a", 5, annotated=())], CPU)
     with pytest.raises(InputError, match="0 videos"):
         validate(GreyModel(), [], CPU)

@@ -202,7 +202,7 @@ def test_a_compiled_network_sees_batches_of_one_size(monkeypatch):
 
 
 def test_maps_are_waited_for_where_they_are_used(monkeypatch):
-    """As on a GPU: all of them begin their way in the network's thread, ahead of the reader, who waits for one at a time."""
+    """As on a GPU: the network's thread starts all transfers, ahead of the reader, who waits for one at a time."""
     begun, waited = [], []
 
     class Slow(Landing):

@@ -1,11 +1,12 @@
-"""MAE, precision, recall, F-, S- and E-measure of saliency maps, all from one histogram of each frame.
+"""MAE, precision, recall, F-, S- and E-measure of saliency maps, all from histograms of each frame.
 
-The definitions, thresholds and corner cases are those of pysodmetrics 1.6 (`py_sod_metrics`), the reference implementation
-of the field, whose values the tests reproduce. It visits every pixel some forty times; an 8-bit map has only 256 levels,
-so here the pixels are counted once, and the rest is arithmetic on the counts, some twenty times as fast.
+The definitions, thresholds and corner cases are those of pysodmetrics 1.6 (`py_sod_metrics`), the field's reference
+implementation; the tests compare the values. It visits every pixel about forty times. An 8-bit map has only 256
+levels, so here the pixels are counted once and the rest is arithmetic on the counts, which is about twenty times as
+fast.
 
-Maps are scored as they are. pysodmetrics, by default, and the authors' script first stretch each map to its own minimum
-and maximum (`normalise=True`): an all but empty map then counts like a confident one.
+Maps are scored as they are. pysodmetrics by default, and the authors' script, first stretch each map to its own minimum
+and maximum (`normalise=True`): an almost empty map then scores like a confident one.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ _MOST_COUNTED = 1 << 24  # cv2.calcHist returns float32, which counts up to here
 class FrameScores:
     """Scores of one frame.
 
-    mae, s: in [0, 1]. j: the intersection over union at the threshold, 1 where map and mask are both empty.
-    precision, recall, f, e: float64 (256,), when the map is cut at level >= 0, 1, ..., 255. Where nothing is above the
-    cut precision is 0, and where the mask is empty recall and F are 0.
+    mae, s: in [0, 1]. j: the intersection over union at the threshold, 1 if map and mask are both empty.
+    precision, recall, f, e: float64 (256,), for the map cut at level >= 0, 1, ..., 255. Precision is 0 if no pixel
+    reaches the cut; recall and F are 0 if the mask is empty.
     """
 
     mae: float
@@ -42,11 +43,12 @@ class FrameScores:
 
 
 def score_frame(prediction: np.ndarray, mask: np.ndarray, threshold: float, normalise: bool = False) -> FrameScores:
-    """prediction: uint8 (H, W), 255 times the saliency, or floating point (H, W) in [0, 1], which is rounded to it.
-    mask: uint8 or bool (H, W), non-zero on the object. threshold: of the saliency, for `j`.
+    """The scores of one frame.
 
+    prediction: uint8 (H, W), 255 times the saliency, or floating point (H, W) in [0, 1], which is rounded to that.
+    mask: uint8 or bool (H, W), non-zero on the object. threshold: of the saliency, for `j`.
     normalise: stretch the map to its own minimum and maximum first.
-    Raises ValueError for another dtype, shape or range.
+    Raises ValueError for any other dtype, shape or range.
     """
     prediction, mask = as_level(prediction), as_mask(mask)
     if prediction.shape != mask.shape:
@@ -73,9 +75,9 @@ def score_frame(prediction: np.ndarray, mask: np.ndarray, threshold: float, norm
 
 
 class SaliencyScores:
-    """Means over frames.
+    """Sums of the scores of frames, and their means.
 
-    threshold: of `j`. normalise: stretch each map to its own minimum and maximum first.
+    threshold: for `j`. normalise: stretch each map to its own minimum and maximum first.
     """
 
     def __init__(self, threshold: float = 0.42, normalise: bool = False):
@@ -85,7 +87,7 @@ class SaliencyScores:
         self._sums: dict[str, np.ndarray | float] = {}
 
     def add(self, prediction: np.ndarray, mask: np.ndarray) -> FrameScores:
-        """Score a frame, as `score_frame`, and add it."""
+        """Score a frame with `score_frame`, and add it."""
         scores = score_frame(prediction, mask, self.threshold, self.normalise)
         self.add_scores(scores)
         return scores
@@ -104,11 +106,11 @@ class SaliencyScores:
     def result(self) -> dict:
         """Means over all frames added.
 
-        frames: their number. mae, s: means. max_f: the maximum over cuts of the mean F-measure (the F of each frame is
-        taken first, as pysodmetrics does), reached at the saliency max_f_cut. max_f_of_means: the maximum F-measure of mean
-        precision and mean recall, the older habit. e_max: the maximum of the mean E-measure. precision, recall, f, e: mean
-        curves, float64 (256,).
-        Raises ValueError before the first frame.
+        frames: their number. mae, s: means. max_f: the maximum over cuts of the mean F-measure (averaged over the F of
+        each frame, as in pysodmetrics), reached at the saliency max_f_cut. max_f_of_means: the maximum F-measure of
+        mean precision and mean recall, the older convention. e_max: the maximum of the mean E-measure. precision,
+        recall, f, e: mean curves, float64 (256,).
+        Raises ValueError if there are no frames.
         """
         if not self.frames:
             raise ValueError("no frame has been scored")
@@ -126,7 +128,7 @@ class SaliencyScores:
 
 
 def f_measure(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    """(1 + beta^2) P R / (beta^2 P + R) with beta^2 = 0.3; 0 where P R = 0."""
+    """(1 + beta^2) P R / (beta^2 P + R) with beta^2 = 0.3; 0 if P R = 0."""
     product = (1 + BETA_SQUARED) * precision * recall
     return product / np.where(product == 0, 1, BETA_SQUARED * precision + recall)
 
@@ -154,9 +156,9 @@ def as_mask(mask: np.ndarray) -> np.ndarray:
 
 
 def saliency_of_levels(prediction: np.ndarray, normalise: bool) -> np.ndarray:
-    """float64 (256,) in [0, 1], not decreasing: the saliency that each level of the map stands for.
+    """float64 (256,) in [0, 1], not decreasing: the saliency that each level of the map represents.
 
-    prediction: uint8 (H, W), whose lowest and highest levels become 0 and 1 when `normalise`; a constant map stays.
+    prediction: uint8 (H, W). With `normalise` its lowest and highest levels become 0 and 1, unless it is constant.
     """
     values = np.arange(LEVELS) / 255
     if not normalise:
@@ -166,12 +168,12 @@ def saliency_of_levels(prediction: np.ndarray, normalise: bool) -> np.ndarray:
 
 
 def cut(prediction: np.ndarray, threshold: float, normalise: bool = False) -> np.ndarray:
-    """bool (H, W): where the saliency of the map, uint8 (H, W), reaches the threshold."""
+    """bool (H, W), true where the saliency of the map, uint8 (H, W), is at least the threshold."""
     return prediction >= int(np.searchsorted(saliency_of_levels(prediction, normalise), threshold))
 
 
 def _counts(prediction: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """int64 (4, 2, 256): pixels of each level off and on the object, in the quadrants of the S-measure."""
+    """int64 (4, 2, 256): for each quadrant of the S-measure, the pixels of each level off and on the object."""
     counts = np.zeros((4, 2, LEVELS), np.int64)
     for quadrant, area in enumerate(centroid_quadrants(mask)):
         if mask[area].size:
@@ -187,14 +189,14 @@ def _histogram_inside(prediction: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def _histogram(prediction: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-    """int64 (256,): pixels of each level, where the mask, if any, is not 0. A third of the time of np.bincount."""
+    """int64 (256,): pixels of each level where the mask, if given, is not 0. Three times as fast as np.bincount."""
     if prediction.size > _MOST_COUNTED:
         return np.bincount(prediction.ravel() if mask is None else prediction[mask > 0], minlength=LEVELS)
     return cv2.calcHist([prediction], [0], mask, [LEVELS], [0, LEVELS]).ravel().astype(np.int64)
 
 
 def _at_least(histogram: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """How many pixels are at least as salient as 0/255, 1/255, ..., 255/255, to which values are rounded down first."""
+    """How many pixels have a saliency of at least 0/255, 1/255, ..., 255/255, after rounding down to these values."""
     levels = (values * 255).astype(np.uint8)
     return np.cumsum(np.bincount(levels, weights=histogram, minlength=LEVELS)[::-1])[::-1]
 
@@ -205,9 +207,9 @@ def _overlap(foreground: np.ndarray, background: np.ndarray, salient: np.ndarray
 
 
 def _alignment(true_positives: np.ndarray, positives: np.ndarray, objects: int, size: int) -> np.ndarray:
-    """E-measure (Fan et al., IJCAI 2018) at every cut: the mean of (1 + alignment)^2 / 4 over the pixels.
+    """The E-measure (Fan et al., IJCAI 2018) at every cut: the mean of (1 + alignment)^2 / 4 over the pixels.
 
-    The alignment of two binary pictures without their means has four values, one for each of TP, FP, FN, TN.
+    The alignment of two binary images, each minus its mean, has four values, one for each of TP, FP, FN, TN.
     """
     negatives = size - positives
     if objects == 0:

@@ -1,4 +1,4 @@
-"""The S-measure (Fan et al., "Structure-measure: a new way to evaluate foreground maps", ICCV 2017) from histograms."""
+"""The S-measure (Fan et al., "Structure-measure: a new way to evaluate foreground maps", ICCV 2017) of histograms."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import cv2
 import numpy as np
 
 _EPS = np.spacing(1)
-_ALPHA = 0.5  # The weight of the object-aware part.
+_ALPHA = 0.5  # Weight of the object-aware part.
 
 
 def centroid_quadrants(mask: np.ndarray) -> list[tuple[slice, slice]]:
-    """The four parts of the picture around the centroid of the mask, some of which may be empty.
+    """The four parts of the image around the centroid of the mask, some of which may be empty.
 
-    mask: uint8 (H, W), non-zero on the object. The centroid's own row and column belong to the upper and the left parts;
-    an empty mask is cut in the middle.
+    mask: uint8 (H, W), non-zero on the object. The centroid's own row and column belong to the upper and the left
+    parts; an empty mask is divided in the middle.
     """
     height, width = mask.shape
     left, top, columns, rows = cv2.boundingRect(mask)
     moments = cv2.moments(mask[top : top + rows, left : left + columns], binaryImage=True)
     area = moments["m00"]
-    # Sums of whole numbers, which float64 holds exactly: a mean that lies between two pixels is rounded as the picture's.
+    # Sums of integers, which float64 represents exactly: a centroid halfway between two pixels is rounded in the same
+    # way as over the whole image.
     y, x = (
         ((moments["m01"] + top * area) / area, (moments["m10"] + left * area) / area)
         if area
@@ -31,12 +32,13 @@ def centroid_quadrants(mask: np.ndarray) -> list[tuple[slice, slice]]:
 
 
 def structure_measure(quadrants: np.ndarray, values: np.ndarray) -> float:
-    """In [0, 1].
+    """The S-measure, in [0, 1].
 
     quadrants: int64 (4, 2, 256), pixels of each level off and on the object. values: float64 (256,), their saliency.
 
-    It differs from pysodmetrics in two degenerate cases: an empty quadrant, which makes that NaN, counts nothing here, and
-    a quadrant of constant saliency is recognised as constant, which there rounding decides.
+    It differs from pysodmetrics in two degenerate cases. An empty quadrant has no weight here, and makes the result of
+    pysodmetrics NaN. A quadrant of constant saliency is always recognised as constant here; there it depends on
+    rounding.
     """
     background, foreground = quadrants.sum(0)
     objects, size = foreground.sum(), quadrants.sum()
@@ -52,7 +54,7 @@ def structure_measure(quadrants: np.ndarray, values: np.ndarray) -> float:
 
 
 def _similarity(histogram: np.ndarray, values: np.ndarray) -> float:
-    """Of a region to one that is salient throughout."""
+    """The similarity of a region to one that is salient everywhere."""
     count = histogram.sum()
     mean = histogram @ values / count
     deviation = np.sqrt(histogram @ (values - mean) ** 2 / (count - 1)) if count > 1 else 0.0
@@ -66,7 +68,7 @@ def _ssim(background: np.ndarray, foreground: np.ndarray, values: np.ndarray) ->
     x, y = histogram @ values / count, foreground.sum() / count
     scale = count - 1 + _EPS
     if np.count_nonzero(histogram) == 1:
-        x = values[np.argmax(histogram)]  # Exactly, so that its variance is 0.
+        x = values[np.argmax(histogram)]  # Exact, so that the variance is 0.
     variance_x = histogram @ (values - x) ** 2 / scale
     variance_y = (foreground.sum() * (1 - y) ** 2 + background.sum() * y**2) / scale
     covariance = (foreground @ (values - x) * (1 - y) - background @ (values - x) * y) / scale

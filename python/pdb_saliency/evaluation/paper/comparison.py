@@ -1,4 +1,4 @@
-"""The paper's tables with its numbers and those measured here, side by side, as Markdown and JSON."""
+"""The paper's tables, with its numbers and those measured here side by side, as Markdown and JSON."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pdb_saliency.evaluation.report import as_dict
 from pdb_saliency.evaluation.scoring import Rules
 from pdb_saliency.runtime.progress import printable
 
-from .reproduction import Measurement
+from .datasets import PAPER_SETS
+from .measurements import Measurement
 from .tables import TABLES, Table
-from .test_sets import PAPER_SETS
 
 QUOTED, MEASURED, ABSENT = "quoted from the paper", "measured here", "absent"
 _HEADS = {"mae": "MAE", "max_f": "max F", "j_mean": "J", "f_mean": "F"}
@@ -26,7 +26,7 @@ _LEGEND = "*italic*: quoted from the paper. **bold**: measured here. -: absent."
 class Cell:
     """value: in the paper's unit. source: QUOTED, MEASURED or ABSENT.
 
-    Where several checkpoints differ in nothing but their weights, value is their mean and spread their standard deviation.
+    For several checkpoints that differ only in their weights, value is the mean and spread the standard deviation.
     """
 
     value: float | None
@@ -43,7 +43,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """note: the network, and how many checkpoints, for a measured row."""
+    """note: the network and the number of checkpoints, for a measured row; else empty."""
 
     name: str
     note: str
@@ -51,7 +51,7 @@ class Row:
 
 
 def rows(table: Table, measurements: Iterable[Measurement]) -> list[Row]:
-    """Each row of the paper, and below it what was measured for it; then measured rows that the paper does not have."""
+    """Each row of the paper with its measurements below it, then the measured rows that the paper does not have."""
     groups: dict[str, dict[str, list[Measurement]]] = {}
     for measurement in measurements:
         row = measurement.method.rows.get(table.number)
@@ -68,7 +68,7 @@ def rows(table: Table, measurements: Iterable[Measurement]) -> list[Row]:
 def markdown(
     numbers: Sequence[int], measurements: Sequence[Measurement], datasets: dict[str, Dataset], rules: Rules
 ) -> str:
-    """All of it as one page."""
+    """A page with the tables of these numbers, the test sets, and the origin of each measurement."""
     parts = [
         "# The paper's tables",
         _LEGEND + " Values after ± are standard deviations over checkpoints.",
@@ -88,9 +88,11 @@ def markdown(
 def to_json(
     numbers: Sequence[int], measurements: Sequence[Measurement], datasets: dict[str, Dataset], rules: Rules
 ) -> str:
-    """{"tables": {number: {"title", "columns": [[test set, score]], "rows": [{"name", "note", "cells": [{"value", "source",
-    "spread", "checkpoints"}]}]}}, "test_sets": {name: what is here}, "measurements": [{"label", "origin", "model", "date",
-    "test_set", "scores": as `evaluate --json`}]}.
+    """The same as `markdown`, and all scores.
+
+    {"tables": {number: {"title", "columns": [[test set, score]], "rows": [{"name", "note", "cells": [{"value",
+    "source", "spread", "checkpoints"}]}]}}, "test_sets": {name: how much of it is here}, "measurements": [{"label",
+    "origin", "model", "date", "test_set", "scores": as in `evaluate --json`}]}.
     """
     tables = {}
     for number in numbers:
@@ -146,8 +148,8 @@ def _conditions(rules: Rules) -> str:
         "each stretched to its own minimum and maximum, as the authors did" if rules.normalise else "as they are"
     )
     return (
-        f"Measured: maps of 8 bits, {stretched}; MAE and max F over all frames; J and F cut at {rules.threshold}, first and "
-        "last annotated frame of each sequence left out. Quoted: Song et al., ECCV 2018, in the same table."
+        f"Measured: 8-bit maps, {stretched}; MAE and max F over all frames; J and F at threshold {rules.threshold}, "
+        "without the first and last annotated frame of each sequence. Quoted: Song et al., ECCV 2018, same table."
     )
 
 
@@ -169,5 +171,5 @@ def _provenance(measurements: Sequence[Measurement]) -> str:
 
 
 def _line(cells: Iterable[str]) -> str:
-    """Of a Markdown table. Names of files may hold anything."""
+    """A line of a Markdown table. Names of files may contain anything."""
     return f"| {' | '.join(printable(cell).replace('|', _BAR) for cell in cells)} |"

@@ -1,4 +1,4 @@
-"""Writes the maps of a model on a data set, where they are not there yet."""
+"""Writes the maps of a model on a data set, as far as they do not exist yet."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from pdb_saliency.video.pictures import read_picture, write_picture
 
 
 def write_maps(model: nn.Module, dataset: Dataset, device: torch.device, folder: Path) -> None:
-    """folder/SEQUENCE/FRAME.png for every annotated frame. A sequence whose maps are all there, were made of the same frames,
-    can be read and have the frames' size is passed over.
+    """Write folder/SEQUENCE/FRAME.png for every annotated frame.
 
+    A sequence is skipped if all its maps exist, can be read, have the size of the frames, and were made from the same
+    frames.
     model: a SaliencyModel in eval mode, on `device`. Raises InputError, OutputError, SaliencyError.
     """
     for video in _progress(dataset, "predicting"):
@@ -45,7 +46,10 @@ def write_maps(model: nn.Module, dataset: Dataset, device: torch.device, folder:
 
 
 def refine_maps(dataset: Dataset, maps: Path, folder: Path) -> None:
-    """The maps that `write_maps` wrote to `maps`, after the CRF, to `folder`. Those that are newer than theirs are kept."""
+    """Refine the maps that `write_maps` wrote to `maps` with the CRF, and write them to `folder`.
+
+    Refined maps that are newer than their originals are kept. Raises InputError, OutputError.
+    """
     for video in _progress(dataset, "CRF"):
         size = read_frame(video.frames[0]).shape
         for index, target in _targets(video, folder).items():
@@ -56,7 +60,7 @@ def refine_maps(dataset: Dataset, maps: Path, folder: Path) -> None:
 
 
 def _fingerprint(video: Video) -> str:
-    """Of the frames' files, without reading them."""
+    """A digest of the names, sizes and modification times of the frame files."""
     stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in video.frames]
     return hashlib.sha256(repr(stats).encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -69,7 +73,7 @@ def _text(path: Path) -> str:
 
 
 def _is_whole(path: Path, size: tuple[int, ...]) -> bool:
-    """Whether it can be read and is as large as the frames, all of which `check_dataset` found to be of one size."""
+    """Whether the map can be read and has the frames' size, which is one size, as `check_dataset` has checked."""
     try:
         return read_picture(path).shape == size
     except InputError:
@@ -81,10 +85,10 @@ def _progress(dataset: Dataset, what: str) -> Iterable[Video]:
 
 
 def _targets(video: Video, folder: Path) -> dict[int, Path]:
-    """The map of each annotated frame, in a folder that exists."""
+    """Index -> path of the map of each annotated frame. Creates their folder. Raises OutputError."""
     own = folder / video.name
     try:
         own.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{own}: cannot be made ({error.strerror})") from error
+        raise OutputError(f"{own}: cannot be created ({error.strerror})") from error
     return {index: own / f"{video.frames[index].stem}.png" for index, masks in enumerate(video.masks) if masks}

@@ -1,134 +1,94 @@
-"""Measures checkpoints, and ready maps, on the paper's test sets."""
+"""Reproduces the paper's tables: measures checkpoints and maps, and writes the results beside the paper's numbers."""
 
 from __future__ import annotations
 
-import dataclasses
-import datetime
-import hashlib
-import json
-from collections.abc import Callable
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
+from pdb_saliency.data.sets.check import check_dataset
 from pdb_saliency.data.sets.items import Dataset
-from pdb_saliency.errors import InputError
-from pdb_saliency.evaluation.pairs import truth_of
-from pdb_saliency.evaluation.predictions import match
-from pdb_saliency.evaluation.scoring import Rules, TaskScores, score_tasks
-from pdb_saliency.inference.devices import move
-from pdb_saliency.model.weights import load_model
+from pdb_saliency.errors import InputError, SaliencyError, WeightsError
+from pdb_saliency.evaluation.plot import check_plot, curves_of, plot_curves
+from pdb_saliency.evaluation.scoring import Rules
+from pdb_saliency.inference import crf
+from pdb_saliency.inference.devices import resolve_device
+from pdb_saliency.options import PAPER_TABLES
+from pdb_saliency.runtime.files import check_file, write_file
 from pdb_saliency.video.source import natural_key
 
-from .maps import refine_maps, write_maps
-from .tables import OURS_CRF, TABLES, rows_of
+from .comparison import markdown, to_json
+from .datasets import PAPER_SETS, find_paper_sets
+from .measurements import Evaluator, Measurement, short_digest
 
 CHECKPOINT_SUFFIXES = (".safetensors", ".pth", ".caffemodel")
-_LONGEST_NAME = 50  # Of a label in the name of a folder, which may have 255 bytes.
-_OF_RUN = "model.safetensors"  # What a finished training run leaves.
+_OF_RUN = "model.safetensors"  # Left by a finished training run.
+_PAGES = {"tables.md": markdown, "tables.json": to_json}
+_FIGURES = ("figure4.png", "figure4.pdf")
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Method:
-    """What made the maps.
+class Reproduction:
+    """files: those written, in order."""
 
-    label: short, for plots. rows: table -> row. model: the network in words; `kind` is the same for all networks that
-    differ in nothing but their weights. origin: the checkpoint and the start of its SHA-256, or the folder of maps.
+    measurements: list[Measurement]
+    files: list[Path]
+
+
+def reproduce(
+    out: Path,
+    *,
+    data_root: Path | None = None,
+    places: Mapping[str, str] | None = None,
+    checkpoints: Path | None = None,
+    maps: Path | None = None,
+    tables: Sequence[int] = PAPER_TABLES,
+    figure: bool = True,
+    use_crf: bool = True,
+    rules: Rules = Rules(),
+    device: str = "auto",
+    workers: int = 1,
+    broken: str = "refuse",
+) -> Reproduction:
+    """Measure checkpoints and maps on the paper's test sets; write tables.md, tables.json and figure4 to `out`.
+
+    data_root, places: see `find_paper_sets`. checkpoints: folder, see `find_checkpoints`; their maps are kept in
+    out/maps, so that an interrupted run continues where it was. maps: folder of existing maps, see
+    `Evaluator.measure_maps`. figure: write the precision-recall plots as well. use_crf: measure "Ours+" if Table 2 is
+    wanted and the CRF is installed. device: as for `resolve_device`. workers: processes that score. broken: "refuse" or
+    "skip", as for `check_dataset`.
+
+    Raises InputError, OutputError, and SaliencyError without matplotlib (for the figure) or a usable device.
     """
-
-    label: str
-    rows: dict[int, str]
-    model: str
-    kind: str
-    origin: str
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """scores: on the test set scores.task.dataset. date: of the measurement, ISO."""
-
-    method: Method
-    scores: TaskScores
-    date: str
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Where and how to measure.
-
-    datasets: the paper's name -> data set. cache: folder of the maps. use_crf: measure "Ours+", too.
-    """
-
-    datasets: dict[str, Dataset]
-    device: torch.device
-    cache: Path
-    rules: Rules
-    workers: int
-    use_crf: bool
-
-    def measure_checkpoint(self, path: Path, label: str) -> list[Measurement]:
-        """On every data set; nothing for a model that is in no table. Maps that an earlier run left in `cache` are kept.
-
-        Raises WeightsError for a file that is no model, InputError, OutputError, SaliencyError.
-        """
-        model = load_model(path).eval()
-        rows = rows_of(model.config)
-        if not rows:
-            return []
-        digest = _digest(path)
-        kind = json.dumps(dataclasses.asdict(model.config), sort_keys=True)
-        untrained = f"; {model.untrained}" if model.untrained else ""
-        method = Method(label, rows, model.description, kind, f"{label} (SHA-256 {digest}...){untrained}")
-        folder = self.cache / f"{label.replace('/', '_')[:_LONGEST_NAME]}-{digest}"
-        move(model, self.device)
-        for name, dataset in self.datasets.items():
-            write_maps(model, dataset, self.device, folder / name)
-        measured = self._score(folder, method)
-        if self.use_crf and 2 in rows:
-            refined = folder.with_name(f"{folder.name}-crf")
-            for name, dataset in self.datasets.items():
-                refine_maps(dataset, folder / name, refined / name)
-            with_crf = Method(
-                f"{label} + CRF", {2: OURS_CRF}, f"{model.description}, CRF", f"{kind} crf", method.origin
-            )
-            measured += self._score(refined, with_crf)
-        return measured
-
-    def measure_maps(self, folder: Path) -> list[Measurement]:
-        """Ready maps: folder/METHOD/TEST SET/SEQUENCE/FRAME.png. METHOD is a row of a table, in any case, or new to Table 1.
-
-        Raises InputError where there are none, or some are missing.
-        """
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder of maps")
-        measured = []
-        for own in sorted((path for path in folder.iterdir() if path.is_dir()), key=natural_key):
-            known = {number: {row.lower(): row for row in table.rows} for number, table in TABLES.items()}
-            rows = {number: names[own.name.lower()] for number, names in known.items() if own.name.lower() in names}
-            measured += self._score(own, Method(own.name, rows or {1: own.name}, "ready maps", own.name, str(own)))
-        if not measured:
-            raise InputError(f"{folder}: no maps; expected METHOD/{next(iter(self.datasets))}/SEQUENCE/FRAME.png")
-        return measured
-
-    def _score(self, folder: Path, method: Method) -> list[Measurement]:
-        measured = []
-        for name, dataset in self.datasets.items():
-            if (folder / name).is_dir():
-                truth = dataclasses.replace(truth_of(dataset), name=name)
-                task = match(method.label, folder / name, truth)
-                if task.missing:
-                    raise InputError(f"{folder / name}: {task.tell_missing()}")
-                (scores,) = score_tasks([task], self.rules, self.workers)
-                measured.append(Measurement(method, scores, datetime.date.today().isoformat()))
-        return measured
+    if figure:
+        check_plot(out / _FIGURES[0])
+    for name in (*_PAGES, *_FIGURES):
+        check_file(out / name)
+    datasets = find_paper_sets(data_root, dict(places or {}))
+    for name, paper_set in PAPER_SETS.items():
+        _log.warning("%s: %s", name, paper_set.describe(datasets[name]) if name in datasets else "absent")
+    if checkpoints or maps:
+        datasets = {name: check_dataset(dataset, broken=broken) for name, dataset in datasets.items()}
+    found = without_copies(find_checkpoints(checkpoints)) if checkpoints else {}
+    use_crf = use_crf and 2 in tables and bool(found) and _has_crf()
+    evaluator = Evaluator(datasets, resolve_device(device), out / "maps", rules, workers, use_crf)
+    ready = evaluator.measure_maps(maps) if maps else []  # First, because they may be refused at once.
+    measured = _measure(evaluator, found)
+    if found and not measured:
+        raise InputError(f"{checkpoints}: none of {len(found)} checkpoints could be measured")
+    measured += ready
+    return Reproduction(measured, _write(out, tables, measured, datasets, rules, figure))
 
 
 def find_checkpoints(folder: Path) -> dict[str, Path]:
-    """Label -> model file, for those in the folder and below. Raises InputError where there are none.
+    """Label -> model file, for those in the folder and its subfolders. Raises InputError if there are none.
 
-    The label is the path in the folder; of a training run's model.safetensors its folder. Such a run's best.safetensors is
-    passed over: it was chosen by a validation, perhaps on the frames that are measured here.
+    The label is the path relative to the folder, or, for a training run's model.safetensors, that of its folder. The
+    best.safetensors of such a run is skipped: it was chosen by a validation, perhaps on the frames that are measured
+    here.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder of checkpoints")
@@ -139,20 +99,63 @@ def find_checkpoints(folder: Path) -> dict[str, Path]:
     return {_label(path, folder): path for path in sorted(found, key=natural_key)}
 
 
-def without_copies(checkpoints: dict[str, Path], remark: Callable[[str], None]) -> dict[str, Path]:
-    """Those whose files differ: a copy would count as one more seed, without any spread. remark: told of each copy."""
+def without_copies(checkpoints: dict[str, Path]) -> dict[str, Path]:
+    """Those whose files differ: a copy would count as one more seed, but without any spread. Logs each copy."""
     first: dict[str, str] = {}
     kept = {}
     for label, path in checkpoints.items():
         try:
-            digest = _digest(path)
-        except OSError:  # What is wrong with it is told when it is loaded.
+            digest = short_digest(path)
+        except OSError:  # Loading it will report what is wrong.
             digest = label
         if first.setdefault(digest, label) == label:
             kept[label] = path
         else:
-            remark(f"{label}: a copy of {first[digest]}")
+            _log.warning("skipped: %s: a copy of %s", label, first[digest])
     return kept
+
+
+def _measure(evaluator: Evaluator, checkpoints: dict[str, Path]) -> list[Measurement]:
+    measured = []
+    for label, file in checkpoints.items():
+        _log.info("%s: %s, on %s", label, file, evaluator.device)
+        try:
+            found = evaluator.measure_checkpoint(file, label)
+        except WeightsError as error:
+            _log.warning("skipped: %s", error)
+            continue
+        if not found:
+            _log.warning("skipped: %s: the paper has no table for such a model", label)
+        measured += found
+    return measured
+
+
+def _has_crf() -> bool:
+    try:
+        crf.require()
+    except SaliencyError as error:
+        _log.warning('"Ours+" is left out: %s', error)
+        return False
+    return True
+
+
+def _write(
+    out: Path,
+    tables: Sequence[int],
+    measured: list[Measurement],
+    datasets: dict[str, Dataset],
+    rules: Rules,
+    figure: bool,
+) -> list[Path]:
+    for name, page in _PAGES.items():
+        # Paths may contain bytes that are not UTF-8. Their escapes are the same in JSON.
+        write_file(out / name, page(tables, measured, datasets, rules).encode(errors="backslashreplace"))
+    written = [out / name for name in _PAGES]
+    if measured and figure:
+        figures = [out / name for name in _FIGURES]
+        plot_curves(curves_of((measurement.method.label, measurement.scores) for measurement in measured), figures)
+        written += figures
+    return written
 
 
 def _is_best_of_run(path: Path) -> bool:
@@ -162,11 +165,3 @@ def _is_best_of_run(path: Path) -> bool:
 def _label(path: Path, folder: Path) -> str:
     named = path.parent if path.name == _OF_RUN and path.parent != folder else path
     return str(named.relative_to(folder))
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:10]

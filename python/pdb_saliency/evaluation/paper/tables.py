@@ -1,6 +1,6 @@
-"""The tables of the paper, with its numbers, and which of their rows a model belongs to.
+"""The paper's tables with its numbers, and the rows to which a model belongs.
 
-Source of every number: Song et al., "Pyramid Dilated Deeper ConvLSTM for Video Salient Object Detection", ECCV 2018,
+Source of all numbers: Song et al., "Pyramid Dilated Deeper ConvLSTM for Video Salient Object Detection", ECCV 2018,
 Tables 1, 2, 4 and 5.
 """
 
@@ -17,9 +17,9 @@ OURS_CRF = "Ours+"
 
 @dataclass(frozen=True)
 class Table:
-    """columns: (test set, name of the score). rows: method -> the paper's value for each column.
+    """columns: (test set, field of `Scores`). rows: method -> the paper's value for each column.
 
-    scale: the paper's numbers are the scores times this.
+    scale: the factor from a score in [0, 1] to the paper's unit.
     """
 
     number: int
@@ -106,11 +106,11 @@ TABLES = {table.number: table for table in (_TABLE_1, _TABLE_2, _TABLE_4, _TABLE
 
 
 def rows_of(config: ModelConfig) -> dict[int, str]:
-    """Table number -> the row that such a model measures.
+    """Table number -> the row to which a model with this configuration belongs.
 
-    Table 4 is of models without a temporal module, as its numbers tell (0.774 with the paper's rates; the full model has
-    0.849). Other rates than the paper's make a row of their own. A temporal module on another PDC than the concatenated one
-    is in no table.
+    Table 4 has models without a temporal module, as its numbers show (0.774 with the paper's dilation rates; the full
+    model has 0.849). Rates that the paper does not have get a row of their own. A model with a temporal module belongs
+    to no table unless its PDC module is the paper's, with several rates concatenated.
     """
     if config.temporal == "none":
         rates = ", ".join(map(str, config.pdc_dilations))

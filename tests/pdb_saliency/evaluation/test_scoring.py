@@ -1,4 +1,4 @@
-"""Maps and masks in every kind of picture file: the fast way of reading them gives what decoding in colour gives."""
+"""Scoring pairs: every image format reads as decoding in colour reads it, in any number of processes."""
 
 import struct
 import zlib
@@ -7,11 +7,12 @@ import cv2
 import numpy as np
 import pytest
 
+from helpers import evaluation_folders as folders
 from helpers.png_files import TURNED, grey_png
 from pdb_saliency.data.sets.read import read_mask
 from pdb_saliency.errors import InputError
-from pdb_saliency.evaluation.predictions import Pair
-from pdb_saliency.evaluation.scoring import Rules, read_map, score_pair
+from pdb_saliency.evaluation.pairs import Pair, find_tasks, open_truth
+from pdb_saliency.evaluation.scoring import Rules, read_map, score_pair, score_tasks
 
 HEIGHT, WIDTH = 13, 21
 
@@ -130,3 +131,16 @@ def test_a_damaged_grey_png_is_an_error(tmp_path, bits, damage):
     file.write_bytes(data)
     with pytest.raises(InputError, match="does not decode"):
         read_map(file)
+
+
+def test_processes_give_the_same(tmp_path):
+    lengths = {f"s{number}": 8 for number in range(24)}  # Enough frames for processes to be started.
+    folders.write_sequences(tmp_path / "many", lambda number: folders.mask_of(number % 5), lengths)
+    folders.write_sequences(tmp_path / "maps", folders.map_of, lengths)
+    tasks = find_tasks(tmp_path / "maps", [open_truth(str(tmp_path / "many"))])
+    alone, together = (score_tasks(tasks, Rules(), workers)[0] for workers in (1, 2))
+    for name, value in vars(alone.total).items():
+        assert np.array_equal(value, getattr(together.total, name)), name
+    assert {name: part.j_mean for name, part in alone.sequences.items()} == {
+        name: part.j_mean for name, part in together.sequences.items()
+    }

@@ -1,4 +1,4 @@
-"""The paper's test sets, and which of them are here."""
+"""The paper's test sets, and how they are found on disk."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pdb_saliency.errors import InputError
 class PaperSet:
     """A test set of §4.
 
-    known_as: its name in `data.catalog`. sequences, frames: how many are annotated; None where the paper does not tell.
-    members: the names of its sequences, where a part of it is to be recognised by them.
+    known_as: its name for `open_dataset`. sequences, frames: how many are annotated; None if the paper does not say.
+    members: the names of its sequences, if a part of it can be recognised by them; else empty.
     """
 
     name: str
@@ -26,7 +26,7 @@ class PaperSet:
     members: frozenset[str] = frozenset()
 
     def describe(self, dataset: Dataset) -> str:
-        """What of the set is here, in words."""
+        """How much of the set `dataset` contains, in words."""
         videos = [video for video in dataset.videos if any(video.masks)]
         frames = sum(bool(masks) for video in videos for masks in video.masks)
         if len(videos) == self.sequences and frames == (self.frames or frames):
@@ -36,8 +36,8 @@ class PaperSet:
 
 
 _DAVIS_TEST = (
-    "blackswan,bmx-trees,breakdance,camel,car-roundabout,car-shadow,cows,dance-twirl,dog,drift-chicane,drift-straight,goat,"
-    "horsejump-high,kite-surf,libby,motocross-jump,paragliding-launch,parkour,scooter-black,soapbox"
+    "blackswan,bmx-trees,breakdance,camel,car-roundabout,car-shadow,cows,dance-twirl,dog,drift-chicane,drift-straight,"
+    "goat,horsejump-high,kite-surf,libby,motocross-jump,paragliding-launch,parkour,scooter-black,soapbox"
 )
 PAPER_SETS = {
     "DAVIS": PaperSet("DAVIS", "davis-2016:val", 20, 1376, frozenset(_DAVIS_TEST.split(","))),
@@ -47,12 +47,12 @@ PAPER_SETS = {
 
 
 def find_paper_sets(data_root: Path | None, places: dict[str, str]) -> dict[str, Dataset]:
-    """The test sets that are here: name -> data set, in the paper's order.
+    """The test sets that are found: name -> data set, in the paper's order.
 
-    places: name -> path or catalogue name, for what is not found below data_root. A folder below data_root that holds
-    nothing but sequences of a test set counts as a part of it.
-    Raises InputError for an unknown name, a place that is no data set or holds what is not in the test set, or when there
-    is none at all.
+    places: name -> path or name, as for `open_dataset`, of test sets that are not searched for below data_root. A
+    folder below data_root that holds only sequences of a test set counts as a part of it.
+    Raises InputError for an unknown name, for a place that is no data set or holds anything outside the test set, or if
+    no test set is found.
     """
     unknown = set(places) - set(PAPER_SETS)
     if unknown:
@@ -68,8 +68,9 @@ def find_paper_sets(data_root: Path | None, places: dict[str, str]) -> dict[str,
     found = {name: found[name] for name in PAPER_SETS if name in found and any(map(_is_annotated, found[name].videos))}
     if not found:
         expected = ", ".join(paper_set.known_as for paper_set in PAPER_SETS.values())
+        searched = ", ".join(map(str, [*([data_root] if data_root else []), *places.values()]))
         raise InputError(
-            f"{data_root}: none of the paper's test sets is there; expected {expected}, or a part of DAVIS's"
+            f"{searched}: none of the paper's test sets is there; expected {expected}, or a part of the one of DAVIS"
         )
     return found
 
@@ -87,7 +88,7 @@ def _part(paper_set: PaperSet, others: Iterable[Dataset]) -> Dataset | None:
 
 
 def _must_belong(paper_set: PaperSet, place: str, dataset: Dataset) -> None:
-    """Raises InputError where a place holds more than the test set: scores over training videos would pass for the paper's."""
+    """Raises InputError if a place holds more than the test set, so that no training video passes for a test video."""
     strangers = [video.name for video in dataset.videos if paper_set.members and video.name not in paper_set.members]
     wanted = f"expected (a part of) {paper_set.known_as}, {paper_set.sequences} sequences"
     if strangers:
