@@ -1,6 +1,7 @@
 """What every test starts from: which tests run, in how many processes, and with which random numbers.
 
-Without options the quick tests run, which hold at least one of every kind. `--slow` runs all. A test marked
+Without options the quick tests run, which hold at least one of every kind. `--slow` runs all, and so do files and
+tests that are named. A test marked
 `slow` is one that costs a second or more and guards what a quicker one guards in part; `slow(but=[...])` leaves
 some of its parameter sets, named by their ids, to the quick ones.
 """
@@ -21,7 +22,7 @@ def pytest_addoption(parser):
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
-    """Uses all processors, where pytest-xdist is installed, unless -n says otherwise or single tests are named."""
+    """Uses all processors, where pytest-xdist is installed, unless -n says otherwise or files or tests are named."""
     option = config.option
     alone = option.usepdb or option.collectonly or named_tests(config) or "PYTEST_XDIST_WORKER" in os.environ
     if alone or getattr(option, "numprocesses", 0) is not None:
@@ -53,8 +54,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 def named_tests(config):
-    """Whether the command line names single tests, which then run in any case."""
-    return any("::" in argument for argument in config.args)
+    """Whether the command line names files or single tests, which then run in any case, in this process."""
+    return any(argument.split("::")[0].endswith(".py") for argument in config.args)
 
 
 def is_slow(item):

@@ -18,12 +18,12 @@ CSRC_ARROWS = {
     "": set(),
     "cpu/kernels": {""},
     "cpu": {"", "cpu/kernels"},
-    "cuda/common": {"", "cuda"},
-    "cuda/gates": {"", "cuda", "cuda/common"},
-    "cuda/step": {"", "cuda", "cuda/common"},
-    "cuda/step/fma": {"", "cuda", "cuda/common", "cuda/step"},
-    "cuda/step/mma": {"", "cuda", "cuda/common", "cuda/step"},
-    "cuda/persistent": {"", "cuda", "cuda/common"},
+    "cuda/common": {""},
+    "cuda/gates": {"", "cuda/common"},
+    "cuda/step": {"", "cuda/common"},
+    "cuda/step/fma": {"", "cuda/common", "cuda/step"},
+    "cuda/step/mma": {"", "cuda/common", "cuda/step"},
+    "cuda/persistent": {"", "cuda/common"},
     "cuda": {"", "cuda/common", "cuda/step", "cuda/persistent"},
     "ops": {"", "cpu", "cpu/kernels"},
     "ops/cpu": {"", "ops", "cpu", "cpu/kernels"},
@@ -120,6 +120,11 @@ def test_the_arrows_of_csrc():
                 assert folder_of(include) in CSRC_ARROWS[folder], f"{path.relative_to(CSRC)} includes {include}"
                 used.setdefault(folder, set()).add(folder_of(include))
     assert used.keys() <= CSRC_ARROWS.keys()
+
+
+def test_the_arrows_of_csrc_lead_down():
+    order = list(CSRC_ARROWS)
+    assert all(order.index(below) < order.index(folder) for folder, used in CSRC_ARROWS.items() for below in used)
 
 
 # Python

@@ -15,7 +15,9 @@ from helpers.paths import BENCHMARKS, CSRC, CUDA, ROOT
 sys.path.append(str(BENCHMARKS))
 import cuda_tools  # noqa: E402
 
-ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
+BUILD = (ROOT / "build_backend.py").read_text()
+ARCHITECTURES = re.findall(r'"(\d+)\.(\d+a?)"', re.search(r"^CUDA_ARCHITECTURES = (.*)$", BUILD, re.MULTILINE)[1])
+ARCHITECTURES = ["".join(parts) for parts in ARCHITECTURES]
 SOURCES = sorted(path.relative_to(CUDA).as_posix() for path in CUDA.rglob("*.cu"))
 
 

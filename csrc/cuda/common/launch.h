@@ -8,9 +8,9 @@
 #include <tuple>
 
 #include "cuda/common/device.h"
+#include "cuda/common/dtype.h"
+#include "cuda/common/layer.h"
 #include "cuda/common/once.h"
-#include "cuda/dtype.h"
-#include "cuda/layer.h"
 
 #if defined(__CUDACC__)
 

@@ -1,7 +1,7 @@
 // The arrays of one time step, forward and backward, as a kernel receives them. Conventions as in cuda/layer.h.
 #pragma once
 
-#include "cuda/layer.h"
+#include "cuda/common/layer.h"
 
 namespace pdb::cuda {
 

@@ -1,6 +1,6 @@
 // The cell of one time step as a kernel of its own, between convolutions that a library computes
 // (ops/cuda/aten_layer.cpp). Arrays of a convolution, its operands and results, lie in `layout`; all others are
-// contiguous as in cuda/layer.h.
+// contiguous as in cuda/common/layer.h.
 #pragma once
 
 #include "cuda/common/step.h"

@@ -1,7 +1,7 @@
-// The persistent kernels: one cooperative launch runs every step of several layers. Conventions as in cuda/layer.h.
+// The persistent kernels: one cooperative launch runs every step of several layers. Conventions: cuda/common/layer.h.
 #pragma once
 
-#include "cuda/layer.h"
+#include "cuda/common/layer.h"
 
 namespace pdb::cuda {
 

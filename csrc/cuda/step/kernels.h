@@ -1,5 +1,5 @@
 // The launchers of the single kernels that cuda/forward.cpp and cuda/backward.cpp combine. Conventions as in
-// cuda/layer.h.
+// cuda/common/layer.h.
 #pragma once
 
 #include "cuda/common/step.h"

@@ -7,7 +7,7 @@
 
 #include <optional>
 
-#include "cuda/layer.h"
+#include "cuda/common/layer.h"
 
 namespace pdb::cuda {
 

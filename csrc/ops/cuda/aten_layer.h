@@ -3,7 +3,7 @@
 // captured in a graph.
 #pragma once
 
-#include "cuda/layer.h"
+#include "cuda/common/layer.h"
 #include "ops/convlstm.h"
 
 namespace pdb::cuda {

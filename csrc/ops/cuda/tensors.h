@@ -1,4 +1,4 @@
-// CUDA tensors in the form that the kernels take (cuda/layer.h).
+// CUDA tensors in the form that the kernels take (cuda/common/layer.h).
 #pragma once
 
 #include <ATen/Context.h>
@@ -8,7 +8,7 @@
 #include <climits>
 
 #include "cuda/common/device.h"
-#include "cuda/layer.h"
+#include "cuda/common/layer.h"
 #include "ops/convlstm.h"
 
 namespace pdb::cuda {

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from pdb_saliency.options import THRESHOLD
+
 from .structure import centroid_quadrants, structure_measure
 
 BETA_SQUARED = 0.3
@@ -80,7 +82,7 @@ class SaliencyScores:
     threshold: for `j`. normalise: stretch each map to its own minimum and maximum first.
     """
 
-    def __init__(self, threshold: float = 0.42, normalise: bool = False):
+    def __init__(self, threshold: float = THRESHOLD, normalise: bool = False):
         self.threshold = threshold
         self.normalise = normalise
         self.frames = 0

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#include "cuda/dtype.h"
+#include "cuda/common/dtype.h"
 #include "layer_arguments.h"
 
 struct CUstream_st;
