@@ -53,7 +53,7 @@ def mismatch(record: dict) -> str | None:
         return None
     built = (record["python"], _public(record["torch"]), _major(record["cuda"]))
     running = (_python_version(), _public(torch.__version__), _major(torch.version.cuda))
-    if record["cuda"] is None:  # the library calls nothing of CUDA, so any build of the same torch will do
+    if record["cuda"] is None:  # the library makes no CUDA calls, so any build of the same torch will do
         built, running = built[:2], running[:2]
     if built == running:
         return None
@@ -103,7 +103,7 @@ native: ModuleType | None = None
 """The loaded library, or None; `why_not_native` then says why."""
 
 why_not_native: str | None = None
-"""Why there is no library, in words that follow "because"; None if there is one."""
+"""The reason why there is no library, phrased to follow "because"; None if there is one."""
 
 NATIVE_DEVICES: frozenset[str] = frozenset()
 """The device types that the library has kernels for; every other device uses the reference."""

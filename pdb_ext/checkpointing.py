@@ -1,4 +1,4 @@
-"""Training that stores the state at few steps and computes the steps between them again (Chen et al. 2016)."""
+"""Training that stores the state at only a few steps and computes the steps between them again (Chen et al. 2016)."""
 
 import torch
 from torch import Tensor
@@ -12,8 +12,7 @@ class CheckpointedConvLSTM(torch.autograd.Function):
 
     Tensor arguments as those of torch.ops.pdb_ext.convlstm, options (dilation, reverse, peephole_current), save: what
     the op keeps of a segment while its backward pass runs. Returns (output, c_n). `torch.utils.checkpoint` would do the
-    same
-    with more memory: its forward pass makes the reserve, too.
+    same with more memory: its forward pass allocates the reserve, too.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""The one place that checks arguments: of `convlstm`, native and reference, and of the modules."""
+"""Checks the arguments of `convlstm`, native and reference, and of the modules, in one place."""
 
 from typing import NoReturn
 

@@ -14,7 +14,7 @@ State = tuple[Tensor, Tensor]
 def runs_in_one_op(x: Tensor, layers: list, states: list[State | None]) -> bool:
     """Whether pdb_convlstm may compute these `ConvLSTM` layers of a pyramid (forward, backward, forward ...).
 
-    On CUDA, without what the op does not have: checkpoints, forward-mode differentiation.
+    Only on CUDA, and without what the op does not support: checkpoints, forward-mode differentiation.
     """
     if x.device.type != "cuda" or "cuda" not in NATIVE_DEVICES or x.numel() == 0:
         return False

@@ -78,7 +78,7 @@ def cache_weights() -> Iterator[None]:
             for x in frames:
                 h, state = layer(x, state)
 
-    Without it every call rearranges them first, in a launch of its own, which is noticeable where single steps run in a
+    Without it every call rearranges them first, in a separate launch, which is noticeable where single steps run in a
     loop.
 
     A changed weight is rearranged again: after in-place operations, `load_state_dict` and the `step()` of any

@@ -62,6 +62,10 @@ def includes(path: Path) -> list[str]:
     return re.findall(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', path.read_text(), re.MULTILINE)
 
 
+def own_includes(path: Path) -> list[str]:
+    return re.findall(r'^\s*#\s*include\s*"([^"]+)"', path.read_text(), re.MULTILINE)
+
+
 def folder_of(path: str | PurePosixPath) -> str:
     folder = str(PurePosixPath(path).parent)
     return "" if folder == "." else folder
@@ -112,10 +116,10 @@ def test_the_arrows_of_csrc():
     used = {}
     for path in sources(CSRC):
         folder = folder_of(path.relative_to(CSRC).as_posix())
-        for include in includes(path):
-            if not (CSRC / include).is_file():
+        for include in own_includes(path):
+            if include == "cuda_host.h":  # of tests/kernels/cuda_host, where there is no nvcc
                 continue
-            assert ".." not in include
+            assert ".." not in include and (CSRC / include).is_file(), f"{path.relative_to(CSRC)} includes {include}"
             if folder_of(include) != folder:
                 assert folder_of(include) in CSRC_ARROWS[folder], f"{path.relative_to(CSRC)} includes {include}"
                 used.setdefault(folder, set()).add(folder_of(include))
@@ -155,17 +159,47 @@ def test_modules_of_pdb_ext_use_no_private_name_of_each_other():
                 assert not private, f"{path.name} takes {private} from {module}"
 
 
+def test_the_arrows_of_pdb_ext_lead_down():
+    order = "_version _sources checks reference _library _info runtime checkpointing ops merge pdb_convlstm modules"
+    order = [f"pdb_ext.{name}" for name in [*order.split(), "convert"]]
+    for path in python_files(ROOT / "pdb_ext"):
+        place = f"pdb_ext.{path.relative_to(ROOT / 'pdb_ext').parts[0].removesuffix('.py')}"
+        for module, names in imports(path):
+            for used in [module] if module != "pdb_ext" else [f"pdb_ext.{name}" for name in names]:
+                used = ".".join(used.split(".")[:2])
+                if used.startswith("pdb_ext") and used != place and place != "pdb_ext.__init__":
+                    assert order.index(used) < order.index(place), f"{path} uses {used}"
+
+
 def test_pdb_saliency_uses_the_public_layer_library():
+    tree = ast.parse((ROOT / "pdb_ext" / "__init__.py").read_text())
+    (public,) = (
+        ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__"
+    )
     for path in python_files(PACKAGE):
-        assert not [name for name, _ in imports(path) if name.startswith("pdb_ext.")], f"{path} reaches inside pdb_ext"
+        for module, names in imports(path):
+            assert not module.startswith("pdb_ext."), f"{path} reaches inside pdb_ext"
+            assert module != "pdb_ext" or set(names) <= {*public}, f"{path} uses {names} of pdb_ext"
+
+
+def public_names() -> dict[str, str]:
+    """Public name of pdb_saliency -> the folder, or file at the top, that defines it."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    (modules,) = (
+        ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "_MODULES"
+    )
+    return {name: module.split(".")[0] for name, module in modules.items()}
 
 
 def units(path: Path):
-    """What a file of pdb_saliency uses of the package: folders, and files at its top."""
+    """What a file of pdb_saliency uses of the package, imported or named in a string: folders, and files at its top."""
     for module, names in imports(path):
         parts = module.split(".")
         if parts[0] == "pdb_saliency":
-            yield from [parts[1]] if len(parts) > 1 else names
+            yield from [parts[1]] if len(parts) > 1 else [public_names().get(name, name) for name in names or ["cli"]]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from re.findall(r"^pdb_saliency\.(\w+)", node.value)
 
 
 @pytest.mark.parametrize("unit", PACKAGE_ARROWS)
@@ -202,7 +236,10 @@ def test_what_starts_first_needs_the_standard_library_alone():
 def test_no_test_imports_a_test():
     modules = {path.stem for path in TESTS.rglob("test_*.py")}
     for path in python_files(TESTS):
-        assert not [name for name, _ in imports(path) if name.split(".")[0] in modules], path
+        for module, names in imports(path):
+            assert not modules & {*module.split("."), *names}, f"{path} imports {module}"
+        words = re.findall(r"\b(?:import|from) (test_\w+)", path.read_text())  # in programs that tests start
+        assert not modules & set(words), f"{path} imports {words}"
 
 
 # Sizes

@@ -10,7 +10,7 @@ namespace {
 // Without saved gates, over more than two chunks, memory is what matters: only two chunks of gate gradients are kept.
 constexpr int64_t kChunkSteps = 4;
 
-// The number of A's elements that hold so many of T, rounded up to whole 16 bytes.
+// How many values of type accumulation_t<T> hold `elements` values of type T, rounded up to whole 16 bytes.
 template <class T>
 int64_t units(int64_t elements) {
   return (elements * int64_t(sizeof(T)) + 15) / 16 * int64_t(16 / sizeof(accumulation_t<T>));

@@ -1,7 +1,7 @@
-"""`convert`: fused layers in place of the ConvLSTMs that everybody copies.
+"""`convert`: fused layers in place of widely copied ConvLSTM implementations.
 
 Each widely copied implementation has a module here, whose function `fuse` recognises it and builds its replacement. The
-originals live on as copies in other people's code, so they are recognised by their structure: the names, kinds and
+originals live on as copies in other projects, so they are recognised by their structure: the names, kinds and
 shapes of their submodules. Structure shows neither the order of the gates nor a changed activation; therefore every
 cell is run beside its replacement on random numbers, and a cell that answers differently is left alone, with a warning.
 """

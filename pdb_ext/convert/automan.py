@@ -87,7 +87,7 @@ def _layer(module: nn.Module, path: str) -> ConvLSTM | None:
 
 def _fused_layer(module: nn.Module, inputs: list[nn.Conv2d], hiddens: list[nn.Conv2d]) -> ConvLSTM:
     peepholes = [getattr(module, name) for name in _PEEPHOLES]
-    # None until its first use; then zeros that upstream makes anew for every size of picture, unless somebody trains
+    # None until its first use; then zeros that upstream makes anew for every size of picture, unless someone trains
     # them.
     present = all(isinstance(weight, Tensor) for weight in peepholes)
     present = present and any(isinstance(weight, nn.Parameter) or weight.any() for weight in peepholes)

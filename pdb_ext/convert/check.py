@@ -1,4 +1,4 @@
-"""What every implementation is checked for before a fused layer takes its place."""
+"""The checks that every implementation must pass before a fused layer replaces it."""
 
 import warnings
 from collections.abc import Callable, Collection
@@ -36,7 +36,7 @@ def has_hooks(module: nn.Module) -> bool:
 
 
 def is_plain(module: nn.Module, path: str, known: Collection[str]) -> bool:
-    """Whether a replacement would lose nothing of the cell; warns if it would.
+    """Whether a replacement would keep everything that the cell has; warns if not.
 
     known: the last parts of the names of the parameters and buffers that the replacement takes over.
     """
@@ -84,7 +84,7 @@ def random_inputs(layer: ConvLSTM, size: tuple[int, int]) -> tuple[Tensor, Tenso
 
 
 def agree(module: nn.Module, original: Callable, fused: Callable, path: str) -> bool:
-    """Whether both return the same numbers, but for rounding, in training and in evaluation; warns if not."""
+    """Whether both return the same numbers, up to rounding, in training and in evaluation; warns if not."""
     was_training = {part: part.training for part in module.modules()}
     try:
         with torch.no_grad():
@@ -92,7 +92,9 @@ def agree(module: nn.Module, original: Callable, fused: Callable, path: str) -> 
             theirs = [_flatten((module.train(mode), original())[1]) for mode in (True, False)]
         same = all(len(ours) == len(each) and all(map(_close, ours, each)) for each in theirs)
         reason = "its output differs from that of the implementation it resembles"
-    except Exception as error:  # the code of others may raise anything; what raises here is not what we know
+    except (
+        Exception
+    ) as error:  # other people's code may raise anything; what raises here is not an implementation that we know
         same, reason = False, f"it could not be called like the implementation it resembles ({error})"
     finally:
         for part, mode in was_training.items():

@@ -1,6 +1,6 @@
 """CPU benchmark of the ConvLSTM layer: `python python/benchmarks/cpu.py [--sweep] [--threads N] [--json FILE]`.
 
---sweep also varies T, N, channels and side, one at a time and in four corners: some 15 minutes with 2 threads.
+--sweep also varies T, N, channels and side, one at a time and in four corners: about 15 minutes with 2 threads.
 
 Checks every implementation against float64, then times all of them interleaved, and prints medians with quartiles, the
 ratios to naive eager and to the best peer, and beside them the time that a direct convolution's multiplications take at

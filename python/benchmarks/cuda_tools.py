@@ -1,4 +1,4 @@
-"""Where the tools of the CUDA toolkit are, for whatever compiles or disassembles kernels without a GPU."""
+"""Where the tools of the CUDA toolkit are, for programs that compile or disassemble kernels without a GPU."""
 
 import importlib.util
 import os

@@ -1,7 +1,7 @@
 """Speed of `pdb-saliency evaluate`: `python python/benchmarks/evaluate.py MASKS`.
 
 MASKS: a folder with a folder of masks for each sequence, as DAVIS's Annotations/480p. The maps are the masks, blurred.
-Every run is a process of its own, start and decoding included, with all metrics, J and F among them; the last lines
+Every run is a separate process, start and decoding included, with all metrics, J and F among them; the last lines
 take the saliency metrics of pysodmetrics, where it is installed, on one core for comparison, decoding left out.
 """
 

@@ -48,7 +48,7 @@ ANSWER_S, PROFILE_S = 20, 25  # of silence of a path, of a profile
 
 
 def printed(*command: str) -> str:
-    """What the program prints; nothing where it is missing or fails."""
+    """What the program prints; nothing if it is missing or fails."""
     try:
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):
@@ -56,7 +56,7 @@ def printed(*command: str) -> str:
 
 
 def code() -> str:
-    """Of all that is measured, tested or measures: it may have come here without git."""
+    """A digest of everything that is measured, tested or measures; the tree may be here without git."""
     digest = hashlib.sha256()
     for folder in ("csrc", "pdb_ext", "python/benchmarks", "tests"):
         for path in sorted(path for path in (ROOT / folder).rglob("*") if path.suffix in CODE):
@@ -83,20 +83,20 @@ def machine(device: str) -> dict:
 
 
 class Check:
-    """The report, and the parts that fill it; goes_on: with the report that is there."""
+    """The report, and the parts that fill it; goes_on: continue with the report that is there."""
 
     def __init__(self, device: str, out: Path, copy: Path | None, goes_on: bool):
         self.device, self.out, self.copy = device, out, copy
         self.until, self.lock = 0.0, threading.Lock()
         self.share = 1.0  # of their usual time that parts have
-        self.folder = Path(tempfile.mkdtemp(prefix="gpu_check_"))  # of what workers write
+        self.folder = Path(tempfile.mkdtemp(prefix="gpu_check_"))  # holds the files that workers write
         sections = ("machines", "seconds", "clocks", "checks", "answers", "profile", "floors", "ncu", "benchmark")
         self.report: dict[str, dict] = {name: {} for name in sections}
         if goes_on and (out / "gpu_check.json").exists():
             self.go_on_from(json.loads((out / "gpu_check.json").read_text()))
 
     def go_on_from(self, earlier: dict) -> None:
-        """Takes over what was measured before, if that was of the same code on the same kind of GPU."""
+        """Take over earlier measurements, if they are of the same code on the same kind of GPU."""
         now = machine(self.device)
         kinds = ("gpu", "torch", "code")
         if all(other.get(kind) == now[kind] for other in earlier.get("machines", {}).values() for kind in kinds):
@@ -118,7 +118,7 @@ class Check:
         return result["passed"] is not False
 
     def part(self, name: str, function, label: str | None = None) -> None:
-        """function(device, seconds) -> its result; nothing where no time is left."""
+        """function(device, seconds) -> its result; nothing if no time is left."""
         seconds = self.left(name)
         self.check(label or name, function(self.device, seconds) if seconds > 5 else parts.not_run(TIME_WAS_UP))
 

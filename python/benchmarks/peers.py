@@ -22,7 +22,7 @@ def _steps(T: int, reverse: bool):
 
 
 def naive(x: Tensor, weight_x: Tensor, weight_h: Tensor, bias: Tensor, dilation: int, reverse: bool) -> Tensor:
-    """What everybody writes: one convolution of cat(x_t, h), chunk, gates."""
+    """The naive implementation: one convolution of cat(x_t, h), chunk, gates."""
     T, N, _, H, W = x.shape
     weight = torch.cat([weight_x, weight_h], dim=1)
     padding = dilation * (weight.shape[-1] // 2)

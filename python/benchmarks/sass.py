@@ -4,7 +4,7 @@ The sources of csrc/cuda (all, or FILES) are compiled for one architecture and d
 source, which may have namesakes in other folders, or the end of its path, such as persistent/forward.cu. For every
 kernel the tables show
 
-    instr.   instructions on the way through it, or through one pass of a loop (sass_way.py says which way that is)
+    instr.   instructions on the path through it, or through one pass of a loop (sass_way.py says which path that is)
     loads    of these, loads from global memory
     trips    round trips to memory: how often a warp waits for such loads
     flight   the most loads in flight at a wait
@@ -47,7 +47,7 @@ def arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--avoid", metavar="REGEX", help="avoid instructions from a matching source line")
     passes = parser.add_argument("--passes", action="append", default=[], type=line_and_number, metavar="REGEX=N")
     passes.help = "number of passes of the compiled loops whose line matches"
-    parser.add_argument("--by-line", action="store_true", help="show the source lines on the way instead of the loops")
+    parser.add_argument("--by-line", action="store_true", help="show the source lines on the path instead of the loops")
     parser.add_argument(
         "--share", type=float, default=0.02, help="least share of the cycles of a line shown (default: %(default)s)"
     )
@@ -72,7 +72,7 @@ def matcher(pattern: str | None, lines: Sources) -> Callable[[Instruction], bool
 
 
 def examine(root: Path, options: argparse.Namespace) -> list[KernelReport]:
-    """Compiles, and finds the way through every kernel that was asked for."""
+    """Compiles the kernels asked for, and finds the path through each."""
     compiled: list[Compiled] = []
     for source in sources(root, options.files):
         compiled += [

@@ -4,7 +4,7 @@ from collections import Counter
 
 from sass_report import KernelReport
 
-COLUMNS = ("registers", "spills", "size", "on the way", "loads", "trips", "flight", "alone", "busy")
+COLUMNS = ("registers", "spills", "size", "on the path", "loads", "trips", "flight", "alone", "busy")
 
 
 def compare(before: list[KernelReport], now: list[KernelReport]) -> list[str]:

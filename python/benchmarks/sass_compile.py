@@ -11,7 +11,7 @@ from pathlib import Path
 from cuda_tools import find_tool
 from sass_parse import Kernel, Place, parse
 
-# Those of setup.py that matter here. -lineinfo changes no instruction.
+# The options of setup.py that matter here. -lineinfo changes no instruction.
 NVCC_FLAGS = ["-std=c++17", "-O3", "-lineinfo"]
 
 
@@ -86,7 +86,7 @@ def _usage(report: str) -> dict[str, tuple[int, int, int, int]]:
 
 
 def demangled(symbols: list[str]) -> list[str]:
-    """Names without namespaces and arguments, or the symbols themselves where there is no tool for it."""
+    """Names without namespaces and arguments, or the symbols themselves if there is no tool for it."""
     filter_tool = find_tool("c++filt") or find_tool("cu++filt")
     if filter_tool is None or not symbols:
         return [re.sub(r"\d+_GLOBAL__N__\w*?_cu_[0-9a-f]{8}_\d+", "", symbol) for symbol in symbols]
@@ -125,7 +125,7 @@ def worktree(root: Path, commit: str) -> Iterator[Path]:
 
 
 class Sources:
-    """The lines that instructions come from. Read while the files are there, since a commit's go away."""
+    """The lines that instructions come from. Read while the files exist, since a commit's files are removed."""
 
     def __init__(self, compiled: list[Compiled]):
         self._lines: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""The control flow of a kernel: basic blocks, and the loops that they form, one within the other."""
+"""The control flow of a kernel: basic blocks, and the loops that they form, one inside another."""
 
 import re
 from collections.abc import Iterator
@@ -85,7 +85,7 @@ class Flow:
         return following
 
     def _joint(self, at: int) -> int:
-        """Where a BSYNC goes on: at the label of the BSSY of its register, which mostly is the next instruction."""
+        """Where a BSYNC continues: at the label of the BSSY of its register, usually the next instruction."""
         register, joints = self._kernel.instructions[at].operands.split(",")[0], []
         for before in range(at - 1, self._function.start - 1, -1):
             instruction = self._kernel.instructions[before]

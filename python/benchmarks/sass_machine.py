@@ -35,7 +35,7 @@ JUMP = 10  # a taken branch, until its target's first instruction issues, beyond
 
 # Cycles that a warp's instruction keeps its pipe of one of the four schedulers.
 PIPES = [
-    ("tensor", r"HMMA\.1688\.F32\.TF32|HMMA\.16816|IMMA", 6.4),  # mma.sync reaches some 62 % of the peak of wgmma
+    ("tensor", r"HMMA\.1688\.F32\.TF32|HMMA\.16816|IMMA", 6.4),  # mma.sync reaches about 62 % of the peak of wgmma
     ("tensor", r"HMMA", 3.2),
     ("special", r"MUFU|I2F|F2I|F2F|FRND|POPC|FLO|BREV", 8),  # 16 a multiprocessor and cycle
     ("double", r"D(FMA|ADD|MUL|SETP)", 2),

@@ -1,4 +1,4 @@
-"""How long one warp alone would take for a way through a kernel, and how often it waits for global memory.
+"""How long one warp alone would take for a path through a kernel, and how often it waits for global memory.
 
 Instructions issue in order, each after the stall count of the one before. A wait for a scoreboard lasts until the
 instruction that holds it has its result: issue plus the latency of sass_machine.py. Loads that are in flight together
@@ -16,7 +16,7 @@ from sass_parse import Instruction
 
 @dataclass
 class Executed:
-    """An instruction on the way. cycles: its wait, stall count and blocking time. trips: 1 if it ended a round trip."""
+    """An instruction on the path. cycles: wait, stall count and blocking time. trips: 1 if it ended a round trip."""
 
     instruction: Instruction
     cycles: float
@@ -49,7 +49,7 @@ class Run:
         return sum(timing(e.instruction).from_memory or timing(e.instruction).copies for e in self.executed)
 
     def busy(self, warps: int) -> float:
-        """Cycles that a scheduler is busy with so many warps of it: by the number of instructions, or by one pipe."""
+        """Cycles that a given number of warps keep a scheduler busy: by the instruction count, or by one pipe."""
         pipes: dict[str | None, float] = {}
         for e in self.executed:
             t = timing(e.instruction)
@@ -78,7 +78,7 @@ class _Warp:
     pipes: dict[str | None, float] = field(default_factory=dict)
 
     def wait(self, awaited: list[_Pending]) -> tuple[int, int]:
-        """Goes on when all of these are there. Returns (round trips that this ends, loads that were in flight)."""
+        """Continue when all of these have arrived. Returns (round trips that this ends, loads that were in flight)."""
         loads = [p.load for p in awaited if p.load is not None]
         pending = [*awaited, *self.copies, *(p for board in self.scoreboards for p in board)]
         flying = sum(p.count for p in pending if p.load is not None and p.ready > self.time)
@@ -88,10 +88,10 @@ class _Warp:
         return trips, flying if trips else 0
 
 
-def run(way: list[Instruction]) -> Run:
-    """Simulates the instructions one after the other."""
+def run(path: list[Instruction]) -> Run:
+    """Simulate the instructions one after the other."""
     warp, result = _Warp(), []
-    for instruction, following in zip(way, [*way[1:], None]):
+    for instruction, following in zip(path, [*path[1:], None]):
         begin = warp.time
         trips, flying = warp.wait(_awaited(instruction, warp))
         _issue(instruction, warp)

@@ -20,7 +20,7 @@ _ORDER = [name for name, _ in CLASSES]
 
 @dataclass
 class Numbers:
-    """The numbers of a way, or of part of one."""
+    """The numbers of a path, or of part of one."""
 
     instructions: int
     loads: int
@@ -70,7 +70,7 @@ class KernelReport:
 
     @cached_property
     def whole(self) -> Numbers:
-        """The way through everything, or of it what was asked for."""
+        """The path through everything, or the part of it that was asked for."""
         run = self.ways.whole
         return Numbers.of(run.part(self._part) if self._part else run, self.warps)
 
@@ -109,7 +109,7 @@ class KernelReport:
         }
 
     def loops(self) -> list[str]:
-        """A row for the way through everything, and one for a pass of every loop, indented by nesting."""
+        """A row for the path through everything, and one for a pass of every loop, indented by nesting."""
         lines = [COLUMNS + "where", Numbers.of(self.ways.whole, self.warps).row() + "once through everything"]
         for depth, loop in self.ways.flow.all_loops():
             label = "  " * (depth + 1) + self.loop_place(loop) + "  " + self.own(loop)
@@ -142,7 +142,7 @@ class KernelReport:
         return holds(i for number in sorted(blocks) for i in self.ways.flow.blocks[number].instructions)
 
     def lines(self, share: float) -> list[str]:
-        """Where the instructions on the way come from: the kernel's lines, and below each those inlined there."""
+        """Where the instructions on the path come from: the kernel's lines, and below each those inlined there."""
         rows = [COLUMNS[:-10] + "  line"]
         whole = self.ways.whole.part(self._part) if self._part else self.ways.whole
 

@@ -1,6 +1,6 @@
-"""Which way a warp takes through a kernel, so that it can be timed.
+"""Which path a warp takes through a kernel, so that it can be timed.
 
-The way is the longest one, for a warp that does not diverge: every `if` is taken that leads to more work. Two things
+The path is the longest one, for a warp that does not diverge: every `if` is taken that leads to more work. Two things
 are avoided where possible: subroutines (the slow case of a division), and the remainder of an unrolled loop. Every loop
 runs as often as is known, otherwise once.
 """
@@ -13,13 +13,13 @@ from sass_machine import is_memory
 from sass_model import Run, run
 from sass_parse import Instruction, Kernel, Place
 
-DETOUR = 400  # cycles of other work that make the way lead through what it otherwise avoids
+DETOUR = 400  # cycles of other work that make the path lead through what it otherwise avoids
 PREFERRED = 1000  # cycles that a preferred instruction counts for
-Step = int | Loop  # of a way: a block, or a whole loop
+Step = int | Loop  # of a path: a block, or a whole loop
 
 
 class Ways:
-    """The way through a kernel, and through each of its loops. prefer, avoid: instructions to go through or around."""
+    """The path through a kernel, and through each of its loops. prefer, avoid: instructions to go through or around."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Ways:
         return self._subroutines[name]
 
     def _steps(self, function: str, head: int, blocks: set[int], ends: set[int], inner: list[Loop]) -> list[Step]:
-        """The longest way from head to one of the ends, within these blocks, where loops count as one step."""
+        """The longest path from head to one of the ends, within these blocks, where loops count as one step."""
         flow = self.flows[function]
         loop_of = {number: loop for loop in inner for number in loop.blocks}
 
@@ -103,11 +103,11 @@ class Ways:
             options += [(0.0, None)] if is_end(step) else []
             cycles, chosen = max(options, key=lambda option: option[0], default=(float("-inf"), None))
             best[key(step)] = (cycles + self._worth(function, step), chosen)
-        way, step = [], step_of(head)
+        path, step = [], step_of(head)
         while step is not None:
-            way.append(step)
+            path.append(step)
             step = best[key(step)][1]
-        return way
+        return path
 
     def _worth(self, function: str, step: Step) -> float:
         """Cycles, and what else speaks for or against this step."""

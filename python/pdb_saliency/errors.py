@@ -1,8 +1,8 @@
-"""Errors meant for the person at the command line: one line each, naming what was expected and what came."""
+"""Errors meant for the user of the command line: one line each, naming what was expected and what was given."""
 
 
 class SaliencyError(Exception):
-    """Base class: something the user can put right. The command line prints it without a traceback."""
+    """Base class: something the user can correct. The command line prints it without a traceback."""
 
 
 class InputError(SaliencyError):

@@ -11,6 +11,7 @@ CLIP_LENGTH = 5  # the authors' batch: consecutive, non-overlapping
 PRECISIONS = ("auto", "float32", "float16", "bfloat16")
 
 # Of training and of the networks.
+NETWORKS = ("lite", "paper", "released")  # Their configurations are in model/config.py.
 STAGES = ("spatial", "temporal", "joint")
 PRESETS = ("paper", "modern")
 CLIP_KINDS = ("copies", "camera", "cutouts", "video")  # The paper's are copies of a still, and video.
@@ -20,6 +21,7 @@ BATCH_NORMS = ("frozen", "new_layers", "train")
 AUGMENTATIONS = ("paper", "modern", "none")
 TRAINING_PRECISIONS = ("auto", "32-true", "bf16-mixed")
 
+EXPORT_FORMATS = ("torch-export", "aoti", "onnx")  # How each is written is in inference/export.py.
 PAPER_TABLES = (1, 2, 4, 5)  # Those that `reproduce` can measure; the numbers are in evaluation/paper/tables.py.
 
 

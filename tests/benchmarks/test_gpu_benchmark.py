@@ -1,4 +1,4 @@
-"""What the GPU check times: faulty contestants, the settings of memory, and whose failures count."""
+"""What the GPU check times: faulty contestants, the settings of memory, and which failures count."""
 
 import torch
 
@@ -27,8 +27,8 @@ def test_a_contestant_that_fails_or_is_wrong_costs_no_other(monkeypatch, tmp_pat
         return {"wrong": lambda: lambda: [2 * t for t in right()], **everyone(workload, training, device), **faults}
 
     monkeypatch.setattr(gpu_workloads, "eager_contestants", with_faults)
-    job, teller = gpu_jobs.dry_jobs("quick")[0], gpu_worker.Teller(tmp_path / "lines", ["hoisted"])
-    result = job.describe() | gpu_benchmark.measure(job, "cpu", teller, seconds=0.01)
+    job, reporter = gpu_jobs.dry_jobs("quick")[0], gpu_worker.Reporter(tmp_path / "lines", ["hoisted"])
+    result = job.describe() | gpu_benchmark.measure(job, "cpu", reporter, seconds=0.01)
     assert result["failed"].keys() == {"wrong", "pdb_ext in a CUDA graph"}
     assert result["failed"]["pdb_ext in a CUDA graph"] == "cannot be captured"
     assert "relative RMS error 1" in result["failed"]["wrong"]
@@ -44,7 +44,7 @@ def test_a_contestant_that_fails_or_is_wrong_costs_no_other(monkeypatch, tmp_pat
 
 
 def test_memory_is_measured_as_a_user_calls_it():
-    """ "pdb_ext" with nothing said of memory, whichever of the others went before."""
+    """ "pdb_ext" without memory settings, no matter which of the others ran before."""
     from gpu import jobs as gpu_jobs
     from gpu import workloads as gpu_workloads
 

@@ -1,4 +1,4 @@
-"""The GPU check without a GPU: every part of python/benchmarks/gpu_check.py runs on the CPU, and its promises hold."""
+"""The GPU check without a GPU: every part of python/benchmarks/gpu_check.py runs on the CPU, as documented."""
 
 import importlib.metadata
 import importlib.util
@@ -99,7 +99,7 @@ def test_what_is_known_survives_and_full_goes_on_from_it(tmp_path):
     check.report["benchmark"] = {first.key: {"times": {}}, second.key: {"error": "hung: no news for 20 s"}}
     assert not check.is_open(first) and not check.is_open(second), "what has failed once is not tried again"
     assert gpu_check.Check("cpu", tmp_path, None, goes_on=False).report["answers"] == {}
-    # Not what was measured of other code.
+    # Measurements of other code do not count.
     report = json.loads((tmp_path / "gpu_check.json").read_text())
     for stage in report["machines"].values():
         stage["code"] = "another"

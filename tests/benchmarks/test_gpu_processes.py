@@ -1,4 +1,4 @@
-"""What fails, hangs or loses the GPU in python/benchmarks/gpu_check.py costs nothing but itself."""
+"""A part of python/benchmarks/gpu_check.py that fails, hangs or loses the GPU affects nothing but itself."""
 
 import importlib.util
 import os
@@ -11,7 +11,7 @@ import pytest
 
 from helpers.paths import ROOT
 
-# Stands in for a worker: "a", "b" and "c" are its jobs, of two contestants each. ACT says what each does to it.
+# Stands in for a worker: "a", "b" and "c" are its jobs, of two contestants each. ACT says what each one does to it.
 FAKE = """
 import argparse, json, os, sys, time
 parser = argparse.ArgumentParser()
@@ -19,17 +19,17 @@ parser.add_argument("--out")
 parser.add_argument("--jobs", nargs="+")
 parser.add_argument("--without", nargs="*", default=[])
 arguments = parser.parse_args()
-def tell(line):
+def report(line):
     with open(arguments.out, "a") as file: file.write(json.dumps(line) + "\\n")
 for key in arguments.jobs:
-    tell({"trying": None})
+    report({"trying": None})
     for name in {"one", "two", None} - set(arguments.without):
-        tell({"trying": name})
+        report({"trying": name})
         act = ACT.get((key, name))
         if act == "crash": os.kill(os.getpid(), 11)
         if act == "hang": time.sleep(600)
         if act == "lose the GPU": sys.exit("two: an illegal memory access")
-    tell({"key": key})
+    report({"key": key})
     if " | " not in key: arguments.without = []
     if ACT.get(key) == "leave": break
 """
@@ -57,7 +57,7 @@ def test_a_contestant_that_ends_its_process_costs_itself_alone(tmp_path, act, wh
 
 
 def test_a_contestant_that_ends_its_process_is_not_tried_again_on_the_same_workload(tmp_path):
-    """Were it, every job would cost as many starts as there are such contestants."""
+    """Otherwise every job would cost as many starts as there are such contestants."""
     keys = ("a | 1", "a | 2", "b | 1")
     first, second, other = run_fake(tmp_path, {(key, "two"): "crash" for key in keys[:2]}, keys=keys)
     assert first["failed"] == second["failed"] and "-11" in second["failed"]["two"] and other == {"key": "b | 1"}
@@ -65,8 +65,8 @@ def test_a_contestant_that_ends_its_process_is_not_tried_again_on_the_same_workl
 
     seen = {}
 
-    def run(key, device, teller):
-        seen[key] = set(teller.without)
+    def run(key, device, reporter):
+        seen[key] = set(reporter.without)
         if key == keys[-1]:
             raise SystemExit(0)
         return {}
@@ -138,7 +138,7 @@ def test_behind(i): assert not torch.cuda.is_initialized()
 @pytest.mark.slow(but=["0"])
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_test_that_loses_the_gpu_fails_no_other(tmp_path, workers):
-    """Alone it ends the run; where there are workers, another one goes on."""
+    """Without workers it ends the run; with workers, another one takes over."""
     if workers and importlib.util.find_spec("xdist") is None:
         pytest.skip("needs pytest-xdist")
     (tmp_path / "conftest.py").write_text((ROOT / "tests/conftest.py").read_text())

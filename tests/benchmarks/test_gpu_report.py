@@ -8,7 +8,7 @@ HEAD = {"workload": "PDB module of the paper", "precision": "bfloat16", "pass": 
 
 
 def times(device, wall=None, **more):
-    """Of one contestant, all quartiles the same."""
+    """The times of one contestant, all quartiles the same."""
     result = {} if device is None else {"device_ms": 3 * [device]}
     return result | {"wall_ms": 3 * [wall or device], "calls": 1, "samples": 5} | more
 
@@ -52,7 +52,7 @@ def test_floor_is_the_larger_of_arithmetic_and_latency():
 
 
 def whole_report():
-    """As a run leaves it in which everything was measured."""
+    """The report of a run in which everything was measured."""
     from gpu import jobs as gpu_jobs
 
     report = {name: {} for name in ("machines", "seconds", "clocks", "checks", "answers", "profile", "floors", "ncu")}

@@ -1,4 +1,4 @@
-"""How python/benchmarks/gpu/timing.py takes times on a GPU, with a GPU and a clock that are made up."""
+"""How python/benchmarks/gpu/timing.py takes times on a GPU, with a simulated GPU and clock."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ LAUNCH_S = 5e-6  # what launching a kernel costs the CPU
 
 
 class Machine:
-    """A CPU and a GPU with a time each; what is queued runs when the GPU comes to it."""
+    """A CPU and a GPU, each with its own time; what is queued runs when the GPU comes to it."""
 
     def __init__(self):
         self.cpu = self.gpu = 0.0

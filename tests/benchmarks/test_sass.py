@@ -1,4 +1,4 @@
-"""python/benchmarks/sass.py on small kernels, of which it is clear what the compiler makes of them."""
+"""python/benchmarks/sass.py on small kernels whose compiled form is predictable."""
 
 import json
 import subprocess
@@ -80,7 +80,7 @@ def benchmarks_can_be_imported(monkeypatch):
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
-    """Function: name -> (what the compiler says, ways) of a kernel of KERNELS."""
+    """Function: name -> (what the compiler says, paths) of a kernel of KERNELS."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(BENCHMARKS))
         from sass_compile import compile_kernels
@@ -104,7 +104,7 @@ def needs_tools():
 @pytest.mark.parametrize(
     "upper, expected",
     [
-        (0x000E2E0000002100, (7, 0, None, ())),  # S2R R10, SR_TID.X: its result is awaited
+        (0x000E2E0000002100, (7, 0, None, ())),  # S2R R10, SR_TID.X: a later instruction waits for its result
         (0x002FCC000F8E003F, (6, None, None, (1,))),  # UIMAD.WIDE.U32 UR6, UR5, UR10, URZ: UR5 came by S2UR
         (0x000FEA0003800000, (5, None, None, ())),  # BRA
     ],
@@ -126,7 +126,7 @@ def test_round_trips(kernels, name, trips, flight):
 
 
 def test_every_wait_is_for_a_result_that_is_on_its_way(kernels):
-    """The scoreboards decoded fit together: who waits for one does so behind an instruction that holds it."""
+    """The decoded scoreboards are consistent: an instruction waits for one only after another has set it."""
     held = set()
     for instruction in kernels("together")[0].kernel.instructions:
         assert held.issuperset(instruction.control.wait), instruction
@@ -233,7 +233,7 @@ def test_the_command_compares_with_a_commit(tmp_path, capsys):
     command = ["kernel.cu", "--repository", str(tmp_path), "--json", str(tmp_path / "numbers.json")]
     sass.main([*command, "--against", "HEAD", "--at", "out.threadIdx.x. ="])
     heading, name, row = capsys.readouterr().out.splitlines()
-    assert heading.split() == "registers spills size on the way loads trips flight alone busy".split()
+    assert heading.split() == "registers spills size on the path loads trips flight alone busy".split()
     assert name == "sum" and "4 -> 2" in row and "4 -> 1" in row and "1 -> 2" in row
     (now,), (then,) = (json.loads((tmp_path / "numbers.json").read_text())[key] for key in ("kernels", "before"))
     assert (now["trips"], then["trips"]) == (1, 4) and now["alone"] < then["alone"] / 3

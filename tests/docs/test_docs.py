@@ -1,4 +1,4 @@
-"""README and docs: what they name exists, commands are understood, and blocks run or say that they do not."""
+"""README and docs: what they name exists, commands parse, and blocks run or say that they do not."""
 
 import argparse
 import importlib.util
@@ -13,6 +13,7 @@ from helpers.documents import PAGES, blocks, commands, inline_code
 from helpers.films import write_frames, write_video
 from helpers.paths import BENCHMARKS, EXPERIMENTS, ROOT, TESTS
 from pdb_saliency.cli import main
+from pdb_saliency.predict.outputs import OUTPUTS
 
 BLOCKS = [block for page in PAGES for block in blocks(page) if block.language in ("sh", "python")]
 COMMANDS = [(str(block), words) for block in BLOCKS if block.language == "sh" for words in commands(block.text)]
@@ -30,12 +31,12 @@ PATH = re.compile(r"(?<![\w/.-])(?:\.ci|csrc|docs|pdb_ext|python|tests)/[\w./*-]
 
 
 class Parsed(Exception):
-    """A command line was understood."""
+    """A command line was parsed."""
 
 
 @pytest.fixture
 def parse(monkeypatch, capsys):
-    """Has the command line's own parser read the words, and runs nothing."""
+    """Let the command line's own parser read the words, without running anything."""
     original = argparse.ArgumentParser.parse_args
 
     def stop(self, *arguments, **options):
@@ -64,7 +65,7 @@ def check_command(words: list[str], parse) -> None:
         words = ["python", "python/benchmarks/sass.py", *words[1:]]
     if "pdb-saliency" in words:  # also behind torchrun
         given = words[words.index("pdb-saliency") + 1 :]
-        parse([*given, "--help"] if len(given) == 1 else given)  # A command's name alone is no whole command.
+        parse([*given, "--help"] if len(given) == 1 else given)  # A command's name alone is not a whole command.
     elif words[0] == "pytest":
         check_pytest(words[1:])
     elif words[0] == "python" and words[1].endswith(".py"):
@@ -105,7 +106,7 @@ def check_script(words: list[str]) -> None:
 
 
 def check_lines(words: list[str]) -> None:
-    """What the SASS report looks for is in the kernels' sources."""
+    """The kernels' sources contain what the SASS report looks for."""
     sources = "\n".join(path.read_text() for path in (ROOT / "csrc" / "cuda").rglob("*.*"))
     patterns = [word for before, word in zip(words, words[1:]) if before in ("--at", "--avoid", "--passes")]
     for part in (part for pattern in patterns for part in re.sub(r"=\d+$", "", pattern).split("|")):
@@ -115,7 +116,7 @@ def check_lines(words: list[str]) -> None:
 
 
 def test_every_command_is_understood(parse):
-    """Those of the blocks, and those in the text."""
+    """The commands of the blocks, and those in the text."""
     assert len(COMMANDS) > 10 and len(INLINE) > 40
     for _, words in [*COMMANDS, *INLINE]:
         check_command(words, parse)
@@ -148,6 +149,11 @@ def test_what_developing_names_in_a_file_is_there():
     named = re.findall(r"`(\w+)` in `([\w/.]+\.\w+)`", (ROOT / "docs" / "developing.md").read_text())
     assert len(named) > 10
     assert not [(name, path) for name, path in named if not re.search(rf"\b{name}\b", (ROOT / path).read_text())]
+
+
+def test_every_kind_of_result_is_in_the_table():
+    rows = re.findall(r"^\| `([\w-]+)`[^|]*\| `([\w./]+)` \|", (ROOT / "docs" / "video.md").read_text(), re.MULTILINE)
+    assert rows == [(name, kind.files) for name, kind in OUTPUTS.items()]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -1,4 +1,4 @@
-"""The experiment of Table 5 on a small scale: which runs it makes, and what it reports of them."""
+"""The experiment of Table 5 on a small scale: which runs it makes, and what it reports about them."""
 
 import importlib.util
 import json
@@ -20,7 +20,7 @@ OF_SEED = (0.00, 0.04, 0.02)
 
 @pytest.fixture
 def table5(tmp_path, monkeypatch):
-    """The script, with the training and the one validation of its own replaced."""
+    """The script, with the training and its own validation replaced."""
     spec = importlib.util.spec_from_file_location("table5", FILE)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -65,7 +65,7 @@ def test_means_spreads_and_differences_from_the_control(table5, tmp_path, capsys
     assert lines[2] == "| spatial part alone | 0.7000 | 0.0600 | 0.4900 |  |"
     spread = f"± {statistics.stdev(OF_SEED):.4f}"
     assert lines[3] == f"| head alone, on the same clips | 0.7200 {spread} | 0.0480 ± 0.0020 | 0.5200 {spread} |  |"
-    # A seed shifts both alike: of their difference, no spread is left.
+    # A seed shifts both alike, so their difference has no spread.
     assert lines[-1].endswith(f"| 0.5700 {spread} | +0.0500 ± 0.0000 |")
     stored = json.loads((tmp_path / "out/table5.json").read_text())
     assert [len(runs) for runs in stored.values()] == [1] + [3] * 6

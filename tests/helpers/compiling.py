@@ -1,4 +1,4 @@
-"""What tests compile, once for all processes of a test run."""
+"""Code that tests compile, once for all processes of a test run."""
 
 import concurrent.futures
 import os

@@ -19,7 +19,7 @@ from pdb_ext import runtime
 
 @functools.cache
 def host_ops():
-    """The ops, registered for CPU tensors under a name of their own; the kernels run on the emulated GPU."""
+    """The ops, registered for CPU tensors under their own name; the kernels run on the emulated GPU."""
     torch.ops.load_library(str(ops_library()))
     return torch.ops.pdb_ext_on_host
 

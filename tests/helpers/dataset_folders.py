@@ -1,4 +1,4 @@
-"""Tiny data sets in the layouts in which the real ones are published. Only the names are real."""
+"""Tiny data sets in the layouts of the published ones. Only the names are real."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 
 @dataclass(frozen=True)
 class Block:
-    """mark: what a comment before the block says, "not run: ..." or "run by ..."; empty where the test is to run it."""
+    """mark: what a comment before the block says, "not run: ..." or "run by ..."; empty if the test is to run it."""
 
     page: Path
     line: int

@@ -12,7 +12,7 @@ from pdb_saliency.model.output import OutputSpec
 
 
 class GreyModel(nn.Module):
-    """Saliency = mean of the three channels over 255, so that what a map must show is known."""
+    """Saliency = mean of the three channels over 255, so that the expected map is known."""
 
     input_spec = InputSpec(height=36, width=64, bgr=True, mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
     output_spec = OutputSpec()

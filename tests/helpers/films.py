@@ -38,7 +38,7 @@ def write_frames(folder, frames, suffix=".png"):
 
 
 def index_first(mp4):
-    """The same mp4 with its index (moov) before the pictures, as for the web: it opens even if it is cut off."""
+    """The same mp4 with its index (moov) before the pictures, as for the web: it opens even when truncated."""
     boxes, position = {}, 0
     while position < len(mp4):
         length, kind = struct.unpack_from(">I4s", mp4, position)
@@ -54,7 +54,7 @@ def index_first(mp4):
 
 @contextmanager
 def as_nobody():
-    """A folder that everybody may enter, and a function that drops root's privileges, which ignore permissions."""
+    """A folder that every user may enter, and a function that drops root's privileges, which ignore permissions."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         user = os.geteuid()

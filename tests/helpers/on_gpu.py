@@ -1,4 +1,4 @@
-"""What tests on a real GPU share: the path that must run and did, arguments there, kernels as a profiler names them."""
+"""Shared by tests on a real GPU: checks of the path that ran, arguments on the GPU, kernel names in a profile."""
 
 import contextlib
 import functools
@@ -28,7 +28,7 @@ def skip_without_gpu() -> None:
 
 @contextlib.contextmanager
 def forced(path: str, must_fit: bool = True):
-    """Computes everything on this path, which is asserted of all that the ops have recorded. Yields those records.
+    """Computes everything on this path, and asserts that for every call the ops recorded. Yields those records.
 
     Where a layer has no room on the chip, forcing the persistent path raises; the test is then skipped, unless it
     must fit.
@@ -67,7 +67,7 @@ def is_large_gpu() -> bool:
 
 
 def assert_path(calls: list[dict], path: str) -> None:
-    """That there were calls of native ops, all on this path of the GPU."""
+    """Asserts that native ops were called, all on this path of the GPU."""
     assert calls, "no native op was called"
     assert {(call["device"], call["path"]) for call in calls} == {("cuda", path)}, calls
 
@@ -84,13 +84,13 @@ def tf32(allowed: bool):
 def roundings(precision: str) -> float:
     """The relative error that is always allowed.
 
-    TF32 operands have 11 significant bits, whatever cuDNN, which may choose float32 for small sizes, has as its error.
+    TF32 operands have 11 significant bits, whatever the error of cuDNN is, which may choose float32 for small sizes.
     """
     return 2 * (2**-10 if precision == "tf32" else torch.finfo(DTYPES[precision]).eps)
 
 
 def on_gpu(function):
-    """The function on the GPU, between arguments and results on the CPU."""
+    """Runs the function on the GPU; arguments and results are on the CPU."""
 
     def moved(state=None, **arguments):
         arguments = {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in arguments.items()}
@@ -139,7 +139,7 @@ def captured(function):
 
 def kernel_names(function) -> set[str]:
     """What ran on the GPU, as the profiler names it."""
-    function()  # so that what is only done once is not in the way
+    function()  # so that one-time work is not in the trace
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as trace:
         function()
@@ -148,6 +148,6 @@ def kernel_names(function) -> set[str]:
 
 
 def assert_in_trace(calls: list[dict], names: set[str]) -> None:
-    """That the kernels which the calls say they launched are among those that ran."""
+    """Asserts that the kernels which the calls report are among those that ran."""
     for call in calls:
         assert any(call["kernel"] in name for name in names), f"{call} ran {sorted(names)}"

@@ -15,7 +15,7 @@ _SHARED = ROOT.parent / "shared"
 
 
 def shared_path(relative: str) -> Path:
-    """A file of the real data and fixtures beside the repository; the test is skipped where they are absent."""
+    """A file of the real data and fixtures beside the repository; the test is skipped if they are absent."""
     path = _SHARED / relative
     if not path.exists():
         pytest.skip(f"needs {relative} of the data folder '{_SHARED.name}' beside the repository")

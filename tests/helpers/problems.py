@@ -118,7 +118,7 @@ def rms(tensor: torch.Tensor) -> float:
 def assert_as_accurate_as_pytorch(function, problem: Problem, dtype: torch.dtype, draws: int = 4) -> None:
     """The rule of this project: the RMS error against float64 is at most twice that of the reference in `dtype`.
 
-    Errors are pooled over several draws of the inputs, and results of less than 16 numbers are left out: a ratio of few
+    Errors are pooled over several draws of the inputs. Results of fewer than 16 numbers are left out: a ratio of few
     roundings is luck. Two roundings of the values are always allowed (64 in float64, which is held against itself).
     """
     exact, theirs, ours = {}, {}, {}

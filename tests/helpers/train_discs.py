@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from helpers.training_data import TINY, DiscSamples
-from pdb_saliency.cli.console import library_on_console, tell
+from pdb_saliency.cli.console import library_on_console, report
 from pdb_saliency.errors import InputError, SaliencyError
 from pdb_saliency.model.saliency import SaliencyModel
 from pdb_saliency.training.config import RunOptions, TrainConfig, modern
@@ -75,7 +75,7 @@ def main(*arguments: str) -> int:
         with library_on_console():
             run(Path(folder), small_config(**values), options, **mine)
     except SaliencyError as error:
-        tell("error", error)
+        report("error", error)
         return 1
     except SystemExit as end:  # Another process reports the error.
         return end.code

@@ -19,7 +19,7 @@ TINY = ModelConfig(
 
 
 class DiscClips:
-    """A ClipSource. annotated: whether each frame has a mask, in turn."""
+    """A ClipSource. annotated: for each frame in turn, whether it has a mask."""
 
     def __init__(self, size: int = 48, annotated: tuple[bool, ...] = (True,)):
         self.size, self.annotated = size, annotated

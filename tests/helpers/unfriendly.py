@@ -10,7 +10,7 @@ PROGRAMS = (
     "as bash c++ cc env ffmpeg ffprobe g++ gcc git ld ldconfig lscpu nvcc openssl python python3 sh uname".split()
 )
 LIBRARIES = "libc.so.6 libdl.so.2 libgcc_s.so.1 libm.so.6 libpthread.so.0 libstdc++.so.6 libz.so.1".split()
-WANTED = "hydra sitecustomize tensorflow triton usercustomize"  # Python or a library looks for them, mostly in vain.
+WANTED = "hydra sitecustomize tensorflow triton usercustomize"  # Python or a library looks for them, usually in vain.
 
 # As pip writes it.
 COMMAND = """\
@@ -24,7 +24,7 @@ if __name__ == '__main__':
 
 
 def module_names():
-    """All of the standard library, of the installed packages and of this process."""
+    """All module names of the standard library, of the installed packages and of this process."""
     loaded = {name.partition(".")[0] for name in sys.modules}
     names = (
         sys.stdlib_module_names
@@ -59,7 +59,7 @@ class Unfriendly:
         return self.python(str(self.command), *arguments, code=code, **variables)
 
     def python(self, *arguments: str, code: int = 0, **variables: str) -> str:
-        """The same for any Python program."""
+        """What any Python program prints, with the same checks."""
         paths = {
             "PYTHONPATH": os.pathsep.join(filter(os.path.isabs, sys.path)),
             "PATH": os.pathsep + os.environ["PATH"],

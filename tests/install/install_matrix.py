@@ -1,7 +1,7 @@
 """Installs pdb_ext for real, in new virtual environments, in each situation that an installation must survive.
 
-    python tests/install_matrix.py               # the cases that need only a CPU build of torch
-    python tests/install_matrix.py cuda empty    # 5 GB each: a CUDA build of torch
+    python tests/install/install_matrix.py               # the cases that need only a CPU build of torch
+    python tests/install/install_matrix.py cuda empty    # 5 GB each: a CUDA build of torch
 
 Not collected by pytest: every case takes a minute or more. Each works on a copy of the source tree.
 """
@@ -78,7 +78,7 @@ class Environment:
 
 
 def plain(environment: Environment) -> None:
-    """torch is there: it is the one that is built with, and it stays."""
+    """An installed torch is the one to build with, and it stays."""
     before = environment.torch()
     output = environment.pip("install", "-v", ".", cwd=environment.sources)
     assert not re.search(r"Collecting torch\b|Downloading torch-|Uninstalling torch", output), output[-6000:]
@@ -156,7 +156,7 @@ def editable(environment: Environment) -> None:
 
 
 def source_archive(environment: Environment) -> None:
-    """A source archive holds all that is needed, and with isolation off it installs without a network."""
+    """A source archive holds everything needed, and with isolation off it installs without a network."""
     environment.pip("install", "-q", "setuptools", "ninja")
     environment.run("python", "-c", "import build_backend as b; b.build_sdist('dist')", cwd=environment.sources)
     archive = next((environment.sources / "dist").glob("*.tar.gz"))
@@ -165,7 +165,7 @@ def source_archive(environment: Environment) -> None:
 
 
 def cuda(environment: Environment) -> None:
-    """A CUDA build of torch and its nvcc: the CUDA sources are compiled, no GPU being needed."""
+    """A CUDA build of torch and its nvcc: the CUDA sources are compiled; no GPU is needed."""
     environment.variables["PDB_EXT_CUDA"] = "1"
     plain(environment)
     info = environment.forward()

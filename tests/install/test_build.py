@@ -80,7 +80,7 @@ class CalledOps(TorchDispatchMode):
 @pytest.mark.filterwarnings("ignore:pdb_ext has no native")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("device", ["cpu", "cuda", "meta"])
-def test_build_info_tells_which_implementation_runs(device, dtype):
+def test_build_info_names_the_implementation_that_runs(device, dtype):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     listed = pdb_ext.build_info()["implementations"]

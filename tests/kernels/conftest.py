@@ -27,7 +27,7 @@ def path(request, monkeypatch, emulation):
 
 @pytest.fixture
 def emulation():
-    """The library with the emulated GPU, for its settings; they are as before afterwards."""
+    """The library with the emulated GPU, for its settings, which are restored afterwards."""
     library = ctypes.CDLL(str(host_library()))
     library.pdb_set_resident_blocks.argtypes = [ctypes.c_int64]
     yield library

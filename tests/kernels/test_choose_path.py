@@ -96,7 +96,7 @@ def test_a_call_says_how_it_was_computed(ops, path, dtype):
 
 
 def test_the_names_of_the_kernels_are_theirs():
-    """The kernel names that calls report are names in the sources."""
+    """The kernel names that calls report exist in the sources."""
     text = (
         "".join(path.read_text() for path in ROOT.glob("csrc/cuda/**/*.cu"))
         + (ROOT / "csrc/cuda/persistent/loop.h").read_text()

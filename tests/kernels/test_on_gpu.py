@@ -1,4 +1,4 @@
-"""A layer on a real GPU, on every path; skipped where there is none. `python python/benchmarks/gpu_check.py` runs this.
+"""A layer on a real GPU, on every path; skipped without one. `python python/benchmarks/gpu_check.py` runs this.
 
 Every test asserts which path ran (on_gpu.on_every_path), by the ops' records, and for the paper's layer by the kernels
 in a profiler's trace, too. The tests that gpu_check.py selects with -k can run alone.

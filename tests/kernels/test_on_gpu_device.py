@@ -1,4 +1,4 @@
-"""Streams, devices, limits and the choice of a path on a real GPU; skipped where there is none (see test_on_gpu.py)."""
+"""Streams, devices, limits and the choice of a path on a real GPU; skipped without one (see test_on_gpu.py)."""
 
 import shutil
 import subprocess
@@ -119,7 +119,7 @@ def test_forcing_a_path_that_does_not_fit_says_so(monkeypatch):
 
 @pytest.mark.slow(but=["0"])
 def test_a_wait_without_end_ends_the_launch(tmp_path):
-    """The flag is never set. In a process of its own, since that loses its GPU context: after about two seconds."""
+    """The flag is never set. In a separate process, since that loses its GPU context: after about two seconds."""
     nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin") or pytest.skip("no nvcc")
     major, minor = torch.cuda.get_device_capability()
     program = tmp_path / "starved_wait"

@@ -1,4 +1,4 @@
-"""The paper's pyramid on a real GPU, all layers in one launch; skipped where there is none (see test_on_gpu.py)."""
+"""The paper's pyramid on a real GPU, all layers in one launch; skipped without one (see test_on_gpu.py)."""
 
 import copy
 

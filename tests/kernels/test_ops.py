@@ -143,7 +143,7 @@ WIDE = (3, 2, 5, 37, 5, 11)
 @pytest.mark.parametrize("save", [1, 2])
 @pytest.mark.parametrize("tf32", [False, True], ids=["contiguous", "channels_last"])
 def test_gate_kernel_in_both_layouts(ops, monkeypatch, no_tf32, tf32, save):
-    """With TF32 allowed the convolutions are in channels_last; on the host they compute in float32 all the same."""
+    """With TF32 allowed the convolutions are in channels_last; on the host they still compute in float32."""
     monkeypatch.setenv("PDB_EXT_CUDA_PATH", "aten")
     tensors = arguments(WIDE, torch.float32)
     exact = expected([t.double() for t in tensors], 1, True, True)
@@ -218,7 +218,7 @@ ops.convlstm(*tensors, 1, False, False, 0)
 
 
 def test_a_gpu_without_kernels_warns_once():
-    """In a process of its own: this one may have warned already. At the end it is asked to warn always, and does."""
+    """In a separate process: this one may have warned already. At the end it is set to warn always, and does."""
     command = [sys.executable, "-W", "always", "-c", WARN, str(host_library()), str(ops_library())]
     result = subprocess.run(command, cwd=ROOT / "tests", capture_output=True, text=True, check=True)
     before, after = result.stderr.split("many calls")

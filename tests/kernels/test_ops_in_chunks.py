@@ -43,7 +43,7 @@ def test_error_is_at_most_twice_that_of_pytorch(tensor_cores, dtype, persistent)
 
 
 def test_persistent_layers_save_memory_in_the_same_way():
-    """Forward is one launch; backward of so many steps three, unless the gates were saved."""
+    """Forward is one launch; backward over this many steps takes three, unless the gates were saved."""
     kernels = HostKernels(persistent=True)
     problem = Problem((11, 1, 2, 3, 4, 5))
     for recompute, launches in ((False, 2), (True, 4)):

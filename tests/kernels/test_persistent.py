@@ -30,11 +30,11 @@ PERSISTENT_CASES = CASES | {
     "two groups of channels": ((4, 2, 5, 20, 9, 10), {"reverse": True}),
 }
 
-# So many channels of x that their weight and the recurrent one alternate in shared memory, in more than one part; and
+# Enough channels of x that their weight and the recurrent one alternate in shared memory, in more than one part; and
 # more steps than are done at once.
 TURNS_CASE = ((10, 1, 56, 8, 9, 9), {"reverse": True})
 
-# Where shared memory does not hold the gate gradients of so many channels in double, or the window at all.
+# Sizes at which shared memory cannot hold the gate gradients of the channels in double, or the window at all.
 LAUNCHES = {
     "above the tile": 1,
     "more channels than a chunk": 1,
@@ -116,7 +116,7 @@ def test_any_schedule_of_blocks_and_threads_gives_the_same_bits(which, dtype, re
 
 
 def synchronisation():
-    """Every barrier, publish and await of the persistent kernels, and what may be wrong with it."""
+    """Every barrier, publish and await of the persistent kernels, and how it may be faulty."""
     for path in sorted(ROOT.glob("csrc/cuda/persistent/*")):
         place = path.relative_to(ROOT / "csrc/cuda").as_posix()
         # What stands between the layers of a chain: test_ops_pyramid.py.
@@ -171,7 +171,7 @@ def starved(layer, step, way):
 @pytest.mark.slow(but=["0"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_wait_without_end_ends_the_launch(kernels, capfd, seed):
-    """Without the publishes: the message names layer and step, the launch fails, and the next one is right again."""
+    """Without the publishes: the message names layer and step, the launch fails, and the next launch is right again."""
     problem = Problem(FLAG_CASE[0])
     expected = problem.run(kernels, torch.float32)
     kernels.library.pdb_set_seed(seed)

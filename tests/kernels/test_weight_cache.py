@@ -1,4 +1,4 @@
-"""pdb_ext.cache_weights(): inference keeps packed weights, and never those of other numbers (on the emulated GPU)."""
+"""pdb_ext.cache_weights(): inference keeps packed weights, and never stale ones (on the emulated GPU)."""
 
 import concurrent.futures
 import ctypes
@@ -36,7 +36,7 @@ def make_weights(dtype=torch.float64):
 
 
 def is_kept(infer, weights, save=0):
-    """Whether calls use what an earlier one has packed: they do not see a change then that PyTorch does not count."""
+    """Whether calls use what an earlier one packed: they then miss a change that PyTorch does not count."""
     before = infer(weights, save)
     weights[1].data.mul_(2)
     after = infer(weights, save)

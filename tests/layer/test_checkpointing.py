@@ -172,14 +172,14 @@ def test_a_wrong_recompute_gates_is_named(value):
     [
         ("cuda", torch.bfloat16, 80, 60, True),
         ("cuda", torch.float16, 9, 60, True),
-        ("cuda", torch.bfloat16, 8, 60, False),  # all steps at once in backward anyhow
+        ("cuda", torch.bfloat16, 8, 60, False),  # all steps at once in backward anyway
         ("cuda", torch.float32, 80, 60, False),
         ("cuda", torch.bfloat16, 80, 240, False),  # more than 4 GFLOP a step
         ("cpu", torch.bfloat16, 80, 60, False),
     ],
 )
 def test_by_default_gates_are_computed_again_where_that_is_cheap(device, dtype, T, side, expected):
-    # In place of a tensor on a GPU, which need not be there.
+    # Stands in for a tensor on a GPU, so that none is needed.
     x = SimpleNamespace(shape=(T, 1, 32, side, side), dtype=dtype, device=torch.device(device))
     weight_h = SimpleNamespace(shape=(128, 32, 3, 3))
     assert saves(None, x, weight_h, T) == (SAVE_CELLS if expected else SAVE_GATES_AND_CELLS)

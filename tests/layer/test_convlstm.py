@@ -59,7 +59,7 @@ def test_error_through_80_steps_with_peepholes_is_not_worse_in_the_middle(in_cha
 @needs_native
 @pytest.mark.parametrize("name", ["avx2", "generic", "avx512"])
 def test_every_instruction_set(name):
-    """The choice is made once a process; a processor without it must say so instead of crashing."""
+    """The choice is made once per process; a processor without it must say so instead of crashing."""
     code = (
         "import torch, pdb_ext; from pdb_ext import build_info; from helpers.problems import *\n"
         "try: name = build_info()['cpu_capability']\n"

@@ -1,4 +1,4 @@
-"""What pdb_ext tells of the calls of its ops."""
+"""What pdb_ext records about the calls of its ops."""
 
 import copy
 import pickle

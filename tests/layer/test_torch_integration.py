@@ -1,4 +1,4 @@
-"""What the op promises to PyTorch: opcheck, autograd's modes, autocast, compile, devices without a kernel."""
+"""How the op fits into PyTorch: opcheck, autograd's modes, autocast, compile, devices without a kernel."""
 
 import warnings
 

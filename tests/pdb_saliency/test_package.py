@@ -1,4 +1,4 @@
-"""What importing the package gives, and what it waits for."""
+"""What importing the package provides, and what it imports in turn."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-// The arrays of one time step, forward and backward, as a kernel receives them. Conventions as in cuda/layer.h.
+// The arrays of one time step, forward and backward, as a kernel receives them. Conventions as in cuda/common/layer.h.
 #pragma once
 
 #include "cuda/common/layer.h"

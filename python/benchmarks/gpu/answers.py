@@ -13,7 +13,7 @@ from cpu_workload import Workload
 from gpu import workloads
 from gpu.jobs import PATHS, ROWS, TINY, Row
 from gpu.timing import PRECISIONS, cuda_path, precision_settings, synchronize
-from gpu.worker import Teller, recorded_calls, serve
+from gpu.worker import Reporter, recorded_calls, serve
 from measure import relative_error
 from peers import naive, ours
 
@@ -25,21 +25,21 @@ ROUNDINGS["bfloat16"] = 2 * 2.0**-7  # relative errors that are always allowed
 
 
 def judge(errors: dict[str, list[float]], precision: str) -> tuple[bool, float]:
-    """Whether the errors are allowed, and the largest of them in those of PyTorch. NaN is not allowed."""
+    """Whether the errors are allowed, and the largest as a multiple of PyTorch's. NaN is not allowed."""
     pairs = list(zip(errors["ours"], errors["eager"]))
     allowed = all(mine <= max(2 * theirs, ROUNDINGS[precision]) for mine, theirs in pairs)
     return allowed, max(mine / theirs if theirs else float(mine > 0) for mine, theirs in pairs)
 
 
 def wrong_path(calls: list[dict], path: str) -> str | None:
-    """What ran instead of the path; None if all is as it should be."""
+    """What ran instead of the path; None if the path ran as requested."""
     asked = {("persistent" if path == "pyramid" else path, PATHS[path])}
     ran = {(call["path"], call["layers"]) for call in calls}
     ops = [call["op"].endswith("backward") for call in calls]
     return None if ran == asked and True in ops and False in ops else f"what ran was {calls}"
 
 
-def answer(key: str, device: str, teller: Teller) -> dict:
+def answer(key: str, device: str, reporter: Reporter) -> dict:
     path, precision = key.split(" | ")
     row = (ROWS[0] if path == "pyramid" else LAYER) if device == "cuda" else TINY if path == "pyramid" else TINY_LAYER
     with precision_settings(precision), cuda_path("persistent" if path == "pyramid" else path):
@@ -58,10 +58,10 @@ def answer(key: str, device: str, teller: Teller) -> dict:
     return {"passed": right and wrong is None, "words": f"{largest}{f'; {wrong}' if wrong else ''}"}
 
 
-def run(key: str, device: str, teller: Teller) -> dict:
+def run(key: str, device: str, reporter: Reporter) -> dict:
     begin = time.perf_counter()
     try:
-        result = answer(key, device, teller)
+        result = answer(key, device, reporter)
     except RuntimeError as error:
         if "does not fit" not in str(error):
             raise

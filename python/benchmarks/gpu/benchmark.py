@@ -1,4 +1,4 @@
-"""Times of contestants on a GPU, all whose answers are right; started by gpu_check.py as a process of its own.
+"""Times contestants on a GPU after checking their answers; started by gpu_check.py as a separate process.
 
 Every contestant's result is checked against float64 before it is timed. A contestant that is wrong or fails is named in
 the report, and the others are timed without it.
@@ -13,33 +13,33 @@ from gpu import workloads
 from gpu.jobs import Job, every_job
 from gpu.processes import clocks
 from gpu.timing import PRECISIONS, peak_memory, precision_settings, synchronize, time_interleaved
-from gpu.worker import Lost, Teller, is_lost, message, serve
+from gpu.worker import Lost, Reporter, is_lost, message, serve
 from measure import check
 
 ERROR_LIMIT = {"float32": 1e-4, "tf32": 2e-2, "bfloat16": 1e-1, "float16": 2e-2}  # relative RMS; guards the timing only
-SECONDS = {True: 3.0, False: 1.2}  # of timing: headlines, other rows
+SECONDS = {True: 3.0, False: 1.2}  # seconds of timing: headlines, other rows
 DOES_NOT_FIT = "does not fit"  # on the chip: no failure of a path that was forced
 
 
 class Answers:
     """Makes contestants ready and checks them."""
 
-    def __init__(self, exact: list[torch.Tensor], limit: float, device: str, teller: Teller):
-        self.exact, self.limit, self.device, self.teller = exact, limit, device, teller
+    def __init__(self, exact: list[torch.Tensor], limit: float, device: str, reporter: Reporter):
+        self.exact, self.limit, self.device, self.reporter = exact, limit, device, reporter
         self.functions: dict[str, Callable] = {}
         self.failed: dict[str, str] = {}
         self.left_out: dict[str, str] = {}
 
     def add(self, name: str, ready: Callable[[], Callable], convert: Callable = lambda results: results) -> None:
-        """ready() -> the function to be timed; convert: turns its results into tensors as the exact ones."""
-        if name in self.teller.without:
+        """ready() -> the function to be timed; convert: turns its results into tensors like the exact ones."""
+        if name in self.reporter.without:
             return
-        self.teller.begin(name)
+        self.reporter.begin(name)
         try:
             function = ready()
             check({name: lambda: convert(function())}, self.exact, self.limit)
             self.functions[name] = function
-        except Exception as error:  # whatever it is, it costs this contestant its place and no other
+        except Exception as error:  # any error disqualifies this contestant only
             if is_lost(self.device):
                 raise Lost(message(error)) from error
             (self.left_out if DOES_NOT_FIT in str(error) else self.failed)[name] = message(error)
@@ -60,7 +60,7 @@ def contestants(job: Job, workload: workloads.GpuWorkload, device: str) -> workl
 
 
 def add_jax(answers: Answers, job: Job, workload: workloads.GpuWorkload) -> Callable[[object], None]:
-    """Two more contestants. -> how to wait for the last result of anybody."""
+    """Two more contestants. Returns how to wait for the last result of any contestant."""
     import jax
 
     import jax_peers
@@ -80,21 +80,21 @@ def add_jax(answers: Answers, job: Job, workload: workloads.GpuWorkload) -> Call
     return wait
 
 
-def measure(job: Job, device: str, teller: Teller, seconds: float | None = None) -> dict:
+def measure(job: Job, device: str, reporter: Reporter, seconds: float | None = None) -> dict:
     """Times of one group."""
     if job.group == "jax" and importlib.util.find_spec("jax") is None:
         return {"error": "not measured: JAX is not installed"}
-    # A plan that cuDNN has chosen for a shape stays in its cache whatever this setting becomes later: one per process.
+    # A plan that cuDNN has chosen for a shape stays in its cache even if this setting changes later: one per process.
     torch.backends.cudnn.benchmark = job.group == "cudnn.benchmark"
     with precision_settings(job.precision):
         workload, exact = workloads.with_exact(job.row, job.precision, device)
-        answers = Answers(exact if job.training else exact[:1], ERROR_LIMIT[job.precision], device, teller)
+        answers = Answers(exact if job.training else exact[:1], ERROR_LIMIT[job.precision], device, reporter)
         for name, ready in contestants(job, workload, device).items():
             answers.add(name, ready)
         wait = add_jax(answers, job, workload) if job.group == "jax" else None
-        teller.begin(None)
+        reporter.begin(None)
         kinds = ("device", "wall", "flushed") if job.is_headline else ("device", "wall")
-        # JAX has streams of its own, which CUDA events of PyTorch do not see.
+        # JAX has its own streams, which CUDA events of PyTorch do not see.
         kinds = ("wall",) if job.group == "jax" else kinds
         before = clocks() if job.is_headline and device == "cuda" else None
         times = time_interleaved(answers.functions, device, seconds or SECONDS[job.is_headline], kinds, wait)
@@ -103,15 +103,15 @@ def measure(job: Job, device: str, teller: Teller, seconds: float | None = None)
     return result | ({"clocks": [before, clocks()]} if before else {})
 
 
-def measure_memory(job: Job, device: str, teller: Teller) -> dict:
+def measure_memory(job: Job, device: str, reporter: Reporter) -> dict:
     """Bytes at the peak of one training step, for each contestant, gradients and output included."""
     with precision_settings(job.precision):
         workload = workloads.GpuWorkload(job.row, PRECISIONS[job.precision], device)
         peaks, failed = {}, {}
         for name, function in workloads.memory_contestants(workload).items():
-            if name in teller.without:
+            if name in reporter.without:
                 continue
-            teller.begin(name)
+            reporter.begin(name)
             try:
                 peaks[name] = peak_memory(function, device)
             except RuntimeError as error:
@@ -121,10 +121,12 @@ def measure_memory(job: Job, device: str, teller: Teller) -> dict:
         return {"peak_bytes": peaks} | ({"failed": failed} if failed else {})
 
 
-def run(key: str, device: str, teller: Teller) -> dict:
+def run(key: str, device: str, reporter: Reporter) -> dict:
     job = every_job(device)[key]
     seconds = {"seconds": 0.05} if device == "cpu" else {}
-    result = measure_memory(job, device, teller) if job.group == "memory" else measure(job, device, teller, **seconds)
+    result = (
+        measure_memory(job, device, reporter) if job.group == "memory" else measure(job, device, reporter, **seconds)
+    )
     if job.group in ("torch.compile", "max-autotune"):
         torch._dynamo.reset()
     if device == "cuda":

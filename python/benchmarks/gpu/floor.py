@@ -1,6 +1,6 @@
 """What no implementation can beat on this GPU: the rate of large matrix products, the latency of a flag between blocks.
 
-Started by gpu_check.py as a process of its own. Each line that it writes holds all that is known by then.
+Started by gpu_check.py as a separate process. Each line that it writes holds all that is known by then.
 """
 
 import argparse

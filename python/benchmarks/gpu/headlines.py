@@ -1,4 +1,4 @@
-"""What gpu_check.py prints last: one screen that says whether all is right and how the paper's module compares."""
+"""What gpu_check.py prints last: one screen that says whether everything passed and how the paper's module compares."""
 
 from gpu.jobs import ROWS, TINY
 from gpu.predictions import compared
@@ -6,7 +6,7 @@ from gpu.report import best_of_ours, is_ours, is_unmeasured, median, one_line
 
 MOST_CONTESTANTS = 15  # of each of four tables
 MOST_FAILURES = 20
-MOST_LINES = 100  # of at most 110 characters: what shows the end of an output shows all of it
+MOST_LINES = 100  # of at most 110 characters: a tool that shows only the end of an output then shows all of it
 
 
 def is_failure(result: dict) -> bool:
@@ -29,9 +29,9 @@ def failures(report: dict) -> list[str]:
 
 
 def contestants(results: list[dict]) -> list[str]:
-    """One line for each, by its ratio to ours in its own group: everybody once, ours as in the first group.
+    """One line for each, sorted by its ratio to ours in its group: each contestant once, ours as in the first group.
 
-    Of the others only the fastest, and what everybody writes.
+    Of the peers, only the fastest and the naive implementation.
     """
     rows, seen = [], set()
     for result in results:

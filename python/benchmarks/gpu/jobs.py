@@ -35,7 +35,7 @@ TINY = Row("tiny PDB module", 2, 1, 3, 6)  # for a dry run on the CPU
 PATHS = {"step": 1, "persistent": 1, "aten": 1, "pyramid": 4}
 PASSES = ("forward", "forward and backward")
 PROFILED = [f"{precision} | {name}" for precision in ("bfloat16", "tf32") for name in PASSES]
-# Seconds of silence after which a process hangs: it tells of every contestant that it begins with.
+# After this many seconds of silence a process counts as hanging: it reports each contestant before it starts.
 SILENCE = {"eager": 30, "cudnn.benchmark": 30, "torch.compile": 75, "max-autotune": 110, "jax": 45, "memory": 20}
 GROUPS = tuple(SILENCE)
 

@@ -20,7 +20,7 @@ TEST_FILES = (
     "tests/kernels/test_on_gpu_pyramid.py",
     "tests/kernels/test_on_gpu_device.py",
 )
-# What a quick run tests, each in a process of its own: the name, the files, the expression of -k.
+# What a quick run tests, each in a separate process: the name, the files, the expression of -k.
 QUICK_TESTS = {
     "kernels": (TEST_FILES[:2], "trace"),
     "pyramids": (TEST_FILES[1:2], "not trace and not graph and not same_bits"),
@@ -30,7 +30,7 @@ QUICK_TESTS = {
 }
 # Tests that allocate most of the GPU's memory, so that no other test can run beside them.
 LARGE = "2_to_31 or out_of_memory"
-TEST_SILENCE_S = 20  # of one test, before its process is ended
+TEST_SILENCE_S = 20  # seconds for one test, before its process is ended
 OURS = ["--kernel-regex", "kns=3pdb4cuda"]  # a part of the mangled names of namespace pdb::cuda
 METRICS = ("Duration", "SM Frequency", "Registers Per Thread", "Dynamic Shared Memory Per Block", "Executed Ipc Active",
            "Compute (SM) Throughput", "Memory Throughput", "L1/TEX Hit Rate", "L2 Hit Rate", "No Eligible")  # fmt: skip
@@ -84,7 +84,7 @@ def why_no_kernels() -> str | None:
 
 
 def pytest(files: tuple, expression: str, device: str, seconds: float, prefix: str = "", workers: int = 0) -> dict:
-    """Tests that may hang. The process of one that does is ended, and followed by another one if there are workers."""
+    """Tests that may hang. The process of one that does is ended, and replaced by another if there are workers."""
     command = [sys.executable, "-m", "pytest", "-v", "--tb=short", "-p", "no:cacheprovider"]
     command += ["-o", f"faulthandler_timeout={TEST_SILENCE_S}"]
     if int(importlib.metadata.version("pytest").split(".")[0]) >= 9:
@@ -114,7 +114,7 @@ def quick_tests(device: str, seconds: float) -> dict[str, dict]:
 
 
 def all_tests(device: str, seconds: float) -> dict:
-    """Every test of a GPU but the large ones, four at once."""
+    """Every GPU test except the large ones, four at once."""
     files = TEST_FILES[:1] if device == "cpu" else TEST_FILES
     if importlib.util.find_spec("xdist"):
         return pytest(files, f"not ({LARGE})", device, seconds, workers=1 if device == "cpu" else 4)
@@ -144,7 +144,7 @@ def memcheck(device: str, seconds: float) -> dict:
     tests = [sys.executable, "-m", "pytest", "-v", "-x", "-p", "no:cacheprovider", "-o", "faulthandler_timeout=50"]
     tests += [*_processes(0), "--slow"]
     chosen = [TEST_FILES[0], "-k", "small_enough_for_compute_sanitizer and persistent and float16 and plain"]
-    # PyTorch makes calls that CUDA refuses, and goes on: those are no errors of a kernel.
+    # PyTorch makes calls that CUDA refuses, and goes on: those are not errors in a kernel.
     options = ["--tool", "memcheck", "--report-api-errors", "no", *OURS, "--error-exitcode", "9"]
     command = [program, *options, *tests, *chosen]
     result = run(command, seconds, PYTORCH_NO_CUDA_MEMORY_CACHING="1", **environment())

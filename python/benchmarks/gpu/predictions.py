@@ -1,9 +1,9 @@
-"""What was predicted of a GPU before anything ran on one (predictions.json), beside what was measured.
+"""What was predicted for a GPU before anything ran on one (predictions.json), beside what was measured.
 
 A prediction is an object of
     key         one of the keys of measured(), as gpu_check.json lists them under "measured"
     value       what is predicted, and
-    range       [low, high], within which it is called right
+    range       [low, high], within which the prediction counts as right
     unit        of both
     derivation  where the number comes from
 """

@@ -1,7 +1,7 @@
 """Processes that may fail, hang or lose the GPU, and whose results so far are kept even then.
 
 Every part of gpu_check.py is a process with a time limit. What it prints appears at once. All end when this program
-does, however it ends.
+ends, no matter how.
 """
 
 import collections
@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 TIME_WAS_UP = "not measured: the time was up"
-START_S = 40  # in which a process must have begun: the first import of torch reads gigabytes
+START_S = 40  # within which a process must have started: the first import of torch reads gigabytes
 MOST_CULPRITS = 3  # contestants that end their process, before their job is given up
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG = 1
@@ -89,7 +89,7 @@ class Process:
             self.popen.wait(timeout=max(seconds, 0.1))
         except subprocess.TimeoutExpired:
             return False
-        self.signal(signal.SIGKILL)  # what it may have left running
+        self.signal(signal.SIGKILL)  # child processes that it may have left running
         _running.discard(self)
         self.reader.join(timeout=5)
         return True
@@ -160,7 +160,7 @@ def run_jobs(
     """
     left, failed = list(jobs), {}
 
-    def tell(result: dict) -> None:
+    def finish(result: dict) -> None:
         done(result | ({"failed": result.get("failed", {}) | failed} if failed else {}))
         left.remove(result["key"])
         if not left or workload_of(left[0]) != workload_of(result["key"]):
@@ -169,16 +169,16 @@ def run_jobs(
     while left and time.time() < until:
         lines.unlink(missing_ok=True)
         more = ["--out", str(lines), "--jobs", *left, *(["--without", *failed] if failed else [])]
-        end = watch(Process([*command, *more], **environment), lines, [jobs[key] for key in left], until, tell)
+        end = watch(Process([*command, *more], **environment), lines, [jobs[key] for key in left], until, finish)
         if end.why == TIME_WAS_UP or end.why is None:
             continue
         if end.trying is not None and len(failed) < MOST_CULPRITS:
             failed[end.trying] = end.why
             continue
         for key in left[:1] if end.began else list(left):
-            tell({"key": key, "error": end.why})
+            finish({"key": key, "error": end.why})
     for key in list(left):
-        tell({"key": key, "error": TIME_WAS_UP})
+        finish({"key": key, "error": TIME_WAS_UP})
 
 
 @dataclasses.dataclass
@@ -187,10 +187,10 @@ class End:
 
     began: bool
     trying: str | None  # the contestant that it tried last
-    why: str | None  # None: it has done what it could, and another may do more
+    why: str | None  # None: it has done what it could, and another process may do more
 
 
-def watch(process: Process, lines: Path, silences: list[float], until: float, tell: Done) -> End:
+def watch(process: Process, lines: Path, silences: list[float], until: float, done: Done) -> End:
     """Pass the results on as they come, and end the process if none comes."""
     trying, finished, count, last = None, 0, 0, time.time()
     while True:
@@ -199,7 +199,7 @@ def watch(process: Process, lines: Path, silences: list[float], until: float, te
             count, last, trying = count + 1, time.time(), line.get("trying")
             if "key" in line:
                 finished += 1
-                tell(line)
+                done(line)
         if finished == len(silences):
             if not ended and not process.wait(10):
                 process.end(signal.SIGKILL)

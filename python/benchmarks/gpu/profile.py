@@ -13,7 +13,7 @@ from cpu_workload import Workload
 from gpu import workloads
 from gpu.jobs import ROWS, TINY
 from gpu.timing import PRECISIONS, precision_settings, synchronize
-from gpu.worker import Teller, serve
+from gpu.worker import Reporter, serve
 from peers import ours
 
 CALLS = 10
@@ -50,7 +50,7 @@ def module(device: str, precision: str) -> workloads.GpuWorkload:
     return workloads.GpuWorkload(row, PRECISIONS[precision], device)
 
 
-def run(key: str, device: str, teller: Teller) -> dict:
+def run(key: str, device: str, reporter: Reporter) -> dict:
     precision, name = key.split(" | ")
     with precision_settings(precision):
         workload, step = module(device, precision), workloads.step_of(name != "forward")

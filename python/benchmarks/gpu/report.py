@@ -11,11 +11,11 @@ PATHS = ("step", "persistent", "aten")
 WORDS = {True: "passed", False: "FAILED", None: "not run"}
 TIMES = """\
 Milliseconds of one call, medians of interleaved rounds. device: CUDA events behind a kernel that only waits: launches
-cost nothing for anybody; wall: calls in a row and one wait, as a user sees it. The L2 cache is warm but in the column
-flushed; clocks are as found. Ratios are of device times; JAX has only wall times, and is compared by them. pdb_ext: as
-it is or in a CUDA graph, whichever is faster, on the path that its rule picks; beside it every path forced, in a CUDA
-graph. The floor is the larger of the operations at the measured rate of large matrix products and the dependent steps
-at the measured latency of a flag."""
+cost no contestant anything; wall: calls in a row and one wait, as a user sees it. The L2 cache is warm, except in
+the column flushed; clocks are as found. Ratios are of device times; JAX has only wall times, and is compared by them.
+pdb_ext: as it is or in a CUDA graph, whichever is faster, on the path that its rule picks; beside it every path forced,
+in a CUDA graph. The floor is the larger of the operations at the measured rate of large matrix products and
+the dependent steps at the measured latency of a flag."""
 
 
 def floor_ms(flops: float, depth: int, rate: float, latency: float | None) -> float:
@@ -24,7 +24,7 @@ def floor_ms(flops: float, depth: int, rate: float, latency: float | None) -> fl
 
 
 def is_unmeasured(result: dict) -> bool:
-    """For want of time, or of a package."""
+    """Because there was no time, or a package is missing."""
     return result.get("error", "").startswith("not measured")
 
 
@@ -56,7 +56,7 @@ def speed_rows(results: list[dict], floors: dict) -> list[dict]:
 
 
 def peers_of(result: dict) -> list[tuple[float, str, float]]:
-    """(over ours, name, milliseconds) of everybody else in a group."""
+    """(ratio to ours, name, milliseconds) of every other contestant in a group."""
     peers = []
     for name in filter(lambda name: not is_ours(name), result.get("times", {})):
         kind = "device" if median(result, name) is not None else "wall"
@@ -127,7 +127,7 @@ def memory_table(results: list[dict]) -> list[str]:
 
 
 def failed_contestants(results: list[dict]) -> list[str]:
-    """Who was wrong, or did not run, and why; and who had no room on the chip."""
+    """Which contestants were wrong or did not run, and why; and which did not fit on the chip."""
     lines = []
     for result in results:
         head = f"| {result['workload']} | {result['precision']} | {result['pass']} |"
@@ -202,7 +202,7 @@ def markdown(report: dict) -> str:
 
 
 def write(folder: Path, report: dict, copy: Path | None = None) -> None:
-    """gpu_check.json and gpu_check.md, whatever parts of the report there are; whole at every moment."""
+    """gpu_check.json and gpu_check.md, from the parts of the report that exist; complete at every moment."""
     everything = json.dumps(report | {"measured": measured(report)}, indent=1) + "\n"
     for name, text in (("gpu_check.json", everything), ("gpu_check.md", markdown(report))):
         new = folder / f".{name}"

@@ -11,7 +11,7 @@ All contestants of a measurement take turns, and every turn takes the same times
     flushed   as device, for one call, after 128 MB have been written through the L2 cache; for the headlines only
 
 Otherwise the L2 cache is warm: the few megabytes of a call stay in it from one call to the next, as they do in use. To
-give all contestants this advantage, each sample is preceded by a call that does not count. Clocks are not changed.
+give every contestant this advantage, each sample is preceded by a call that does not count. The clocks are not changed.
 """
 
 import contextlib
@@ -64,7 +64,7 @@ def cuda_path(name: str | None) -> Iterator[None]:
 
 
 def graphed(function: Callable, device: str) -> Callable:
-    """The function captured by hand in a CUDA graph: a call replays it. On the CPU the function itself."""
+    """The function captured in a CUDA graph: a call replays it. On the CPU the function itself."""
     if device == "cpu":
         return function
     stream = torch.cuda.Stream()
@@ -166,7 +166,7 @@ def time_interleaved(
     wait: Wait | None = None,
     most: int = 200,
 ) -> dict[str, dict]:
-    """Summaries of the times of all functions, in rounds of one turn each; at least five rounds, at most so many.
+    """Summaries of the times of all functions, in rounds of one turn each; between five rounds and the given maximum.
 
     wait(result of the last call) returns when that call is done.
     """

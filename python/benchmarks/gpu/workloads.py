@@ -1,4 +1,4 @@
-"""What benchmark.py measures: the rows of jobs.py, and who computes them in which way."""
+"""What benchmark.py measures: the rows of jobs.py, and the contestants that compute them."""
 
 import functools
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def step_of(training: bool) -> Callable:
     return Workload.training if training else Workload.inference
 
 
-# A contestant is given by what makes it ready: it compiles, or captures, where that may fail it alone.
+# A contestant is defined by the function that prepares it: compiling or capturing there can fail only that contestant.
 Contestants = dict[str, Callable[[], Callable]]
 
 
@@ -79,7 +79,7 @@ def benchmarked_contestants(workload: GpuWorkload, training: bool, device: str) 
 
 
 def compiled_contestants(workload: GpuWorkload, training: bool, mode: str, backend: str = "inductor") -> Contestants:
-    """torch.compile over the whole forward pass; max-autotune replays CUDA graphs of its own."""
+    """torch.compile over the whole forward pass; max-autotune replays its own CUDA graphs."""
     options = {"mode": mode} if backend == "inductor" else {}
 
     def ready():
@@ -123,7 +123,7 @@ def memory_contestants(workload: GpuWorkload) -> dict[str, Callable]:
 
 
 def doubled(workload: GpuWorkload) -> GpuWorkload:
-    """The same numbers in float64, as they were rounded."""
+    """The same rounded numbers, in float64."""
     exact = GpuWorkload(workload.row, torch.float64, workload.x.device)
     for to, value in zip(exact.leaves(), workload.leaves()):
         to.data.copy_(value.data)

@@ -87,7 +87,7 @@ def add_verbosity(
 
 
 def path(text: str) -> str:
-    """For what may also be a glob or a name."""
+    """For arguments that may also be a glob or a name."""
     if not text:  # An unset shell variable; Path("") would be the current folder.
         raise argparse.ArgumentTypeError("expected a path, got nothing")
     return text
@@ -142,7 +142,7 @@ def kinds_list(text: str) -> list[str]:
 
 
 def _float(text: str) -> float:
-    """NaN for what is no number: every comparison with it is false."""
+    """NaN for text that is no number: every comparison with NaN is false."""
     try:
         return float(text)
     except ValueError:

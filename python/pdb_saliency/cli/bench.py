@@ -6,8 +6,10 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from pdb_saliency.options import NETWORKS
+
 from .arguments import add_command, add_model_options, add_verbosity, path, path_type, whole_number
-from .console import tell, write
+from .console import report, write
 from .engine_options import add_engine_options, engine_options
 
 _HELP = """\
@@ -55,8 +57,8 @@ def add_parser(commands: Any) -> None:
     frames_help = "frames of an end-to-end run, which includes the start (default: %(default)s)"
     parser.add_argument("--frames", type=count, default=40, metavar="N", help=frames_help)
     parser.add_argument("--threads", type=count, metavar="N", help="threads of PyTorch (default: its own choice)")
-    architecture_help = "time this network with random weights instead: paper (ResNet-50), released, lite"
-    parser.add_argument("--architecture", choices=("paper", "released", "lite"), metavar="A", help=architecture_help)
+    architecture_help = f"time this network with random weights instead: {', '.join(NETWORKS)} (paper has ResNet-50)"
+    parser.add_argument("--architecture", choices=NETWORKS, metavar="A", help=architecture_help)
     add_model_options(parser)
     add_engine_options(parser)
     quiet = "print only errors and the table: no progress or notes"
@@ -85,7 +87,7 @@ def bench(arguments: argparse.Namespace) -> None:
     device = resolve_device(arguments.device)
     model = random_model(arguments.architecture) if arguments.architecture else load_model(arguments.weights)
     engine = Engine(model, device, options)
-    tell("info", f"{arguments.input or 'a drawn clip'}: {model.description}, on {device}")
+    report("info", f"{arguments.input or 'a drawn clip'}: {model.description}, on {device}")
     with tempfile.TemporaryDirectory() as folder:
         if arguments.input:
             source = open_source(arguments.input)

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from .arguments import add_command, add_data_options, add_device, add_verbosity, path, path_type, whole_number
-from .console import tell, write
+from .console import report, write
 
 _HELP = """\
 Fit a scale and an offset of the logits to annotated videos, so that the
@@ -15,8 +15,8 @@ these two numbers. The reliability before and after is shown (of the pixels
 with a saliency near 0.5 about half should be salient), with the expected
 calibration error, and J at several thresholds of the masks.
 
-Use videos that the model was not trained on. What is shown is measured on the
-videos to which the numbers are fitted.
+Use videos that the model was not trained on. These figures are measured on the
+same videos that the numbers are fitted to.
 """
 
 _EXAMPLES = """\
@@ -54,7 +54,7 @@ def calibrate(arguments: argparse.Namespace) -> None:
         check_model_path(arguments.output)
     model = load_model(model_file(arguments.model))
     if model.untrained:
-        tell("note", model.untrained)
+        report("note", model.untrained)
     videos = open_videos(arguments.videos, arguments.data_root, arguments.broken)
     found = calibration.calibrate(model, videos, resolve_device(arguments.device), arguments.every)
     write(found.report())

@@ -45,7 +45,7 @@ def write(text: str, stream: TextIO | None = None, end: str = "\n") -> None:
     """Print lines at once, by default to stdout. Each is made `printable`.
 
     If stderr cannot be written, the work goes on in silence. For stdout, raises OutputError, or BrokenPipeError when
-    its reader has gone.
+    its reader is gone.
     """
     _print("\n".join(map(printable, text.split("\n"))), stream or sys.stdout, end)
 
@@ -56,8 +56,8 @@ def say(text: str) -> None:
         write_line(text)
 
 
-def tell(*parts: object) -> None:
-    """One line on stderr, "pdb-saliency: " and the parts, `printable`.
+def report(*parts: object) -> None:
+    """Report something in one line on stderr: "pdb-saliency: " and the parts, `printable`.
 
     The first part is "error", "note", "info" or the message. Errors are red on a terminal unless NO_COLOR is set.
     """
@@ -70,10 +70,10 @@ def tell(*parts: object) -> None:
 
 
 class _Console(logging.Handler):
-    """Prints the library's log by `tell`: records are info, notes (warnings), errors, or of the kind that they name."""
+    """Passes the library's log to `report`, as "info", "note" (warnings), "error", or the kind that a record names."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tell(getattr(record, "kind", _KINDS.get(record.levelno, "error")), record.getMessage())
+        report(getattr(record, "kind", _KINDS.get(record.levelno, "error")), record.getMessage())
 
 
 @contextmanager
@@ -96,11 +96,19 @@ def library_on_console() -> Iterator[None]:
         _LIBRARY.propagate = propagate
 
 
+def announce_stop() -> None:
+    """Say on stderr that training stops after this step. Safe in signal handlers: it neither prints nor logs."""
+    try:
+        os.write(2, b"\npdb-saliency: stopping after this step; once more to stop at once, without saving\n")
+    except OSError:
+        pass
+
+
 def _print(text: str, stream: TextIO, end: str = "\n") -> None:
     try:
         print(text, file=stream, end=end, flush=True)
     except OSError as error:
-        # What is left in the buffer would fail once more when Python flushes it at exit.
+        # What is left in the buffer would fail again when Python flushes it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         if stream is sys.stderr:
             return

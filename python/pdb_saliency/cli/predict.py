@@ -7,7 +7,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from pdb_saliency.predict.outputs import OUTPUTS, PICTURES
+from pdb_saliency.predict.outputs import OUTPUTS
 from pdb_saliency.predict.worklist import Job, Share, find_jobs, work_through
 from pdb_saliency.runtime.processes import sigterm_like_ctrl_c
 
@@ -150,11 +150,10 @@ def _kinds_help() -> str:
     column = max(map(len, OUTPUTS))
     lines = []
     for kind in OUTPUTS.values():
-        place = f"OUT/{kind.place}" + ("/NAME.png" if kind.form == PICTURES else "")
         needs = f" (needs {kind.needs})" if kind.needs else ""
         first = f"  --save {kind.name:{column}} "
         lines += textwrap.wrap(
-            f"{place}: {kind.help}{needs}",
+            f"OUT/{kind.files}: {kind.help}{needs}",
             _HELP_WIDTH,
             initial_indent=first,
             subsequent_indent=" " * len(first),

@@ -1,7 +1,7 @@
 """The command line, `pdb-saliency COMMAND`.
 
 Nothing heavy is imported before a command runs, so that --help answers at once.
-Exit codes: 0 done, 1 something the user can put right (one line on stderr), 2 wrong usage, 130 interrupted.
+Exit codes: 0 done, 1 something the user can correct (one line on stderr), 2 wrong usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pdb_saliency.runtime.isolation import isolate_multiprocessing
 from pdb_saliency.runtime.progress import printable
 
 from . import bench, calibrate, data, demo, evaluate, export, info, predict, reproduce, train
-from .console import Verbosity, library_on_console, prepare_streams, tell, write
+from .console import Verbosity, library_on_console, prepare_streams, report, write
 
 COMMANDS = (
     predict,
@@ -60,14 +60,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return _run(argv)
     except SaliencyError as error:
-        tell("error", error)
+        report("error", error)
     except KeyboardInterrupt:
-        tell("interrupted; the files written so far are complete")
+        report("interrupted; the files written so far are complete")
         return 130
     except MemoryError as error:
-        tell("error", f"not enough memory ({error})" if str(error) else "not enough memory")
+        report("error", f"not enough memory ({error})" if str(error) else "not enough memory")
     except BrokenPipeError:
-        pass  # Whoever read our output has gone.
+        pass  # The reader of our output is gone.
     return 1
 
 
@@ -94,7 +94,7 @@ def _run(argv: list[str] | None) -> int:
     began = time.monotonic()
     with library_on_console():
         arguments.command(arguments)
-    tell("info", f"done in {time.monotonic() - began:.1f} s")
+    report("info", f"done in {time.monotonic() - began:.1f} s")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`pdb-saliency reproduce`: the paper's tables, measured on what is here."""
+"""`pdb-saliency reproduce`: the paper's tables, measured on the data that is available."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ examples:
 
 
 def add_parser(commands: Any) -> None:
-    help = "the paper's tables, measured on what is here"
+    help = "the paper's tables, measured on the data that is available"
     parser = add_command(commands, "reproduce", reproduce, help=help, description=_HELP, epilog=_EXAMPLES)
     add_output(parser, required=True, help="folder for the results; created if absent")
     add_data_options(parser)

@@ -11,10 +11,10 @@ _INTERRUPTED = 130
 
 
 def main() -> int:
-    """As `cli.main`, but Ctrl-C gives no traceback while the program is loading or ending either; and see `isolate`.
+    """`cli.main`, but Ctrl-C gives no traceback while the program is loading or ending either; also calls `isolate`.
 
-    Only for a process whose program this is. Another program, whose children may look for modules beside it, calls
-    cli.main.
+    Call it only when run as the main program. Another program, whose child processes may look for modules beside it,
+    calls cli.main.
     """
     isolate()
     import signal

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .arguments import add_command
-from .console import say
+from .console import announce_stop, say
 from .train_options import EXAMPLES, HELP, add_options
 
 # Options with the name of an entry of TrainConfig, which they replace. --freeze is one more, a list.
@@ -53,7 +53,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def parse(options: Sequence[str]) -> argparse.Namespace:
-    """The options of `pdb-saliency train`, for scripts that take the same ones. Exits with code 2 for wrong ones."""
+    """Parse the options of `pdb-saliency train`, for scripts that take the same ones. Wrong ones exit with code 2."""
     parser = argparse.ArgumentParser(add_help=False)
     add_options(parser)
     return parser.parse_args(options)
@@ -98,7 +98,8 @@ def run_options(arguments: argparse.Namespace) -> Any:
     from pdb_saliency.training import RunOptions
 
     every = arguments.validate
-    return RunOptions(arguments.workers, arguments.checkpoint, every, arguments.scalars, pictures=every)
+    options = arguments.workers, arguments.checkpoint, every, arguments.scalars
+    return RunOptions(*options, pictures=every, on_stop=announce_stop)
 
 
 def report(metrics: dict, run: Path) -> None:

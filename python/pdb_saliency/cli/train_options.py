@@ -10,6 +10,7 @@ from pdb_saliency.options import (
     BATCH_NORMS,
     CLIP_KINDS,
     MOTIONS,
+    NETWORKS,
     PRESETS,
     STAGES,
     TEMPORAL_KINDS,
@@ -94,7 +95,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def _add_model(group: Any) -> None:
     help_text = "the network (default: that of --from, or paper without --from)"
-    group.add_argument("--model", choices=("lite", "paper", "released"), help=help_text)
+    group.add_argument("--model", choices=NETWORKS, help=help_text)
     help_text = "temporal module (default: that of --from, or pdb_convlstm)"
     group.add_argument("--temporal", choices=TEMPORAL_KINDS, help=help_text)
     help_text = "what the temporal module sees besides the features (default: that of --model or --from)"

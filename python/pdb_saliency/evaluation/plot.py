@@ -100,7 +100,7 @@ def plot_curves(curves: Mapping[str, Sequence[Curve]], paths: Sequence[Path]) ->
 def _ignoring_local_settings() -> Iterator[None]:
     """Keeps matplotlib, while it loads, from reading `matplotlibrc` in the current folder.
 
-    It prefers that file to the user's own settings, and the folder may be anybody's.
+    It prefers that file to the user's own settings, and anyone may have written to the folder.
     """
     if not os.path.exists("matplotlibrc"):
         yield

@@ -41,7 +41,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class PairScores:
-    """boundary: the F of DAVIS. resized: the map did not have the size of the mask. highest: its maximum, 0 to 255."""
+    """boundary: DAVIS's boundary F. resized: map and mask differed in size. highest: the map's maximum, 0 to 255."""
 
     frame: FrameScores
     boundary: float

@@ -12,9 +12,8 @@ from torch import nn
 from pdb_saliency.data.sets.items import Video
 from pdb_saliency.data.sets.read import read_frame, read_mask
 from pdb_saliency.errors import InputError
-from pdb_saliency.inference.clips import CLIP_LENGTH
 from pdb_saliency.inference.engine import Engine, authors_engine
-from pdb_saliency.options import THRESHOLD
+from pdb_saliency.options import CLIP_LENGTH, THRESHOLD
 from pdb_saliency.video.frame import Frame
 
 from .metrics.davis import scored_frames

@@ -31,7 +31,7 @@ def clips(frames: Iterable[T], length: int = CLIP_LENGTH, overlap: int = 0) -> I
     The last one is filled by reflection without repeating the last frame, as the authors did: of 52 frames the last
     clip is 50, 51, 50, 49, 48. The authors saved by frame name, so the prediction of a reflected frame replaced the one
     made in its own place, with its true neighbours. Here the first prediction stays, and those of reflected frames are
-    dropped. A video of one or two frames is reflected to and fro: 0, 1, 0, 1, 0 and 0, 0, 0, 0, 0.
+    dropped. A video of one or two frames is reflected back and forth: 0, 1, 0, 1, 0 and 0, 0, 0, 0, 0.
 
     When `frames` raises InputError, the frames before it still come out as a last clip; then the error follows.
     """

@@ -19,11 +19,11 @@ from pdb_saliency.video.frame import Frame
 ITERATIONS = 5
 SMOOTHNESS = {"sxy": 3, "compat": 3}
 APPEARANCE = {"sxy": 60, "srgb": 5, "compat": 5}
-SMALLEST = 1e-5  # Probabilities of 0 would forbid a label for ever.
+SMALLEST = 1e-5  # Probabilities of 0 would rule out a label for good.
 
 
 def require() -> ModuleType:
-    """The CRF library. Raises SaliencyError where it is not installed."""
+    """The CRF library. Raises SaliencyError if it is not installed."""
     try:
         import pydensecrf.densecrf
     except ImportError as error:
@@ -68,7 +68,7 @@ class RefiningWriter:
     """Refines saliency in `workers` processes on its way to `writer`, which receives it in the order of the frames.
 
     Holds at most 2 * workers + 1 frames. The processes start with the first frame. Use as a context manager.
-    Raises SaliencyError at once without the library, later where a process is killed, and what `writer` raises.
+    Raises SaliencyError at once without the library, later if a process is killed, and whatever `writer` raises.
     """
 
     def __init__(self, writer: Writer, workers: int):
@@ -117,9 +117,8 @@ class RefiningWriter:
             raise _killed() from error
 
     def _pass_on(self) -> None:
-        frame, saliency = self._pending[
-            0
-        ]  # It stays pending until the result is there, so that a second Ctrl-C loses nothing.
+        # It stays pending until the result is there, so that a second Ctrl-C loses nothing.
+        frame, saliency = self._pending[0]
         try:
             if isinstance(saliency, Future):
                 saliency = saliency.result()

@@ -1,4 +1,4 @@
-"""Devices: their names, which of them a process takes, and models that move there."""
+"""Devices: their names, the one that each process uses, and moving a model there."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _DEVICES = r"auto|cpu|mps|(cuda|xpu)(:[0-9]+)?"
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called `name` ("auto": CUDA where available, else the CPU), proved to work. Raises SaliencyError."""
-    if not re.fullmatch(_DEVICES, name):  # torch knows many more, some of which fail in ways of their own.
+    """The device called `name` ("auto": CUDA if available, else the CPU), checked to work. Raises SaliencyError."""
+    if not re.fullmatch(_DEVICES, name):  # torch knows many more, some of which fail in their own ways.
         raise SaliencyError(f"device {name!r} cannot be used: expected auto, cpu, cuda, cuda:1, ..., mps or xpu")
     try:
         device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
@@ -37,7 +37,5 @@ def device_of_process(name: str) -> str:
     """The device called `name`; under torchrun "auto" and "cuda" are the GPU with this process's local rank."""
     if name not in ("auto", "cuda") or not os.environ.get("LOCAL_RANK", "").isdigit():
         return name
-    import torch
-
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return f"cuda:{int(os.environ['LOCAL_RANK']) % count}" if count else name

@@ -1,6 +1,6 @@
 """The inference engine: a stream of frames in, a stream of saliency maps out, as fast as the device allows.
 
-Decoding and resizing, the network, and whatever reads the maps run at the same time, each in a thread of its own. The
+Decoding and resizing, the network, and the reader of the maps run at the same time, each in its own thread. The
 spatial part of the network, which is nearly all of its cost, sees every frame once, even where clips overlap.
 """
 
@@ -124,7 +124,7 @@ class Engine:
 
         def clip_maps(clip: Clip[_Item]) -> Tensor | list[Tensor]:
             if all(item.known for item in clip.frames[: clip.kept]):
-                return [torch.zeros(())] * len(clip.frames)  # Nobody looks at them.
+                return [torch.zeros(())] * len(clip.frames)  # They are not used.
             try:
                 encoded = [item.encoded for item in clip.frames]
                 return self.saliency([e if isinstance(e, Encoded) else self.encode([e])[0] for e in encoded])

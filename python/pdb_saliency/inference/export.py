@@ -2,7 +2,7 @@
 
 The exported network takes `clip`, float32 (N, T, 3, H, W): RGB frames in 0 .. 255, resized to the model's input size.
 It returns `saliency`, float32 (N, T, H, W) in [0, 1]. Normalisation, the channel order of the backbone and the
-calibration are inside; the guided filter is not, which needs the frames at their own size (`refine`, some forty lines
+calibration are inside; the guided filter is not, which needs the frames at their own size (`refine`, about forty lines
 of OpenCV). N is free; T, H and W are chosen at export. Batch normalisation is folded, and the ConvLSTM layers are
 decomposed into PyTorch's own operators (`pdb_ext.reference`, unrolled over T), so that `pdb_ext` is not needed.
 """
@@ -22,12 +22,15 @@ import torch
 from torch import Tensor, nn
 
 from pdb_ext import ConvLSTM, reference
-from pdb_saliency.errors import OutputError, SaliencyError, one_line
+from pdb_saliency.errors import InputError, OutputError, SaliencyError, one_line
 from pdb_saliency.model.saliency import SaliencyModel
+from pdb_saliency.options import CLIP_LENGTH
 from pdb_saliency.runtime.files import replacing
 from pdb_saliency.runtime.isolation import isolate_compiler
 
 from .optimise import fold_batch_norm
+
+_log = logging.getLogger(__name__)
 
 # Largest relative RMS difference of an exported network's answer from the model's; float32 kernels differ by far less.
 _LIMIT = 1e-3
@@ -87,7 +90,7 @@ def export(
     model: SaliencyModel,
     path: str | Path,
     format: str,
-    clip_length: int = 5,
+    clip_length: int = CLIP_LENGTH,
     device: str | torch.device = "cpu",
     size: tuple[int, int] | None = None,
 ) -> float:
@@ -97,9 +100,11 @@ def export(
     size: (H, W), None for the model's input size.
     Returns the relative RMS difference between the written file's answer and the model's on a random clip.
 
-    Raises OutputError: a wrong suffix, a file that cannot be written. SaliencyError: a library or a compiler is
-    missing, or the answer differs. ValueError: an unknown format.
+    Raises InputError: a size that the model cannot have. OutputError: a wrong suffix, a file that cannot be written.
+    SaliencyError: a library or a compiler is missing, or the answer differs. ValueError: an unknown format.
     """
+    size = _input_size(model, size)
+    _log.info("%s, on %s", model.description, device)
     if format not in FORMATS:
         raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
     suffix, write, read = FORMATS[format]
@@ -109,7 +114,7 @@ def export(
     if not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
         raise OutputError(f"{path}: the folder does not exist or cannot be written to")
     portable = Portable(model).to(device)
-    clip = _example(clip_length, size or model.config.input_size).to(device)
+    clip = _example(clip_length, size).to(device)
     hidden = path.with_name(f".{path.stem[:50]}.{os.getpid()}{suffix}")  # The libraries go by the suffix.
     try:
         with replacing(path, hidden) as file:
@@ -119,8 +124,15 @@ def export(
         raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+def _input_size(model: SaliencyModel, size: tuple[int, int] | None) -> tuple[int, int]:
+    own = model.config.input_size
+    if model.config.variant == "released" and size not in (None, own):
+        raise InputError(f"the released variant has its own input size, {own}: leave --size out")
+    return size or own
+
+
 def _example(clip_length: int, size: tuple[int, int]) -> Tensor:
-    """Two clips, because a program traced with one clip would be valid for one only."""
+    """Two clips, because a program traced with one clip would accept only one."""
     return torch.randint(0, 256, (2, clip_length, 3, *size), generator=torch.Generator().manual_seed(0)).float()
 
 
@@ -167,7 +179,7 @@ def _write_onnx(portable: Portable, clip: Tensor, path: Path) -> None:
 
 
 def write_onnx(program: torch.export.ExportedProgram, inputs: list[str], outputs: list[str], path: Path) -> None:
-    # It warns of operators of torchvision, which is not used here, whatever version of it is installed, or none.
+    # The exporter warns about operators of torchvision, which is not used here, even if it is not installed.
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     torch.onnx.export(program, dynamo=True, input_names=inputs, output_names=outputs, verbose=False).save(str(path))
 
@@ -186,7 +198,7 @@ def _read_onnx(path: Path) -> Callable[[Tensor], Tensor]:
     return call
 
 
-# Suffix of the file, and how to write and read it.
+# The `EXPORT_FORMATS`: suffix of the file, and how to write and read it.
 FORMATS: dict[str, tuple[str, Callable, Callable]] = {
     "torch-export": (".pt2", _write_program, _read_program),
     "aoti": (".pt2", _write_package, _read_package),
@@ -195,10 +207,10 @@ FORMATS: dict[str, tuple[str, Callable, Callable]] = {
 
 
 def _in_words(format: str, work: Callable[[], Any]) -> Any:
-    """The work's result; what the exporters raise, which can be nearly anything, becomes one line."""
+    """The result of the work; any error of the exporters becomes one line."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Of the exporters about themselves.
+            warnings.simplefilter("ignore")  # The exporters warn about themselves.
             return work()
     except (SaliencyError, OSError):
         raise

@@ -18,7 +18,7 @@ _PATIENCE = 1.0  # Seconds to wait for a stage that may hang in a source, such a
 
 
 class Stopped(Exception):
-    """The reader of the pipeline has gone."""
+    """The reader of the pipeline is gone."""
 
 
 class Pipeline:
@@ -29,8 +29,8 @@ class Pipeline:
             for item in pipeline.ahead(transform(decoded), 2):
                 ...
 
-    Leaving the block, for whatever reason, ends all stages: a stage that computes finishes its item first, a stage that
-    waits ends at once, and a stage that hangs in somebody else's source for more than a second is left behind as a
+    Leaving the block for any reason ends all stages: a stage that computes finishes its item first, a stage that
+    waits ends at once, and a stage that hangs in a caller's source for more than a second is left behind as a
     daemon thread.
     """
 
@@ -84,7 +84,7 @@ class _Stage(Generic[T]):
             self._put((False, None))
         except Stopped:
             pass
-        except BaseException as error:  # Whatever it is, the reader must get it.
+        except BaseException as error:  # The reader must get any exception.
             self._put_last((False, error))
         finally:
             if hasattr(iterator, "close"):
@@ -115,7 +115,7 @@ class _Stage(Generic[T]):
 
 @dataclass(frozen=True)
 class Landing:
-    """A tensor on its way from a GPU to the CPU, which can be waited for without what was launched after it.
+    """A tensor in transfer from a GPU to the CPU. Waiting for it does not wait for later launches.
 
     A plain `.cpu()` at the time of use would wait for everything that another thread has launched in the meantime.
     arrived: the event on the GPU's stream after the transfer; None for tensors of other devices.
@@ -133,7 +133,7 @@ class Landing:
         return cls(landed, torch.cuda.current_stream(tensor.device).record_event())
 
     def wait(self) -> Tensor:
-        """The tensor, on the CPU. Raises RuntimeError where the GPU has failed."""
+        """The tensor, on the CPU. Raises RuntimeError if the GPU has failed."""
         if self.arrived is not None:
             self.arrived.synchronize()
         return self.tensor

@@ -147,3 +147,6 @@ LITE = ModelConfig(
     backbone="efficientnet_lite0", pdc_dilations=(1, 2, 4, 8), pdc_channels=80, decoder="skip", motion="residual",
     input_size=(185, 321), keep_aspect=True, refine="guided",
 )  # fmt: skip
+
+# The networks that the command line and `InitialModel` know by name; the names alone are in options.NETWORKS.
+NETWORKS: dict[str, ModelConfig] = {"lite": LITE, "paper": PAPER, "released": RELEASED}

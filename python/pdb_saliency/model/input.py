@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pdb_saliency.errors import InputError
 
-_LONGEST = 4.0  # Aspect ratios beyond 4:1 become 4:1; otherwise the shorter side would have hardly any features.
+_LONGEST = 4.0  # Aspect ratios beyond 4:1 become 4:1; otherwise the shorter side would have too few features.
 
 
 @dataclass(frozen=True)

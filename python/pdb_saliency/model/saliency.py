@@ -82,7 +82,7 @@ class SaliencyModel(nn.Module):
             self.head = nn.Conv2d(channels, 2 if released else 1, kernel_size=1)
             if not released:
                 # A saliency of 0.12 everywhere, about the share of pixels that objects cover. If training starts from
-                # 0.5, the first steps only lower it, by whatever means; AdamW then drives the tanh of Eq. 5 into
+                # 0.5, the first steps only lower it, by any means; AdamW then drives the tanh of Eq. 5 into
                 # saturation, from which it does not recover.
                 nn.init.constant_(self.head.bias, -2.0)
 

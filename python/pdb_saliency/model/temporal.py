@@ -25,7 +25,7 @@ TEMPORAL_MODULES = {
 
 
 class NoTemporal(nn.Module):
-    """Each frame by itself: the spatial part of the model alone (step one of the paper's training; Table 4)."""
+    """Each frame on its own: the spatial part of the model alone (step one of the paper's training; Table 4)."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, None]:
         return x, None

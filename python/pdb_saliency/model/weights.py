@@ -71,7 +71,7 @@ def check_model_path(path: Path) -> None:
 def save_model(model: SaliencyModel, path: str | Path) -> None:
     """Write weights and configuration to a .safetensors or .pth file, which appears complete or not at all.
 
-    A process that is killed meanwhile leaves a hidden file, .NAME.PROCESS.part; `train` removes those of its own runs.
+    A process killed while writing leaves a hidden file, .NAME.PROCESS.part; `train` removes those of its own runs.
     Raises OutputError for another suffix, or if the file cannot be written.
     """
     path = Path(path)
@@ -123,10 +123,14 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict]:
 
 def _read_pth(path: Path) -> tuple[dict[str, Tensor], dict]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # About a foreign pickle, which is refused below in our own words.
+        warnings.simplefilter(
+            "ignore"
+        )  # torch warns about a foreign pickle, which is refused below with our own message.
         try:
             stored = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # Nearly anything. torch's own message recommends running the code in the file.
+        except (
+            Exception
+        ) as error:  # It can raise nearly anything. torch's own message recommends running the code in the file.
             raise ValueError("it cannot be read as tensors and plain values") from error
     state = stored["state_dict"]
     if not all(

@@ -34,7 +34,7 @@ class PredictOptions:
     """How videos are processed and what is written.
 
     kinds: names in `outputs.OUTPUTS`. threshold: of the masks, 0 to 1. weights: as for `load_model`. device: as for
-    `resolve_device`. crf_workers: processes of the CRF that refines the maps, 0 for none. resume: go on from an
+    `resolve_device`. crf_workers: processes of the CRF that refines the maps, 0 for none. resume: continue an
     interrupted run. engine: see `EngineOptions`.
 
     Raises ValueError for an unknown kind.
@@ -108,7 +108,7 @@ class Summary:
 
     def __str__(self) -> str:
         if self.frames is None:
-            return f"{self.out}: everything is there already, by the same command"
+            return f"{self.out}: everything is there already, from the same command"
         return f"{_frames(self.frames)} -> {', '.join(map(str, self.paths))}"
 
 

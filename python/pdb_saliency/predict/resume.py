@@ -87,7 +87,7 @@ class RunRecord:
             path = self._out / kind.place
             if kind.form != PICTURES and not path.is_file():
                 return False
-            if kind.form == PICTURES and sum(file.suffix == ".png" for file in path.glob("[!.]*")) < (frames or 1):
+            if kind.form == PICTURES and _count(path, kind.suffix) < (frames or 1):
                 return False
         return True
 
@@ -123,7 +123,7 @@ class _KnownFrames:
 
     def _stored(self, frame: Frame) -> np.ndarray | None:
         """The map, uint8 (H, W); None if it is missing, damaged, or that of another frame or run."""
-        path = self._maps / f"{frame.name}.png"
+        path = self._maps / f"{frame.name}{OUTPUTS['maps'].suffix}"
         try:
             data = path.read_bytes() if path.stat().st_mtime_ns >= self._begun else b""
         except OSError:
@@ -131,6 +131,11 @@ class _KnownFrames:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
         fits = image is not None and image.shape == frame.image.shape[:2] and image.dtype == np.uint8
         return image if fits else None
+
+
+def _count(folder: Path, suffix: str) -> int:
+    """The number of complete files with this suffix; hidden ones are not complete."""
+    return sum(file.name.endswith(suffix) for file in folder.glob("[!.]*"))
 
 
 def fingerprint(files: Iterable[str | os.PathLike[str]]) -> str:

@@ -47,7 +47,7 @@ class Share:
 def find_jobs(inputs: Sequence[str], lists: Sequence[Path], out: Path) -> list[Job]:
     """A job for every video: first those of `inputs`, then those of the text files `lists`.
 
-    lists: one video per line; empty lines and lines that begin with # are ignored. A folder without pictures of its own
+    lists: one video per line; empty lines and lines that begin with # are ignored. A folder that has no pictures itself
     stands for the videos in it and for its folders of pictures.
 
     A single video of `inputs` is written to `out`. Several get a folder each below it, named after the videos without

@@ -11,7 +11,7 @@ _LARGEST = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Tell malloc to serve large blocks from the heap and to keep what is freed, for as long as the process lives.
+    """Make malloc serve large blocks from the heap and keep what is freed, for as long as the process lives.
 
     By default each feature map is mapped from the kernel and returned to it, and the kernel clears every page on first
     touch: on a CPU that takes up to half the time of a training step. Does nothing where there is no mallopt.

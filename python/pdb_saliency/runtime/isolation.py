@@ -97,7 +97,7 @@ def isolate_multiprocessing() -> None:
 
 
 def isolate_compiler() -> None:
-    """The same for PyTorch's compiler, which runs `python -c` to find out whether a library loads."""
+    """Do the same for PyTorch's compiler, which runs `python -c` to find out whether a library loads."""
     try:
         from torch._inductor.cpu_vec_isa import VecISA
 

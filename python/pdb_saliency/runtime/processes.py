@@ -1,4 +1,4 @@
-"""What programs of several processes need: a pool, answers to signals, and an end for everybody."""
+"""For programs with several processes: a pool, signal handling, and a reliable end of all of them."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class ProcessPool:
         while not self._tasks.empty():
             try:
                 task = self._tasks.get_nowait()
-            except queue.Empty:  # Another thread has taken it.
+            except queue.Empty:  # Another thread took it.
                 break
             if task and task[0].set_running_or_notify_cancel():
                 task[0].set_exception(BrokenProcessPool(_DIED))
@@ -161,7 +161,7 @@ def _settle(future: Future, answer: bytes) -> None:
 
 
 def leave_with_parent() -> None:
-    """From here on this process, which multiprocessing has started, ends when its parent does."""
+    """Make this process, which multiprocessing has started, end when its parent does."""
     threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 

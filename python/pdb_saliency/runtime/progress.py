@@ -11,7 +11,7 @@ _wanted = False
 
 
 def show_progress(wanted: bool = True) -> None:
-    """Turn progress bars on or off for this process. The library by itself shows none."""
+    """Turn progress bars on or off for this process. By default the library shows none."""
     global _wanted
     _wanted = wanted
 

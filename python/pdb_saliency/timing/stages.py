@@ -22,7 +22,7 @@ import torch
 
 from pdb_saliency.errors import SaliencyError
 from pdb_saliency.inference.engine import Engine, joined
-from pdb_saliency.model.config import LITE, PAPER, RELEASED
+from pdb_saliency.model.config import NETWORKS
 from pdb_saliency.model.saliency import SaliencyModel
 from pdb_saliency.predict.job import run
 from pdb_saliency.predict.outputs.result import to_map
@@ -72,9 +72,9 @@ class FirstFrames:
 
 
 def random_model(architecture: str) -> SaliencyModel:
-    """A network with random weights: "paper", "released" or "lite"."""
+    """A network with random weights. architecture: one of options.NETWORKS."""
     _log.warning("random weights: the speed is that of a trained model, the maps mean nothing")
-    return SaliencyModel({"paper": PAPER, "released": RELEASED, "lite": LITE}[architecture]).eval()
+    return SaliencyModel(NETWORKS[architecture]).eval()
 
 
 def measure(model: SaliencyModel, engine: Engine, source: Source, frames: int, seconds: float) -> Timings:

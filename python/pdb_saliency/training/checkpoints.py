@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill, a full disk and damage, and what it takes to go on from them."""
+"""Checkpoints that survive a kill, a full disk and damage, and the checks for continuing from them."""
 
 from __future__ import annotations
 
@@ -94,11 +94,11 @@ class Checkpoints:
         return state
 
 
-# -- going on ----------------------------------------------------------------------------------------------------------
+# -- continuing --------------------------------------------------------------------------------------------------------
 
 
 def check_run(run: Path, config: TrainConfig, state: dict | None) -> None:
-    """Refuse to go on with a run of another configuration, or to overwrite somebody's model.
+    """Refuse to continue a run of another configuration, or to overwrite someone's model.
 
     state: of the last checkpoint in the folder `run`, None if there is none. Raises InputError.
     """
@@ -158,7 +158,7 @@ def write_durably(path: Path, *parts: bytes | memoryview) -> None:
     """Write a file that appears complete or not at all, and is on the disk when this returns. Raises OSError.
 
     A power cut cannot undo it, so older checkpoints may be removed afterwards. The hidden file has the same name in
-    every process, so the next attempt replaces what a kill left of it.
+    every process, so the next attempt replaces what a killed one left behind.
     """
     with replacing(path, path.with_name(f".{path.name[:50]}.part"), durable=True) as temporary:
         with open(temporary, "wb") as file:
@@ -168,5 +168,5 @@ def write_durably(path: Path, *parts: bytes | memoryview) -> None:
 def remove_unfinished(folder: Path) -> None:
     """Delete the files that a killed run was still writing: .NAME.part, .NAME.PROCESS.part."""
     for path in folder.glob(".*.part"):
-        if _UNFINISHED.fullmatch(path.name):  # The folder may hold files of somebody else.
+        if _UNFINISHED.fullmatch(path.name):  # The folder may hold someone else's files.
             path.unlink(missing_ok=True)

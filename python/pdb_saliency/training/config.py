@@ -10,7 +10,7 @@ With P = 473 * 473 = 223,729 pixels a frame, that loss is P times the mean loss 
 
 are the same steps for r = 1e-6 * P = 0.223729 and d = 0.0005 / P = 2.235e-9 (the rate never changes, so it does not
 matter that Caffe applies it inside v). The number of frames H = 5 does not enter, since both losses divide by it; if
-Caffe was told not to normalise at all (NONE), r would be 5 times as large, and d a fifth. The paper names neither a
+Caffe was set not to normalise at all (NONE), r would be 5 times as large, and d a fifth. The paper names neither a
 schedule (hence a fixed rate) nor a number of steps.
 
 The released model's batch normalisation is frozen in every layer, presumably with the statistics of the network it
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pdb_saliency.errors import InputError
@@ -137,11 +138,13 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What does not change the outcome of a run. The last four count steps between two events; 0 switches them off.
+    """What does not change the outcome of a run. The counts are steps between two events; 0 is never.
 
     workers: processes that make samples; 0 makes them in the training process; None: 8 with a GPU, else 1.
     validate: validation also takes place before the first step and after the last one.
     scalars, pictures: how often the loss, and samples with their predictions, are logged.
+    on_stop: called when Ctrl-C or SIGTERM asks the run to stop after its step; from the signal handler, so it may
+        neither print nor log.
     """
 
     workers: int | None = 0
@@ -149,6 +152,7 @@ class RunOptions:
     validate: int = 500
     scalars: int = 10
     pictures: int = 500
+    on_stop: Callable[[], None] | None = None
 
 
 def paper(stage: str) -> TrainConfig:

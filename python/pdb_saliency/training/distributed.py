@@ -1,4 +1,4 @@
-"""Several processes that train one model: how Lightning Fabric starts them, and what they do together."""
+"""Several processes that train one model: how Lightning Fabric starts them, and how they cooperate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ACCELERATORS = ("auto", "cpu", "cuda")
 
 
 def check_packages() -> None:
-    """Raises SaliencyError where the packages of the extra `train` are missing."""
+    """Raises SaliencyError if the packages of the extra `train` are missing."""
     for package in ("lightning_fabric", "tensorboard"):
         try:
             __import__(package)
@@ -73,7 +73,7 @@ def is_first() -> bool:
     return not distributed or torch.distributed.get_rank() == 0
 
 
-# -- work that must not leave the other processes waiting for one that has failed --------------------------------------
+# -- work whose failure in one process must not leave the others waiting --------------------------------------
 
 
 def in_first(fabric: Fabric, work: Callable[[], Result]) -> Result:

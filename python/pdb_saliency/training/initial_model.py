@@ -1,4 +1,4 @@
-"""The model that a stage begins with."""
+"""The model that a stage starts from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pdb_saliency.model.config import ModelConfig
 from pdb_saliency.model.saliency import SaliencyModel
 from pdb_saliency.model.weights import load_model, weight_names
 
-# What the networks of two successive stages must have in common.
+# The settings that the networks of two successive stages must share.
 _SHARED = ("variant", "backbone", "width", "pdc", "pdc_dilations", "pdc_channels", "reduced_channels", "decoder")
 
 
@@ -53,11 +53,11 @@ def starting_model(
     if start is None:
         if stage != "spatial":
             raise InputError(
-                f"stage {stage} goes on from a trained model: expected --from with a model file or a run's folder"
+                f"stage {stage} continues from a trained model: expected --from with a model file or a run's folder"
             )
         return _new_model(_resized(config or ModelConfig(), input_size), backbone_weights, seed, remark)
     if backbone_weights:
-        raise InputError("--backbone-weights begins a new model, and --from has weights of its own: give one of them")
+        raise InputError("--backbone-weights begins a new model, and --from has its own weights: give one of them")
     earlier = load_model(model_file(start))
     config = _resized(config or earlier.config, input_size)
     if motion is not None:

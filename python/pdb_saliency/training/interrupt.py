@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 
@@ -12,10 +12,12 @@ class StopRequest:
     """In this context the first SIGINT or SIGTERM sets `asked`; the next one acts as it would outside.
 
     In other threads than the main one it does nothing.
+    announce: called by the signal handler, so it may neither print nor log, which the signal may have interrupted.
     """
 
-    def __init__(self):
+    def __init__(self, announce: Callable[[], None] | None = None):
         self.asked = False
+        self._announce = announce
         self._handlers: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
@@ -29,10 +31,8 @@ class StopRequest:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
         self._restore()
-        try:  # Neither print nor logging, which the signal may have interrupted.
-            os.write(2, b"\npdb-saliency: stopping after this step; once more to stop at once, without saving\n")
-        except OSError:
-            pass
+        if self._announce:
+            self._announce()
 
     def _restore(self) -> None:
         for number, handler in self._handlers.items():

@@ -72,7 +72,7 @@ def load_batches(
 
 
 class _Guarded(Dataset):
-    """Samples, or the InputError of a sample as a value: a worker that raises is not told to end, and is waited for."""
+    """Samples, or the InputError of a sample as a value: the loader would wait for a worker that raises."""
 
     def __init__(self, samples: Dataset):
         self._samples = samples

@@ -26,8 +26,7 @@ from pdb_saliency.data.sets.items import Dataset, Video
 from pdb_saliency.data.stream import SampleStream
 from pdb_saliency.errors import InputError
 from pdb_saliency.evaluation.validate import combine, score_videos
-from pdb_saliency.model import config as networks
-from pdb_saliency.model.config import ModelConfig
+from pdb_saliency.model.config import NETWORKS, ModelConfig
 from pdb_saliency.model.saliency import SaliencyModel
 from pdb_saliency.options import CLIP_KINDS, PRESETS
 
@@ -42,7 +41,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-NETWORKS = {"lite": networks.LITE, "paper": networks.PAPER, "released": networks.RELEASED}
 _AUGMENTATIONS = {"paper": augment.PAPER, "modern": augment.MODERN, "none": None}
 _PREVIEWED = 12
 
@@ -76,7 +74,7 @@ class Sources:
 class InitialModel:
     """The model that a run begins with; see `starting_model`.
 
-    network: "lite", "paper", "released" or a configuration; None: that of `weights`, or "paper" without any.
+    network: one of options.NETWORKS, or a configuration; None: that of `weights`, or "paper" without any.
     weights: a model file, the folder of a finished run, or a name (`pdb-saliency info` lists them). Stages temporal and
         joint need it.
     temporal: one of options.TEMPORAL_KINDS; None: that of `weights`, or "pdb_convlstm". motion: one of options.MOTIONS;
@@ -166,12 +164,11 @@ def _prepare(fabric: Fabric, config: TrainConfig, sources: Sources, initial: Ini
 
 def _report(fabric: Fabric, run: _Run) -> None:
     for line in run.config.data:
-        _log.warning("data: %s", line)
+        _log.info("data: %s", line, extra={"kind": "note"})
     if run.config.size != run.model.config.input_size:
         trained, own = ("x".join(map(str, pair)) for pair in (run.config.size, run.model.config.input_size))
-        _log.warning(
-            "training at %s; validation and `predict` use the model's input size, %s (--input-size)", trained, own
-        )
+        text = "training at %s; validation and `predict` use the model's input size, %s (--input-size)"
+        _log.info(text, trained, own, extra={"kind": "note"})
     processes = f"{fabric.world_size} x {fabric.device}"
     _log.info("%s, on %s, %s", run.model.description, processes, run.config.precision)
 

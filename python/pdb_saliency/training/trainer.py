@@ -1,4 +1,4 @@
-"""The training loop: one stage, any number of processes, resumable after every checkpoint."""
+"""The training loop: one stage, any number of processes, resumable from every checkpoint."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ BEST_BY = "max_f"
 
 
 class Trainer:
-    """Trains `model` by `config` on `samples` into the folder `run`, going on from the folder's last checkpoint.
+    """Trains `model` by `config` on `samples` into the folder `run`, continuing from the folder's last checkpoint.
 
     samples: [number] -> sample as SampleStream gives it, for number < config.steps * config.batch, a function of the
         number alone. validation: returns the scores of a model in eval mode, `BEST_BY` among them; None for no
@@ -75,11 +75,11 @@ class Trainer:
         """Train to the end and return what metrics.json holds."""
         try:
             self._set_up()
-            # Before StopRequest: an interrupted cache goes on where it stopped, without a checkpoint.
+            # Before StopRequest: an interrupted cache continues where it stopped, without a checkpoint.
             samples = self.samples
             if self.config.cache:
                 samples = build_cache(self.fabric, self.model, samples, self.config, self.run / "cache", self.workers)
-            with StopRequest() as stop:
+            with StopRequest(self.options.on_stop) as stop:
                 scores = self._train(samples, stop)
             return self._finish(scores or self.best.get("last", {}))
         except RuntimeError as error:  # It can occur anywhere: torch raises it in the handler of SIGCHLD.
@@ -269,7 +269,7 @@ class Trainer:
 
         in_first(self.fabric, save)
 
-    # -- small things ------------------------------------------------------------------------------------------------
+    # -- helpers ------------------------------------------------------------------------------------------------
 
     def _evaluated(self) -> SaliencyModel:
         return self.average.module if self.average else self.model

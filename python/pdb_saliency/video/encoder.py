@@ -57,7 +57,7 @@ CODECS = {
 
 @functools.cache
 def find_ffmpeg() -> str | None:
-    """The path of ffmpeg: the one on the PATH, else that of the package imageio-ffmpeg; None without either."""
+    """The path of ffmpeg: the one on the PATH, else that of the package imageio-ffmpeg; None if there is neither."""
     found = find_program("ffmpeg")
     if found is None:
         try:
@@ -139,7 +139,7 @@ class FfmpegWriter:
         command = [find_ffmpeg(), "-v", "error", "-nostdin", "-y", "-f", "rawvideo", "-pix_fmt", pixels]
         command += ["-s", size, "-framerate", f"{self._fps:.6f}", "-i", "pipe:0", *options, _plain(self._temporary)]
         self._errors = tempfile.TemporaryFile()
-        # In a session of its own, so that Ctrl-C does not end it before us.
+        # In its own session, so that Ctrl-C does not end it before us.
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors, start_new_session=True,
             env=clean_environment(),

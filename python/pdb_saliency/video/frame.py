@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Frame:
-    """One decoded frame. name: its results are called `<name>.png`. image: uint8 (H, W, 3), BGR.
+    """One decoded frame. name: the name of its results, without their suffix. image: uint8 (H, W, 3), BGR.
 
     seconds: when it is shown, counted from the start of the video; None if unknown. known: its map, uint8 (H, W), if an
     earlier run left it, so that it need not be computed again.

@@ -1,6 +1,6 @@
-"""Decoding a video in a process of its own, so that a damaged file cannot take the program down.
+"""Decoding a video in a separate process, so that a damaged file cannot take the program down.
 
-FFmpeg, inside OpenCV, reads files of any origin. If it crashes, loops for ever or runs out of memory, that ends only
+FFmpeg, inside OpenCV, reads files of any origin. If it crashes, loops forever or runs out of memory, that ends only
 this process. It runs `serve`, below, and sends frames through a pipe, so that it decodes while the network computes.
 """
 
@@ -160,7 +160,7 @@ def serve() -> None:
     except cv2.error:
         _send(out, b"e")
     except BrokenPipeError:
-        pass  # The reader has ended.
+        pass  # The reader is gone.
 
 
 def _send(out, data) -> None:
@@ -170,7 +170,7 @@ def _send(out, data) -> None:
 
 
 def _be_first_to_die() -> None:
-    """If memory runs out, Linux should end this process, not the one with the results."""
+    """If memory runs out, Linux should kill this process, not the one with the results."""
     try:
         Path("/proc/self/oom_score_adj").write_text("1000")
     except OSError:

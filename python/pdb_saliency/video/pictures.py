@@ -34,7 +34,7 @@ class PictureFiles:
         first: dict[str, Path] = {}
         for path in paths:
             if first.setdefault(path.stem, path) != path:
-                raise InputError(f"{first[path.stem]} and {path} would both be written as {path.stem}.png")
+                raise InputError(f"the results of {first[path.stem]} and {path} would have the same name, {path.stem}")
 
     def __iter__(self) -> Iterator[Frame]:
         for path in self.files:

@@ -27,7 +27,7 @@ class VideoFile:
     """Frames of a video, named by number from 0, with five digits or as many as the declared count needs.
 
     count: what the container declares, perhaps an estimate; None if it declares nothing. fps: the mean frame rate.
-    Each iteration decodes the file again from its start, in a process of its own. Rotation metadata is applied; grey,
+    Each iteration decodes the file again from its start, in a separate process. Rotation metadata is applied; grey,
     10-bit and other pixels become 8-bit BGR, alpha is dropped. Frame.seconds are the time stamps, as long as they
     increase.
 

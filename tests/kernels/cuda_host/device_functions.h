@@ -14,7 +14,8 @@ namespace pdb {
 // 0: none; 1: in expf and tanhf, as in PyTorch's operators on a GPU; 2: in the quotient as well. See cuda_host.cpp.
 extern int device_errors;
 
-// value with an error of at most so many units in the last place; the bits of the argument determine how many.
+// value with an error of at most the given number of units in the last place (ulps); the bits of the argument
+// determine the error.
 inline float off_by(float value, float ulps, float argument) {
   if (!std::isfinite(value) || value == 0) return value;
   uint32_t bits;

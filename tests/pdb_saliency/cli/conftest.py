@@ -1,4 +1,4 @@
-"""What the tests of several commands start from."""
+"""Fixtures for the tests of several commands."""
 
 import cv2
 import pytest

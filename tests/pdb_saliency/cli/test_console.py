@@ -1,4 +1,4 @@
-"""What commands say: --quiet, --verbose, and names of files that hold control characters."""
+"""What commands print: --quiet, --verbose, and names of files that hold control characters."""
 
 import pytest
 
@@ -19,10 +19,10 @@ def test_every_command_has_quiet_and_verbose(command, capsys):
 
 
 def test_quiet_and_verbose_of_evaluate(tmp_path, capsys):
-    """The table is what was asked for; notes are not."""
+    """The table was asked for; notes were not."""
     for name in ("maps", "masks"):
         write_frames(tmp_path / name, [grey_frame(255 * (i % 2)) for i in range(3)])
-    write_frames(tmp_path / "maps", [grey_frame(0)] * 4)  # One more than there are masks, which is told.
+    write_frames(tmp_path / "maps", [grey_frame(0)] * 4)  # One more than there are masks, which is reported.
     command = ["evaluate", str(tmp_path / "maps"), str(tmp_path / "masks")]
     assert cli.main(command) == 0
     plain = capsys.readouterr()
@@ -44,7 +44,7 @@ def test_quiet_work_lists_and_data_sets(tmp_path, grey_model, capsys):
     assert f"info: set: below {tmp_path / 'set' / 'images'}" in capsys.readouterr().err
 
 
-def test_info_tells_more_when_asked(capsys):
+def test_info_reports_more_when_asked(capsys):
     assert cli.main(["info"]) == 0
     short = capsys.readouterr().out
     assert cli.main(["info", "-v"]) == 0

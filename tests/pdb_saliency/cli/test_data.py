@@ -1,4 +1,4 @@
-"""`pdb-saliency data`: what is there, what is not, and what is refused; sets with weights on the command line."""
+"""`pdb-saliency data`: sets that are there, missing or refused; sets with weights on the command line."""
 
 import argparse
 

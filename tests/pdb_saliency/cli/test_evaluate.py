@@ -211,7 +211,7 @@ def test_ctrl_c_is_reported_in_one_line(tmp_path):
 
 
 def _busy_processes(session):
-    """Processes of the session that have used a second of processor time, besides its leader."""
+    """Processes of the session, except its leader, that have used a second of processor time."""
     busy = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:

@@ -121,7 +121,7 @@ def test_file_size_limit(tmp_path, predict, capsys, kind):
 
 
 def start_long_run(tmp_path):
-    """`predict` of 400 frames in a process of its own, after it has written some of the results."""
+    """`predict` of 400 frames in a separate process, after it has written some of the results."""
     folder = tmp_path / "in"
     if not folder.exists():
         write_frames(folder, [np.roll(noisy(), i, 1) for i in range(400)], ".bmp")
@@ -169,7 +169,9 @@ def test_kill_9_leaves_complete_files_and_the_next_run_clears_up(tmp_path, predi
     out = tmp_path / "out"
     assert_complete_pictures(out)
     assert [path.name for path in out.iterdir() if path.suffix == ".mp4"] == [".overlay.part.mp4"]
-    (out / "maps" / ".00003.png.part").write_bytes(b"half a picture")  # What a kill in the middle of a write leaves.
+    (out / "maps" / ".00003.png.part").write_bytes(
+        b"half a picture"
+    )  # What a process killed in the middle of a write leaves behind.
     assert predict(tmp_path / "in", "-o", out, "--save", "maps,masks,video") == 0
     assert not list(out.rglob(".*"))
     assert len(list((out / "maps").iterdir())) == 400 == len(read_video(out / "overlay.mp4")[0])

@@ -229,7 +229,7 @@ def test_a_lack_of_memory_is_one_line(frames, tmp_path, monkeypatch, capsys):
 
 
 def on_terminal(*command, **environment):
-    """What a command prints on a terminal of its own."""
+    """What a command prints on its own terminal."""
     pty, fcntl, termios = map(pytest.importorskip, ("pty", "fcntl", "termios"))
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))

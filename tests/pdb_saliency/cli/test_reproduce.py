@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from helpers.checkpoints import frame_of, mask_of, report, run, save
+from helpers.checkpoints import mask_of, report, run, save
 from pdb_saliency import cli
 from pdb_saliency.errors import SaliencyError
 from pdb_saliency.evaluation.paper import maps
@@ -165,18 +165,6 @@ def test_tables_alone_need_no_checkpoint(world):
 
 
 # CRF
-
-
-def test_crf_snaps_to_the_picture():
-    pytest.importorskip("pydensecrf")
-    blurred = cv2.GaussianBlur(mask_of(3), (0, 0), 5).astype(np.float32) / 255
-    refined = crf.refine(frame_of(3), blurred)
-    assert refined.dtype == np.float32 and refined.shape == (40, 60) and 0 <= refined.min() <= refined.max() <= 1
-    mask = mask_of(3) > 0
-    assert np.abs(refined - mask).mean() < 0.3 * np.abs(blurred - mask).mean()
-    assert np.isfinite(crf.refine(frame_of(3), mask.astype(np.float32))).all()  # Probabilities of 0 and 1.
-    with pytest.raises(ValueError, match="uint8"):
-        crf.refine(frame_of(3)[:20], blurred)
 
 
 def test_ours_plus_is_measured(world):

@@ -1,4 +1,4 @@
-"""`pdb-saliency reproduce`: what it refuses or passes over, and names that are odd."""
+"""`pdb-saliency reproduce`: what it refuses or skips, and odd names."""
 
 import os
 import re
@@ -12,7 +12,7 @@ from pdb_saliency import SaliencyModel, save_model
 
 
 @pytest.mark.slow
-def test_what_cannot_be_used_is_told(world, capsys):
+def test_unusable_checkpoints_are_reported(world, capsys):
     (world / "runs/broken.pth").write_bytes(b"x" * 100)
     save(world / "runs/odd.safetensors", 0, pdc="aspp")
     assert run(world) == 0
@@ -23,7 +23,7 @@ def test_what_cannot_be_used_is_told(world, capsys):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("error:constrained_layout")
 def test_odd_names_of_checkpoints(world):
-    """The page stays a table, the JSON is valid, and what is kept has a name of possible length."""
+    """The page stays a table, the JSON is valid, and the names of kept files are not too long."""
     long = "/".join(["x" * 80] * 4)
     names = ["a|b `x` $\\nocommand$", "two\nlines", os.fsdecode(b"no text \xff"), "_hidden", f"{long}/deep"]
     for seed, name in enumerate(names):
@@ -48,7 +48,7 @@ def test_a_copy_is_no_seed(world, capsys):
 
 
 @pytest.mark.slow
-def test_broken_pairs_are_told_before_the_work(world, capsys):
+def test_broken_pairs_are_reported_before_the_work(world, capsys):
     broken = world / "data/part/JPEGImages/camel/00002.jpg"
     broken.write_bytes(broken.read_bytes()[:200])
     assert run(world) == 1
@@ -57,7 +57,7 @@ def test_broken_pairs_are_told_before_the_work(world, capsys):
     assert report(world)["test_sets"] == {"DAVIS": "only 2 of 20 sequences, 11 of 1376 annotated frames"}
 
 
-def test_a_folder_in_the_way_of_the_tables_is_told_before_the_work(world, capsys):
+def test_a_folder_in_the_way_of_the_tables_is_reported_before_the_work(world, capsys):
     (world / "out/tables.md").mkdir(parents=True)
     assert run(world) == 1
     assert "tables.md: cannot be written" in capsys.readouterr().err and not (world / "out/maps").exists()

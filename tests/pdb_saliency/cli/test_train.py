@@ -126,7 +126,7 @@ def test_shares_of_a_mix(tmp_path):
 
 
 def test_a_mix_of_other_files_is_another_one(tmp_path):
-    """Otherwise a run would go on, and a cache be used, with masks that were corrected in between."""
+    """Otherwise a run would continue, and a cache be used, after masks were corrected in between."""
     (stills, video), words = sets(tmp_path), []
     for change in (None, "3.png", "c"):
         if change:
@@ -141,7 +141,7 @@ def test_a_mix_of_other_files_is_another_one(tmp_path):
 
 @pytest.mark.parametrize("logit", [-120.0, -90.0, -20.0, 20.0, 90.0, 120.0])
 def test_a_model_that_is_sure_of_something_wrong_still_learns(logit):
-    """Through the paper's order of sigmoid and upsampling, the gradient points to the mask, however large the logit."""
+    """In the paper's order of sigmoid and upsampling, the gradient points to the mask even at large logits."""
     logits = torch.full((1, 1, 3, 3), logit, requires_grad=True)
     masks = torch.full((1, 1, 1, 9, 9), float(logit < 0))
     upsampled = upsample_saliency(logits, (9, 9)).unsqueeze(0)

@@ -1,6 +1,6 @@
 """No command runs code of the current folder: modules, programs, shared libraries and settings that came with a video.
 
-Every test runs a real command, installed as pip does it, in a folder in which each name that could be wanted is taken.
+Every test runs a real command, installed as pip does it, in a folder with a file for every name that may be looked up.
 """
 
 import dataclasses
@@ -63,7 +63,7 @@ def check_prediction(folder):
 
 
 def test_the_folder_is_unfriendly(unfriendly):
-    """A process that follows Python's own rules does run what lies there."""
+    """A process that follows Python's own rules does run the code there."""
     with pytest.raises(AssertionError, match="ran .'subprocess.py'. of the current folder"):
         unfriendly.python("-c", "import subprocess")
     unfriendly.python("-c", "print()")

@@ -111,7 +111,7 @@ def test_the_papers_crop_takes_slices_of_every_border():
         [(rows.min(), 99 - rows.max(), columns.min(), 119 - columns.max()) for rows, columns in views(PAPER)]
     )
     assert (lost.min(0) == 0).all() and (lost.max(0) <= (10, 10, 12, 12)).all() and (lost.max(0) >= 8).all()
-    assert all(np.unique(column).size > 5 for column in lost.T)  # Each border is drawn by itself.
+    assert all(np.unique(column).size > 5 for column in lost.T)  # Each border is drawn independently.
     assert np.abs(np.corrcoef(lost.T) - np.eye(4)).max() < 0.3
 
 

@@ -150,7 +150,7 @@ def test_a_file_that_became_unreadable_is_named(tmp_path, workers):
         list(load_batches(samples, [[number] for number in range(len(samples))], workers))
     message = str(raised.value)
     assert message.startswith(str(stills[0].mask)) and "\n" not in message
-    assert not multiprocessing.active_children()  # A program would wait for them at its end.
+    assert not multiprocessing.active_children()  # Otherwise a program would wait for them when it exits.
 
 
 def _objects(*levels):
@@ -257,7 +257,7 @@ def test_all_steps_that_fit_occur(numbered):
 
 
 def test_annotated_frames_are_equally_likely(numbered):
-    """In whichever video, and wherever in it. With clips of one frame, that is the annotated frame itself."""
+    """In any video and anywhere in it. With clips of one frame, that is the annotated frame itself."""
     source = VideoClips([numbered(40, {3, 20}, "two"), numbered(12, {0, 5, 11}, "three"), numbered(9, set(), "none")])
     rng = np.random.default_rng(0)
     seen = Counter()

@@ -1,4 +1,4 @@
-"""The drawn film: what its masks say is what it shows."""
+"""The drawn film: its masks match what it shows."""
 
 import cv2
 import numpy as np

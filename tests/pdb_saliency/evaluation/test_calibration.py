@@ -34,7 +34,7 @@ def drawn(scale, offset, pixels=4_000_000, seed=0):
 def test_the_fit_finds_what_the_masks_were_drawn_with(numbers):
     counts = drawn(*numbers)
     assert fit(counts) == pytest.approx(numbers, abs=0.02)
-    assert calibration_error(reliability(counts, *numbers)) < 2e-3  # The noise of the drawing.
+    assert calibration_error(reliability(counts, *numbers)) < 2e-3  # The noise of the random draw.
     if numbers != (1.0, 0.0):
         assert calibration_error(reliability(counts)) > 0.05
 

@@ -60,7 +60,7 @@ def test_every_nth_clip(tmp_path, every):
     video = video_of(tmp_path, "a", 17)
     frames = annotated_clips(video, every)
     scored = [n for n in range(17) if n // 5 % every == 0]
-    # The last clip needs the one before it, which is looked at and not scored.
+    # The last clip needs the one before it, which is seen but not scored.
     assert frames == ([*range(5), *range(10, 17)] if every == 3 else scored)
     assert validate(GreyModel(), [video], CPU, clips_every=every)["frames"] == len(scored)
 

@@ -1,4 +1,4 @@
-"""Clips of a stream: overlapping and blended, causal, and what comes out before an unreadable frame."""
+"""Clips of a stream: overlapping and blended, causal, and the results before an unreadable frame."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from helpers.checkpoints import frame_of, mask_of
 from helpers.films import noisy, the_line, write_frames
 from helpers.paths import HELPERS
 from pdb_saliency import cli
@@ -68,11 +69,22 @@ def test_the_answer_is_the_library_s():
 
 
 def test_what_it_does_to_soft_maps():
-    """As the docstring says: hardly a soft pixel stays, and what is nowhere likelier than not vanishes."""
+    """As the docstring says: hardly any soft pixels remain, and an object that is below a half everywhere vanishes."""
     image, saliency = scene(0)
     refined = crf.refine(image, saliency)
     assert ((saliency > 0.1) & (saliency < 0.9)).mean() > 5 * ((refined > 0.1) & (refined < 0.9)).mean()
     assert crf.refine(image, 0.45 * saliency).max() < 0.42
+
+
+def test_maps_snap_to_the_edges_of_the_frame():
+    blurred = cv2.GaussianBlur(mask_of(3), (0, 0), 5).astype(np.float32) / 255
+    refined = crf.refine(frame_of(3), blurred)
+    assert refined.dtype == np.float32 and refined.shape == (40, 60) and 0 <= refined.min() <= refined.max() <= 1
+    mask = mask_of(3) > 0
+    assert np.abs(refined - mask).mean() < 0.3 * np.abs(blurred - mask).mean()
+    assert np.isfinite(crf.refine(frame_of(3), mask.astype(np.float32))).all()  # Probabilities of 0 and 1.
+    with pytest.raises(ValueError, match="uint8"):
+        crf.refine(frame_of(3)[:20], blurred)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -106,8 +118,8 @@ def test_a_killed_process_is_one_line():
 
 @pytest.fixture
 def busy_run(tmp_path):
-    """`predict --crf` in a process of its own, whose two CRF processes never finish a frame; and their numbers."""
-    folder = write_frames(tmp_path / "in", [noisy(480, 640)] * 12)  # More than a pipe takes.
+    """`predict --crf` in a separate process, whose two CRF processes never finish a frame; and their numbers."""
+    folder = write_frames(tmp_path / "in", [noisy(480, 640)] * 12)  # More than a pipe holds.
     command = [sys.executable, HELPERS / "fake_model.py", "predict", folder, "-o", tmp_path / "out"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "FAKE_ENDLESS_CRF": "1"}
     process = subprocess.Popen(
@@ -119,7 +131,7 @@ def busy_run(tmp_path):
         assert process.poll() is None and time.monotonic() < deadline
         workers = [pid for pid in children(process.pid) if b"spawn_main" in commandline(pid)]
         time.sleep(0.05)
-    time.sleep(1)  # Until they are at work; where that is too short, the test is only easier.
+    time.sleep(1)  # Until they are at work; if that is too short, the test is merely easier.
     yield process, workers
     process.kill()
 

@@ -1,4 +1,4 @@
-"""The inference engine: its maps are the model's, whatever it folds, fuses, batches, overlaps or carries on."""
+"""The inference engine: its maps are the model's, however it folds, fuses, batches, overlaps or carries over state."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_the_shipped_models_maps():
 @pytest.mark.slow(but=["size0"])
 @pytest.mark.parametrize("size", [(40, 90), (90, 40), (64, 64)])
 def test_a_video_is_seen_in_its_own_shape(size):
-    """And the model's own way leads from the network's map to the frame's."""
+    """And the model's own output step turns the network's map into the frame's."""
     model = trained_like(
         tiny(**VARIANTS[1], motion="residual", keep_aspect=True, refine="guided", calibration=(1.5, -0.2))
     )
@@ -193,7 +193,7 @@ def test_failed_compilation_is_one_line(caplog, monkeypatch):
 
 
 def test_a_compiled_network_sees_batches_of_one_size(monkeypatch):
-    """Every other size would be compiled once more, for minutes."""
+    """Every other size would be compiled again, for minutes."""
     model, frames, seen = trained_like(tiny()).float(), films(11), []
     monkeypatch.setattr(torch, "compile", lambda function, **_: lambda x: seen.append(len(x)) or function(x))
     ours = engine_maps(model, frames, compile=True, batch=4)
@@ -224,7 +224,7 @@ def test_maps_are_waited_for_where_they_are_used(monkeypatch):
 
 @pytest.mark.parametrize("overlap", [0, 4])
 def test_clips_do_not_hold_the_pictures(overlap):
-    """Those of 100 megapixels have 300 MB each: no more may wait than a clip, and what the stages are at."""
+    """Frames of 100 megapixels have 300 MB each: only a clip, and what the stages are working on, may be held."""
     alive, most = weakref.WeakSet(), 0
 
     class Picture(np.ndarray):

@@ -12,12 +12,13 @@ import torch
 
 from helpers.models import tiny, trained_like
 from pdb_saliency import cli, save_model
-from pdb_saliency.errors import OutputError, SaliencyError
+from pdb_saliency.errors import InputError, OutputError, SaliencyError
 from pdb_saliency.inference import export
 from pdb_saliency.inference.export import Portable
 from pdb_saliency.model.residual_motion import ResidualMotion
+from pdb_saliency.options import EXPORT_FORMATS
 
-# Runs where neither `pdb_ext` nor `pdb_saliency` can be imported, and sees to that itself.
+# Runs where neither `pdb_ext` nor `pdb_saliency` can be imported, and blocks those imports itself.
 _ALONE = """\
 import sys, numpy, torch
 for name in ("pdb_ext", "pdb_saliency"):
@@ -123,7 +124,7 @@ def test_the_written_file_answers_as_the_model(tmp_path, network, format):
 
 
 class _Motion(torch.nn.Module):
-    """As the network sees it, which hardly shows in the maps of one that is not trained."""
+    """Checked on what the network sees, since the maps of an untrained one hardly show it."""
 
     def forward(self, features):
         return ResidualMotion()(features, (2, 3))
@@ -131,7 +132,7 @@ class _Motion(torch.nn.Module):
 
 @pytest.mark.slow
 def test_motion_as_onnx(tmp_path, caplog):
-    """The exporter passes over arguments that it does not know, and warns of libraries that are not used."""
+    """The exporter ignores arguments that it does not know, and warns about libraries that are not used."""
     needs("onnx")
     import onnxruntime
 
@@ -174,6 +175,18 @@ def test_an_answer_that_differs_is_not_written(tmp_path, network, monkeypatch):
     monkeypatch.setitem(export.FORMATS, "torch-export", (".pt2", write, read))
     with pytest.raises(SaliencyError, match="differs"):
         export.export(network, tmp_path / "model.pt2", "torch-export", 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_offers_the_formats_that_there_are():
+    assert tuple(export.FORMATS) == EXPORT_FORMATS
+
+
+@pytest.mark.parametrize("network", ["released"], indirect=True)
+def test_the_released_variant_keeps_its_size(tmp_path, network):
+    height, width = network.config.input_size
+    with pytest.raises(InputError, match="has its own input size, .*: leave --size out"):
+        export.export(network, tmp_path / "model.pt2", "torch-export", 2, size=(height + 8, width))
     assert not list(tmp_path.iterdir())
 
 

@@ -1,17 +1,15 @@
-"""Clips, the maps made of them, and the devices that compute them."""
+"""Clips, and the maps made of them."""
 
 import dataclasses
 
 import numpy as np
 import pytest
-import torch
 
 from helpers.fake_model import GreyModel, PositionModel
 from helpers.films import grey_frame
 from helpers.models import CPU
 from pdb_saliency.errors import InputError, SaliencyError
 from pdb_saliency.inference.clips import clips
-from pdb_saliency.inference.devices import resolve_device
 from pdb_saliency.inference.engine import saliency_maps
 from pdb_saliency.model.output import to_source_size
 from pdb_saliency.video.frame import Frame
@@ -87,16 +85,3 @@ def test_a_model_that_fails_or_gives_nan_is_one_line():
         list(saliency_maps(named(2), Huge(), CPU))
     with pytest.raises(SaliencyError, match="not finite"):
         list(saliency_maps(named(2), Nan(), CPU))
-
-
-@pytest.mark.parametrize(
-    "name", ["cuda:99", "gpu", "", "meta", "cuda:99999999999999999999", "privateuseone", "mkldnn", "cpu\n"]
-)
-def test_bad_device_is_one_line(name):
-    with pytest.raises(SaliencyError, match="cannot be used") as caught:
-        resolve_device(name)
-    assert "\n" not in str(caught.value) and repr(name) in str(caught.value)
-
-
-def test_auto_device():
-    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")

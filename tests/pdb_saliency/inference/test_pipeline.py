@@ -1,4 +1,4 @@
-"""Stages in threads: order, bounds, exceptions, and an end in every case."""
+"""Stages in threads: order, bounds, exceptions, and that they always end."""
 
 import itertools
 import threading
@@ -81,7 +81,7 @@ def test_a_source_that_hangs_is_left_behind():
 
 
 def test_stages_run_at_the_same_time():
-    """Each stage waits for the other to be inside, too."""
+    """Each stage waits until the other one is running, too."""
     meeting = threading.Barrier(2, timeout=5)
 
     def meet(items):

@@ -7,10 +7,9 @@ import json
 
 import pytest
 
-from pdb_saliency import ModelConfig
-from pdb_saliency.model.config import LITE, PAPER, RELEASED
+from pdb_saliency import ModelConfig, options
+from pdb_saliency.model.config import LITE, NETWORKS, PAPER
 from pdb_saliency.model.temporal import TEMPORAL_MODULES
-from pdb_saliency.options import TEMPORAL_KINDS
 
 
 @pytest.mark.parametrize(
@@ -51,7 +50,7 @@ def test_motion_needs_the_skip_connection():
 
 
 def test_configurations_survive_json():
-    for config in (PAPER, RELEASED, LITE):
+    for config in NETWORKS.values():
         assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(ValueError, match="must have the entries"):
         ModelConfig.from_dict({"variant": "paper"})
@@ -64,4 +63,8 @@ def test_models_from_before_there_was_motion_have_none():
 
 
 def test_every_temporal_kind_has_a_module():
-    assert tuple(TEMPORAL_MODULES) == ("none", *TEMPORAL_KINDS)
+    assert tuple(TEMPORAL_MODULES) == ("none", *options.TEMPORAL_KINDS)
+
+
+def test_every_named_network_has_a_configuration():
+    assert tuple(NETWORKS) == options.NETWORKS

@@ -206,7 +206,7 @@ def test_corners_are_aligned():
     torch.testing.assert_close(upsample_logits(logits, (25, 41))[..., ::8, ::8], logits)
 
 
-def test_descriptions_tell_models_apart():
+def test_descriptions_distinguish_models():
     configs = [dataclasses.replace(TINY, **options) for options in TABLE_5] + [LITE, RELEASED]
     with torch.device("meta"):
         texts = [SaliencyModel(config).description for config in configs]

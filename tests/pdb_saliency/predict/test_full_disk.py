@@ -57,7 +57,7 @@ def below(disk):
 
 @pytest.mark.parametrize("kind", OUTPUTS)
 def test_every_kind_of_result(predict, capsys, disk_of, frames, kind):
-    """The disk has room for some results of any kind, but for all 40 frames of none."""
+    """The disk has room for some results of every kind, but not for all 40 frames of any kind."""
     needs(kind)
     disk = disk_of({"json": 8, "masks": 16, "coco": 16}.get(kind, 60))
     assert predict(frames, "-o", disk / "out", "--save", kind) == 1

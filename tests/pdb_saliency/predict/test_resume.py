@@ -45,7 +45,7 @@ def clips_computed(out):
 
 
 def contents(out):
-    """All files below OUT but the record: their bytes, or the frames of a video."""
+    """All files below OUT except the record: their bytes, or the frames of a video."""
     files = sorted(path for path in out.rglob("*") if path.is_file() and path.name != "run.json")
     read = {}
     for path in files:
@@ -114,7 +114,10 @@ def test_a_complete_run_is_not_done_once_more(tmp_path, predict_with, capsys):
     assert predict_with(GreyModel(), folder, "-o", tmp_path / "out") == 0
     capsys.readouterr()
     assert predict_with(NeverAsked(), folder, "-o", tmp_path / "out", "--resume") == 0
-    assert tuple(capsys.readouterr()) == (f"{tmp_path / 'out'}: everything is there already, by the same command\n", "")
+    assert tuple(capsys.readouterr()) == (
+        f"{tmp_path / 'out'}: everything is there already, from the same command\n",
+        "",
+    )
 
 
 @pytest.mark.parametrize("gone", ["maps/00003.png", "maps", "overlay.mp4", "frames.jsonl"])

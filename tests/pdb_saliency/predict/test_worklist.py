@@ -10,7 +10,6 @@ import pytest
 from helpers.films import grey_frame, read_maps, write_frames, write_video
 from helpers.paths import HELPERS
 from pdb_saliency.errors import InputError, SaliencyError
-from pdb_saliency.inference.devices import device_of_process
 from pdb_saliency.predict.worklist import Job, Share, find_jobs, work_through
 
 
@@ -125,19 +124,6 @@ def test_shares(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(SaliencyError, match="RANK must be below WORLD_SIZE, got RANK=2 WORLD_SIZE=2"):
         Share.from_environment()
-
-
-def test_each_process_takes_its_gpu(monkeypatch):
-    assert device_of_process("auto") == "auto"
-    monkeypatch.setenv("LOCAL_RANK", "5")
-    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("torch.cuda.device_count", lambda: 4)
-    assert [device_of_process(name) for name in ("auto", "cuda", "cuda:0", "cpu")] == [
-        "cuda:1",
-        "cuda:1",
-        "cuda:0",
-        "cpu",
-    ]
 
 
 @pytest.mark.parametrize("arguments", [[], ["a.png", "b.png"]])

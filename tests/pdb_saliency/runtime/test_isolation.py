@@ -47,7 +47,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def unfriendly(tmp_path, monkeypatch):
-    """The current folder, in which every name of the standard library is taken."""
+    """A current folder with a file for every name of the standard library."""
     folder = tmp_path / "downloaded"
     folder.mkdir()
     for name in sys.stdlib_module_names:

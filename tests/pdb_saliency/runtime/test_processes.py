@@ -1,4 +1,4 @@
-"""The pool of processes: answers, errors, and an end at any moment."""
+"""The pool of processes: results, errors, and ending at any moment."""
 
 import multiprocessing
 import operator
@@ -60,7 +60,7 @@ def test_a_process_that_dies_breaks_the_pool(pool):
 
 
 def test_kill_waits_for_nothing(pool):
-    """Neither for a task that never ends, nor for one that no process takes, and that fits no pipe."""
+    """Neither for a task that never ends, nor for one that no process takes and that is too large for a pipe."""
     futures = [submit(pool, time.sleep, 3600) for _ in range(2)] + [submit(pool, len, bytes(10**7)) for _ in range(3)]
     while not all(future.running() for future in futures[:2]):
         time.sleep(0.01)
@@ -73,7 +73,7 @@ def test_kill_waits_for_nothing(pool):
 
 
 def test_kill_while_processes_start():
-    """Twenty times at other moments, among them before the first task has been read."""
+    """Twenty times at different moments, including before the first task has been read."""
     for moment in range(20):
         pool = ProcessPool(2)
         futures = [submit(pool, len, bytes(10**6)) for _ in range(6)]

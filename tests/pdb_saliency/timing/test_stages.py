@@ -1,4 +1,4 @@
-"""What is timed adds up, and a wrong result is not timed."""
+"""The times add up, and a wrong result is not timed."""
 
 import pytest
 import torch

@@ -21,7 +21,7 @@ from pdb_saliency.training.config import RunOptions
 OPTIONS = RunOptions(checkpoint=5, validate=7, scalars=1, pictures=0)
 SETTINGS = ["stage=temporal", "checkpoint=5", "validate=7", "scores=1"]
 
-# Each new process has imported everything already.
+# Each new process starts with everything imported.
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["helpers.train_discs", "lightning_fabric", "torch.utils.tensorboard"])
 
@@ -105,7 +105,7 @@ def test_killed_at_random_moments(tmp_path, uninterrupted):
 
 @pytest.mark.slow
 def test_killed_while_features_are_stored(tmp_path):
-    """Twice: what is stored is not made again, and the result is that of an uninterrupted run."""
+    """Twice: stored samples are not computed again, and the result is that of an uninterrupted run."""
     whole, folder = tmp_path / "whole", tmp_path / "run"
     training = Training(whole, "cache=12")
     assert training.wait() == 0, training.errors
@@ -190,7 +190,7 @@ def test_a_longer_run_at_a_fixed_rate_goes_on(tmp_path):
         run(tmp_path / "a", small_config(steps=6, **fixed), OPTIONS)
 
 
-def test_somebodys_model_is_not_overwritten(tmp_path):
+def test_someones_model_is_not_overwritten(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"precious")
     with pytest.raises(InputError, match="no checkpoints"):
         run(tmp_path, small_config(), OPTIONS)

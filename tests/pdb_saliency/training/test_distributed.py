@@ -40,7 +40,7 @@ ENTRIES = {"batch_norm": "frozen", "steps": 6, "iou_weight": 0.5, "optimizer": "
 RUNS = {
     "frozen": {"accumulate": 2},
     "new_layers": {"batch_norm": "new_layers", "ema": 0.9},
-    # One sample a process, at a lower rate: statistics of so few pixels amplify rounding from step to step.
+    # One sample per process, at a lower rate: statistics of so few pixels amplify rounding from step to step.
     "train": {"batch_norm": "train", "batch": 2, "lr": 0.001},
     "temporal": {"stage": "temporal", "cache": 6, "accumulate": 2},
 }
@@ -103,9 +103,9 @@ def test_a_file_that_disappears_for_one_process_ends_all(distributed):
 def test_a_batch_that_cannot_be_shared_is_refused_before_any_file_is_looked_at(tmp_path):
     arguments = ["--stage", "spatial", "--train", "nowhere", "-o", tmp_path / "run", "--device", "cpu"]
     process = torchrun("-m", "pdb_saliency", "train", *arguments)
-    told = [line for line in process.stderr.splitlines() if line.startswith("pdb-saliency")]
+    reported = [line for line in process.stderr.splitlines() if line.startswith("pdb-saliency")]
     words = "a batch of 5 samples cannot be shared by 2 processes: expected --batch with a multiple of 2"
-    assert told == [f"pdb-saliency: error: {words}"] and process.returncode != 0
+    assert reported == [f"pdb-saliency: error: {words}"] and process.returncode != 0
 
 
 def test_shares_make_up_the_batch():

@@ -1,4 +1,4 @@
-"""The weights that a stage starts with: of the stage before, or of ImageNet."""
+"""The weights that a stage starts from: those of the stage before, or ImageNet's."""
 
 import dataclasses
 
@@ -72,7 +72,7 @@ def test_what_cannot_be_gone_on_from(tmp_path):
     with pytest.raises(WeightsError, match="which has a model.safetensors"):
         begin("temporal", TINY, start=str(tmp_path))
     untrained = begin("temporal", None, start=str(tmp_path / "a.safetensors")).untrained
-    assert "random" in untrained  # Training only the temporal part does not make it true that all is trained.
+    assert "random" in untrained  # Training only the temporal part does not make the whole model trained.
 
 
 def test_an_input_size_beyond_all_bounds_is_reported():
@@ -82,7 +82,7 @@ def test_an_input_size_beyond_all_bounds_is_reported():
 
 
 @pytest.mark.parametrize("size", [(10, 64), (32, 99999), (8192, 8192)])
-def test_a_training_size_out_of_bounds_is_told(size):
+def test_a_training_size_out_of_bounds_is_refused(size):
     with pytest.raises(ValueError, match="size must be"):
         dataclasses.replace(modern("spatial"), size=size)
 

@@ -1,4 +1,4 @@
-"""Training as a function call: what a notebook gets is what the command line gets, and what is wrong is one line."""
+"""Training as a function call: a notebook gets what the command line gets, and each mistake is reported in one line."""
 
 import json
 import re
@@ -55,7 +55,7 @@ def test_the_same_run_as_the_command_line(data, monkeypatch, capsys):
 @pytest.mark.parametrize("name", ["paper", "modern"])
 def test_the_clips_of_a_preset_depend_on_what_the_sets_have(data, name, caplog):
     """Without videos, `paper` repeats stills and `modern` leaves video out; with both, `paper` takes video alone."""
-    caplog.set_level("WARNING")
+    caplog.set_level("INFO", "pdb_saliency")
     kinds = []
     for sets in (["stills"], ["stills", "video"]):
         caplog.clear()
@@ -94,7 +94,7 @@ def test_without_a_size_training_is_at_the_models(data):
         ({"val": ["stills"]}, {}, "validation needs videos"),
         ({}, {"model": InitialModel("large")}, "the network must be one of lite, paper, released, got 'large'"),
         ({}, {"model": InitialModel("lite", weights="imagenet", temporal="gru")}, "temporal must be one of"),
-        ({}, {"model": InitialModel("lite")}, "stage joint goes on from a trained model"),
+        ({}, {"model": InitialModel("lite")}, "stage joint continues from a trained model"),
         ({}, {"device": "tpu"}, "the device must be one of auto, cpu, cuda, got 'tpu'"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

@@ -1,4 +1,4 @@
-"""What each stage trains and by which rule, and that it learns."""
+"""What each stage trains and with which update rule, and that it learns."""
 
 import dataclasses
 import io

@@ -47,7 +47,7 @@ class TwoDots(Dataset):
 def share_right(model, whole_clips):
     """The share of frames, after the first, in which the moving dot is more salient, in clips that were not trained on.
 
-    whole_clips: show whole clips; else every frame as a clip of its own.
+    whole_clips: show whole clips; else every frame as a separate clip.
     """
     right = []
     for number in range(10_000, 10_050):
@@ -64,7 +64,7 @@ def share_right(model, whole_clips):
 @pytest.mark.slow(but=["modern"])
 @pytest.mark.parametrize("preset", [paper, modern])
 def test_the_temporal_part_learns_motion(tmp_path, preset):
-    """If the temporal part did nothing or knew no time, half of the frames would be right by chance."""
+    """If the temporal part did nothing or ignored time, half of the frames would be right by chance."""
     config = dataclasses.replace(preset("temporal"), steps=240, batch=8, length=LENGTH, size=CONFIG.input_size)
     model = SaliencyModel(CONFIG)
     config = dataclasses.replace(config, ema=min(config.ema, 0.9), warmup=min(config.warmup, 20))

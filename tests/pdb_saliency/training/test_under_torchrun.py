@@ -1,4 +1,4 @@
-"""The command's options under torchrun, whose own parser looks at them first."""
+"""The command's options under torchrun, whose own parser reads them first."""
 
 import argparse
 
@@ -19,6 +19,6 @@ def options():
 
 @pytest.mark.parametrize(("command", "option"), list(options()))
 def test_torchrun_hands_every_option_on(command, option):
-    """`--log` is none of its options, but the beginning of two, and it refuses what is ambiguous."""
+    """`--log` is not an option of torchrun but a prefix of two, and it refuses ambiguous ones."""
     theirs = ["--no-python", "--nproc-per-node", "2", "pdb-saliency"]
     assert parse_args([*theirs, command, option, "7"]).training_script_args == [command, option, "7"]

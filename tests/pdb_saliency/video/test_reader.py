@@ -36,7 +36,7 @@ HALVES = "color=black:s=64x48:r=10:d=0.6,drawbox=x=32:w=32:h=48:color=white:t=fi
     ids=["clockwise", "upside down", "counterclockwise"],
 )
 def test_rotation_is_applied(tmp_path, matrix, bright):
-    """As a phone writes it, in the track's matrix; ffmpeg's option for it has changed its name."""
+    """As a phone writes it, in the track's matrix; ffmpeg's option for it has been renamed."""
     clip = encode(tmp_path / "turned.mp4", "-f", "lavfi", "-i", HALVES, "-c:v", "libx264")
     data = bytearray(clip.read_bytes())
     at = data.index(b"tkhd") + 44

@@ -1,4 +1,4 @@
-"""What can be named as input, and what happens to input that is damaged."""
+"""What can be named as input, and what happens if it is damaged."""
 
 import os
 import struct
@@ -35,7 +35,7 @@ def test_glob_and_single_picture(tmp_path):
         write_frames(tmp_path / sequence, [grey_frame(1), grey_frame(2)])
     assert [f.image[0, 0, 0] for f in open_source(str(tmp_path / "b" / "*[01].png"))] == [1, 2]
     assert [f.name for f in open_source(str(tmp_path / "a" / "00001.png"))] == ["00001"]
-    with pytest.raises(InputError, match=r"a.00000\.png and .*b.00000\.png would both be written as 00000\.png"):
+    with pytest.raises(InputError, match=r"a.00000\.png and .*b.00000\.png would have the same name, 00000"):
         open_source(str(tmp_path / "**" / "*.png"))
 
 
@@ -87,7 +87,7 @@ def test_a_recursive_glob_below_the_working_folder(tmp_path, monkeypatch):
 def test_same_stem_is_refused_before_anything_is_read(tmp_path, suffix):
     (tmp_path / "x.bmp").write_bytes(b"never read")
     (tmp_path / f"x{suffix}").write_bytes(b"never read")
-    with pytest.raises(InputError, match="would both be written as x.png"):
+    with pytest.raises(InputError, match="would have the same name, x"):
         open_source(str(tmp_path))
 
 
@@ -203,7 +203,7 @@ def test_frames_hidden_by_an_edit_list_are_not_missing(tmp_path):
     assert "declares 40 frames, 20 were decoded" in source.remark
 
 
-def test_one_frame_lost_to_damage_is_told(tmp_path):
+def test_one_frame_lost_to_damage_is_reported(tmp_path):
     path = write_video(tmp_path / "clip.mp4", moving(40))
     data = bytearray(path.read_bytes())
     at = data.index(b"stsz") + 12

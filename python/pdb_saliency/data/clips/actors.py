@@ -144,7 +144,7 @@ def _actor(
 
 
 def _moving(rng: np.random.Generator, stage: Stage, anchor: np.ndarray, moment: int) -> Callable[[float], np.ndarray]:
-    """The path, time -> place in the scene, of a thing that moves by itself and is at `anchor` at frame `moment`."""
+    """The path, time -> place in the scene, of something that moves on its own, at `anchor` at frame `moment`."""
     camera, settings = stage.camera, stage.settings
     width = camera.frame[1]
     pace = camera.speed(stage.length)

@@ -146,8 +146,8 @@ class Camera:
 class CameraClips:
     """A ClipSource: a random still, seen by a camera on a smooth random path.
 
-    Nothing in the scene moves by itself, and what is salient in the still is salient in the clip: its mask is warped in
-    the same way (nearest neighbour).
+    Nothing in the scene moves independently, and what is salient in the still is salient in the clip: its mask is
+    warped in the same way (nearest neighbour).
     """
 
     def __init__(self, stills: Sequence[Still], settings: CameraSettings | None = None):

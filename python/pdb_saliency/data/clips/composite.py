@@ -28,11 +28,11 @@ class CutoutClips:
 
     The mask (255) shows what a network trained on these clips will learn to regard as salient:
 
-    - If something moves by itself (most clips): only the movers, one or two of them. Everything at rest in the scene is
+    - If something moves independently (most clips): only the one or two movers. Everything at rest in the scene is
       background, however salient it is: cut-outs placed there as distractors, the background's own salient object
       (unless it is the mover, or removed), strips of scenery in front. These move in the frame as the camera moves,
       with some parallax. Scenery that moves in its place is background as well.
-    - If nothing moves by itself (the share `still_scene`): everything salient, which is the cut-outs at rest and the
+    - If nothing moves independently (the share `still_scene`): everything salient, i.e. the cut-outs at rest and the
       background's own object, as in a still. A clip of one frame shows no motion, so it is always of this kind.
 
     A pixel is labelled if at least half of its light comes from labelled things, after occlusion and motion blur.

@@ -1,4 +1,4 @@
-"""Layers of a composite: pictures with alpha, one in front of the other, on a scene that a camera sees."""
+"""Layers of a composite: pictures with alpha, one in front of another, on a scene that a camera sees."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class CutoutSettings:
     """What happens in a composite. Probabilities are per clip unless stated otherwise; ranges are drawn log-uniformly.
 
     camera: the scene's camera; its `side` limits the size of the frames.
-    still_scene: probability that nothing moves by itself; everything salient is labelled then.
+    still_scene: probability that nothing moves independently; everything salient is labelled then.
     second_mover: probability of a second mover.
     own_moves: probability that the mover is the background's own object, taken out of its place, if it stands free. As
         other backgrounds are drawn again (`own_area`), this is so in about two of five clips with a mover by default.
@@ -57,7 +57,7 @@ class CutoutSettings:
     shadow: probability, for each cut-out, that it casts a shadow.
     match: largest strength with which a cut-out's colours are matched to the scene's.
     grain: largest standard deviation of noise, in grey levels.
-    quality: lowest JPEG quality. 100 is no compression, which two of five clips have in any case.
+    quality: lowest JPEG quality. 100 means no compression, which two of five clips have regardless.
     """
 
     camera: CameraSettings = field(default_factory=CameraSettings)

@@ -78,7 +78,7 @@ def videos_in(frames: Path, masks: Path) -> tuple[Video, ...]:
 
 
 def _videos_with_flat_masks(frames: Path, masks: Path) -> tuple[Video, ...]:
-    """Masks that belong to no frame become a video of their own, with missing frames, so that `check` reports them."""
+    """Masks that belong to no frame become a separate video, with missing frames, so that `check` reports them."""
     flat = pictures_in(masks)
     owners: dict[str, str] = {}
     videos = []

@@ -1,4 +1,4 @@
-"""Writes the maps of a model on a data set, as far as they do not exist yet."""
+"""Writes those maps of a model on a data set that do not exist yet."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _text(path: Path) -> str:
 
 
 def _is_whole(path: Path, size: tuple[int, ...]) -> bool:
-    """Whether the map can be read and has the frames' size, which is one size, as `check_dataset` has checked."""
+    """Whether the map can be read and has the frames' size (`check_dataset` has checked that they share one)."""
     try:
         return read_picture(path).shape == size
     except InputError:

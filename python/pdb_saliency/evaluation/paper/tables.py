@@ -109,7 +109,7 @@ def rows_of(config: ModelConfig) -> dict[int, str]:
     """Table number -> the row to which a model with this configuration belongs.
 
     Table 4 has models without a temporal module, as its numbers show (0.774 with the paper's dilation rates; the full
-    model has 0.849). Rates that the paper does not have get a row of their own. A model with a temporal module belongs
+    model has 0.849). Rates that the paper does not have get their own row. A model with a temporal module belongs
     to no table unless its PDC module is the paper's, with several rates concatenated.
     """
     if config.temporal == "none":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 # The forms of results.
-PICTURES = "pictures"  # a folder with one picture NAME.png for each frame
+PICTURES = "pictures"  # a folder with one file for each frame, named after it
 VIDEO = "video"  # one file for the whole run
 RECORD = "record"  # one file for the whole run
 
@@ -26,7 +26,7 @@ class OutputKind:
     name: in the list of --save. form: PICTURES, VIDEO or RECORD. place: the name of its folder or file in the output
     folder. made_by: "module:Class", an `Output`; ".module" lies in this folder. help: what is in it, for --help.
     part: the attribute of `Result` that pictures and videos show. needs: a program or package that is not always
-    installed.
+    installed. suffix: of each frame's file, for PICTURES; `PictureOutput` writes PNG, other formats need another class.
     """
 
     name: str
@@ -36,6 +36,12 @@ class OutputKind:
     help: str
     part: str = ""
     needs: str = ""
+    suffix: str = ".png"
+
+    @property
+    def files(self) -> str:
+        """As the help names it: "maps/NAME.png", where NAME is the frame's, or "coco.json"."""
+        return f"{self.place}/NAME{self.suffix}" if self.form == PICTURES else self.place
 
     def output_class(self) -> Any:
         """The class that writes this kind; imports its module."""

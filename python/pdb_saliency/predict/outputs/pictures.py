@@ -11,15 +11,16 @@ from .result import Result, RunInfo
 
 
 class PictureOutput:
-    """path/NAME.png of each frame. If an earlier run left the frame's map, its picture is kept where there is one."""
+    """A PNG for each frame, named after it. If an earlier run left the frame's map, a picture that exists is kept."""
 
     def __init__(self, kind: OutputKind, path: Path, run: RunInfo):
         self._part = kind.part
         self._folder = path
+        self._suffix = kind.suffix
         self.remarks: list[str] = []
 
     def write(self, result: Result) -> None:
-        path = self._folder / f"{result.frame.name}.png"
+        path = self._folder / f"{result.frame.name}{self._suffix}"
         if result.frame.known is None or not path.exists():
             write_picture(path, getattr(result, self._part))
 

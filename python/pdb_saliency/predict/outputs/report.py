@@ -27,7 +27,7 @@ _TEMPLATE = Path(__file__).with_name("report.html")
 
 
 class ReportOutput:
-    """report.html. It shows `run.facts` as they are; without `run.title` it is called as its folder.
+    """report.html. It shows `run.facts` as they are; without `run.title` it is named after its folder.
 
     Holds at most `MOST_PICTURES` small pictures, and eight bytes for each frame. Raises OutputError.
     """
@@ -97,7 +97,7 @@ def _jpeg(image: np.ndarray) -> str:
 
 
 def _json(value: object) -> str:
-    """For the inside of <script>, where "</script>" must not occur."""
+    """JSON that can stand inside <script>, where "</script>" must not occur."""
     return json.dumps(value).replace("<", "\\u003c")
 
 

@@ -30,7 +30,7 @@ _GAP = 4  # pixels between pictures side by side
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What outputs may need to know about the run besides its frames.
+    """What outputs may need to know about the run, apart from its frames.
 
     fps: the source's frames per second, None for pictures. count: the number of frames that the source declares, None
     if unknown. sound: a file whose sound track belongs to the frames. threshold: of the masks. title, facts: for the

@@ -33,13 +33,13 @@ class Output(Protocol):
         """Put the file in place. Is not called for a run without frames."""
 
     def discard(self) -> None:
-        """Remove what is not finished. Is always called at the end, also after `finish`."""
+        """Remove what is not finished. Is always called at the end, even after `finish`."""
 
 
 class ResultWriter:
     """Writes the results of one run into the folder `out`.
 
-    kinds: names in `OUTPUTS`. run: see `RunInfo`; without a title the report is called as `out`. inputs: files that
+    kinds: names in `OUTPUTS`. run: see `RunInfo`; without a title the report is named after `out`. inputs: files that
     must not be overwritten. store: a folder for the maps that `--resume` needs, for a run that does not save "maps".
 
     Use it as a context manager. `finish` puts the files of the whole run in place; without it the end of the context
@@ -87,7 +87,7 @@ class ResultWriter:
                 output.finish()
             except OutputError as error:
                 failures.append(error)
-                output.discard()  # On a full disk that makes room for the next.
+                output.discard()  # On a full disk this makes room for the next.
         if failures:
             raise failures[0]
 

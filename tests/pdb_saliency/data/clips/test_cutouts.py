@@ -1,4 +1,4 @@
-"""Cut-outs from files and stills, and pictures without their object."""
+"""Cut-outs from files and stills, and pictures whose object is removed."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""J, F and their statistics: cases done by hand, and the definition of DAVIS-2016 pixel by pixel."""
+"""J, F and their statistics: cases worked out by hand, and the definition of DAVIS-2016 pixel by pixel."""
 
 import itertools
 import math
@@ -25,7 +25,7 @@ def plain_boundary(mask):
 
 
 def plain_f(prediction, mask, tolerance=0.008):
-    """Distances between all pairs of boundary pixels: slow, and nothing to get wrong."""
+    """Distances between all pairs of boundary pixels: slow, but too simple to get wrong."""
     radius = math.ceil(tolerance * math.hypot(*mask.shape))
     own, true = (np.argwhere(plain_boundary(picture)) for picture in (prediction, mask))
     if not len(own) or not len(true):

@@ -1,4 +1,4 @@
-"""MAE, precision, recall, F, S and E: cases done by hand, and equality with pysodmetrics."""
+"""MAE, precision, recall, F, S and E: cases worked out by hand, and equality with pysodmetrics."""
 
 import warnings
 
@@ -13,7 +13,7 @@ HALF = np.array([[0, 0, 255, 255]] * 4, np.uint8)
 
 
 def reference(prediction, mask, normalise):
-    """What pysodmetrics says of one frame; its curves begin at the highest cut."""
+    """The scores of one frame by pysodmetrics; its curves begin at the highest cut."""
     sod = pytest.importorskip("py_sod_metrics", reason="pysodmetrics, the reference, is not installed")
     handlers = {
         "f": sod.FmeasureHandler(with_dynamic=True, with_adaptive=False, beta=0.3),

@@ -49,7 +49,7 @@ def boxes(tmp_path):
 
 
 def test_large_pictures_are_made_in_bands_of_rows(monkeypatch):
-    """The result is that for the whole frame, but floats of all its pixels never exist at the same time."""
+    """The result is that for the whole frame, but never holds all its pixels as floats at the same time."""
     monkeypatch.setattr(result, "_BAND", 1 << 14)
     rng = np.random.default_rng(0)
     image, map_ = rng.integers(0, 256, (801, 1003, 3), np.uint8), rng.integers(0, 256, (801, 1003), np.uint8)

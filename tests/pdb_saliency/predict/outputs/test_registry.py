@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 from helpers.console import help_of, run_process
@@ -10,7 +12,7 @@ from helpers.fake_model import PositionModel
 from helpers.films import grey_frame, write_frames
 from pdb_saliency import cli
 from pdb_saliency.cli.program import make_parser
-from pdb_saliency.predict.outputs import OUTPUTS, RECORD, OutputKind
+from pdb_saliency.predict.outputs import OUTPUTS, PICTURES, RECORD, OutputKind
 
 
 class MeanOutput:
@@ -30,10 +32,44 @@ class MeanOutput:
         pass
 
 
+class LevelsOutput:
+    """levels/NAME.npy: each frame's map as an array."""
+
+    def __init__(self, kind, path, run):
+        self._folder, self._suffix, self.remarks = path, kind.suffix, []
+
+    def write(self, result):
+        path = self._folder / f"{result.frame.name}{self._suffix}"
+        if result.frame.known is None or not path.exists():
+            np.save(path, result.map)
+
+    def finish(self):
+        pass
+
+    def discard(self):
+        pass
+
+
+class Interrupted(PositionModel):
+    """Raises Ctrl-C at its second clip."""
+
+    def forward(self, clip):
+        self.clips = getattr(self, "clips", 0) + 1
+        if self.clips == 2:
+            raise KeyboardInterrupt
+        return super().forward(clip)
+
+
 @pytest.fixture
 def mean(monkeypatch):
     kind = OutputKind("mean", RECORD, "mean.txt", f"{__name__}:MeanOutput", "each frame's mean saliency", needs="luck")
     monkeypatch.setitem(OUTPUTS, "mean", kind)
+
+
+@pytest.fixture
+def levels(monkeypatch):
+    made_by, help = f"{__name__}:LevelsOutput", "each frame's map as an array"
+    monkeypatch.setitem(OUTPUTS, "levels", OutputKind("levels", PICTURES, "levels", made_by, help, suffix=".npy"))
 
 
 @pytest.fixture
@@ -65,13 +101,6 @@ def test_resume_does_nothing_unless_it_was_removed(tmp_path, folder, predict, me
 
 
 def test_resume_makes_it_from_the_maps_of_an_interrupted_run(tmp_path, folder, use_model, mean):
-    class Interrupted(PositionModel):
-        def forward(self, clip):
-            self.clips = getattr(self, "clips", 0) + 1
-            if self.clips == 2:
-                raise KeyboardInterrupt
-            return super().forward(clip)
-
     command = ["predict", str(folder), "-o", str(tmp_path / "out"), "--save", "mean", "--resume"]
     use_model(Interrupted())
     assert cli.main(command) == 130
@@ -80,6 +109,39 @@ def test_resume_makes_it_from_the_maps_of_an_interrupted_run(tmp_path, folder, u
     assert cli.main(command) == 0
     values = [float(line.split()[1]) for line in (tmp_path / "out" / "mean.txt").read_text().splitlines()]
     assert values == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.1], abs=3e-3)
+
+
+def read_levels(out):
+    return {path.name: float(np.load(path).mean()) for path in sorted((out / "levels").iterdir())}
+
+
+def test_files_of_frames_have_the_suffix_of_their_kind(tmp_path, folder, predict, levels, capsys):
+    command = (folder, "-o", tmp_path / "out", "--save", "maps,levels", "--resume")
+    assert predict(*command) == 0
+    written = {f"{i:05d}.npy": 51 * i for i in range(6)}
+    assert read_levels(tmp_path / "out") == written
+    assert predict(*command) == 0
+    assert "everything is there already" in capsys.readouterr().out
+    (tmp_path / "out" / "levels" / "00002.npy").rename(tmp_path / "out" / "levels" / "00002.png")
+    assert predict(*command) == 0
+    (tmp_path / "out" / "levels" / "00002.png").unlink()
+    assert read_levels(tmp_path / "out") == written
+    assert "OUT/levels/NAME.npy: each frame's map as an array" in help_of(["predict"], capsys)
+
+
+def test_resume_writes_what_is_missing_of_an_interrupted_run(tmp_path, use_model, levels):
+    folder = write_frames(tmp_path / "in", [grey_frame(51)] * 17)
+    out = tmp_path / "out"
+    command = ["predict", str(folder), "-o", str(out), "--save", "maps,levels", "--resume"]
+    use_model(Interrupted())
+    assert cli.main(command) == 130
+    assert not json.loads((out / "run.json").read_text())["complete"]
+    np.save(out / "levels" / "00000.npy", np.uint8(7))  # It is there, and is kept.
+    (out / "levels" / "00001.npy").unlink()
+    use_model(PositionModel())
+    assert cli.main(command) == 0
+    maps = {f"{path.stem}.npy": cv2.imread(str(path), 0).mean() for path in (out / "maps").iterdir()}
+    assert read_levels(out) == {**maps, "00000.npy": 7} and len(maps) == 17
 
 
 def test_an_input_in_its_place_is_not_overwritten(tmp_path, predict, mean, capsys):
