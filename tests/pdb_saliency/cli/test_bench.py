@@ -28,6 +28,7 @@ def test_every_stage_is_measured(tmp_path, capsys, use_model):
     assert all(f"\n{stage} " in printed for stage in STAGES) and "the convolutions alone" in printed
 
 
+@pytest.mark.slow
 def test_a_drawn_clip_and_random_weights(capsys):
     assert cli.main(["bench", "--architecture", "lite", "--clip-length", "1", "--frames", "1", "--seconds", "1"]) == 0
     printed = capsys.readouterr()

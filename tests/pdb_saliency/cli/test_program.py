@@ -135,6 +135,7 @@ def test_interrupt_is_exit_code_130(frames, tmp_path, monkeypatch, capsys):
     assert "interrupted" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_damaged_inputs_print_one_line_from_a_real_process(tmp_path):
     """Decoders in C write to the stderr of the process, where Python cannot intercept it."""
     video = write_video(tmp_path / "cut.mp4", [grey_frame(5 * i) for i in range(30)])

@@ -126,6 +126,7 @@ def test_another_checkpoint_of_the_same_name_is_run_anew(world):
     assert scores[0] != scores[1]
 
 
+@pytest.mark.slow
 def test_the_last_model_of_a_run_counts_not_its_best(world):
     save(world / "runs/one/best.safetensors", 7)
     save(world / "runs/unfinished/best.safetensors", 8)

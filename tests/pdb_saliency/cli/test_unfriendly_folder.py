@@ -86,6 +86,7 @@ def test_a_plot_has_none_of_the_folder_s_settings(unfriendly):
     assert (cv2.imread(str(unfriendly.folder / "curve.png"))[0, 0] == 255).all()
 
 
+@pytest.mark.slow
 @needs("pydensecrf", "matplotlib")
 def test_reproduce(unfriendly):
     """Too few frames for the evaluation's processes; the CRF has its own."""
@@ -102,6 +103,7 @@ def test_train_with_its_processes(unfriendly, machine):
     assert load_model(unfriendly.folder / run / "model.safetensors").config.temporal == "none"
 
 
+@pytest.mark.slow
 def test_demo(unfriendly):
     unfriendly.run("demo", "-o", "demo", "--weights", "model.safetensors")
     assert (unfriendly.folder / "demo/overlay.mp4").exists()

@@ -101,7 +101,7 @@ def test_an_exported_model_runs_alone(tmp_path, network, format):
         np.testing.assert_allclose(answer, exact, atol=1e-5)
 
 
-@pytest.mark.slow(but=["released-onnx", "light-torch-export"])
+@pytest.mark.slow(but=["light-torch-export"])
 @pytest.mark.parametrize(
     ("network", "format"),
     [

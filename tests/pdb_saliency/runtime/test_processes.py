@@ -72,6 +72,7 @@ def test_kill_waits_for_nothing(pool):
             future.result(0)
 
 
+@pytest.mark.slow
 def test_kill_while_processes_start():
     """Twenty times at different moments, including before the first task has been read."""
     for moment in range(20):

@@ -100,6 +100,7 @@ def test_a_file_that_disappears_for_one_process_ends_all(distributed):
     assert "Connection closed" not in process.stderr and not (folder / "broken" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_batch_that_cannot_be_shared_is_refused_before_any_file_is_looked_at(tmp_path):
     arguments = ["--stage", "spatial", "--train", "nowhere", "-o", tmp_path / "run", "--device", "cpu"]
     process = torchrun("-m", "pdb_saliency", "train", *arguments)

@@ -128,6 +128,7 @@ def test_a_varying_rate_keeps_time(tmp_path, predict, capsys):
     assert abs(middle[round(0.88 * rate)] - still[0]).max() > 10
 
 
+@pytest.mark.slow
 def test_a_constant_rate_is_written_frame_by_frame(tmp_path, predict, capsys):
     for rate in ("30000/1001", "25", "60", "12.5"):
         clip = encode(

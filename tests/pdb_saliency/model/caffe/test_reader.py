@@ -201,6 +201,7 @@ def test_missing_files_and_folders_are_refused(tmp_path):
     assert_refused(tmp_path, "directory")
 
 
+@pytest.mark.slow
 def test_a_cut_off_file_is_refused(write):
     """Cut at all places near the structure and at many others. After the last weights there is nothing to lose."""
     content = net(released_layers())
