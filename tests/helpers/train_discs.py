@@ -7,6 +7,7 @@ whose pixels are NaN), broken (number of a sample that cannot be read), scores (
 """
 
 import dataclasses
+import os
 import sys
 import time
 from pathlib import Path
@@ -82,6 +83,12 @@ def main(*arguments: str) -> int:
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def main_with_stderr(stderr: Path, *arguments: str) -> None:
+    """`main` as a process of multiprocessing, which writes its messages to a file."""
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    sys.exit(main(*arguments))
 
 
 if __name__ == "__main__":

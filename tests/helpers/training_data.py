@@ -6,10 +6,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
+from torch import nn
 from torch.utils.data import Dataset
 
 from pdb_saliency.data.clip import TrainingClip
 from pdb_saliency.model.config import ModelConfig
+from pdb_saliency.training.distributed import SharedBatchNorm2d, share_statistics
 
 # About 20 thousand weights, 40 ms a step.
 TINY = ModelConfig(
@@ -76,3 +79,28 @@ def _write(
     for place, picture in zip(places, (image, mask)):
         (folder / place).mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(folder / place / f"{name}.png"), picture)
+
+
+# Batch normalisation in several processes: functions of a test's own module cannot be found by a new process.
+
+
+def half_of_a_batch(rank, port, x, cotangent, results):
+    """What one of two processes computes from its half of the batch."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{port}", rank=rank, world_size=2)
+    model = nn.Sequential(nn.BatchNorm2d(3, momentum=0.3).double())
+    share_statistics(model, torch.device("cpu"))
+    assert type(model[0]) is SharedBatchNorm2d
+    results.put((rank, two_steps(model, x.chunk(2)[rank], cotangent.chunk(2)[rank])))
+    torch.distributed.destroy_process_group()
+
+
+def two_steps(model, x, cotangent):
+    """Outputs and gradients of two steps, statistics, output in eval mode; as lists, since tensors share memory."""
+    torch.manual_seed(0)
+    nn.init.uniform_(model[0].weight, 0.5, 2)
+    x = x.clone().requires_grad_()
+    for _ in range(2):
+        output = model(x)
+        (output * cotangent).sum().backward()
+    values = [output, x.grad, model[0].running_mean, model[0].running_var, model.eval()(x)]
+    return [value.tolist() for value in values], [model[0].weight.grad.tolist(), model[0].bias.grad.tolist()]

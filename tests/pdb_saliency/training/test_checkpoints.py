@@ -6,14 +6,13 @@ import os
 import random
 import re
 import signal
-import sys
 import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.train_discs import main, run, small_config
+from helpers.train_discs import main_with_stderr, run, small_config
 from pdb_saliency.errors import InputError, OutputError, SaliencyError
 from pdb_saliency.training.checkpoints import Checkpoints
 from pdb_saliency.training.config import RunOptions
@@ -31,7 +30,9 @@ class Training:
 
     def __init__(self, folder, *settings):
         self._stderr = folder.with_name(f"{folder.name}.stderr")
-        self._process = PROCESSES.Process(target=_main, args=(self._stderr, str(folder), *SETTINGS, *settings))
+        self._process = PROCESSES.Process(
+            target=main_with_stderr, args=(self._stderr, str(folder), *SETTINGS, *settings)
+        )
         self._process.start()
 
     def send(self, number):
@@ -52,11 +53,6 @@ class Training:
     @property
     def errors(self):
         return self._stderr.read_text() if self._stderr.exists() else ""
-
-
-def _main(stderr, *arguments):
-    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
-    sys.exit(main(*arguments))
 
 
 @pytest.fixture(scope="module")

@@ -6,33 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from helpers.training_data import TINY
+from helpers.training_data import TINY, half_of_a_batch, two_steps
 from pdb_saliency.model.saliency import SaliencyModel
 from pdb_saliency.training.distributed import SharedBatchNorm2d, share_statistics
 
 PROCESSES = multiprocessing.get_context("forkserver")
-
-
-def _part(rank, port, x, cotangent, results):
-    """What one of two processes computes from its half of the batch."""
-    torch.distributed.init_process_group("gloo", init_method=f"file://{port}", rank=rank, world_size=2)
-    model = nn.Sequential(nn.BatchNorm2d(3, momentum=0.3).double())
-    share_statistics(model, torch.device("cpu"))
-    assert type(model[0]) is SharedBatchNorm2d
-    results.put((rank, _trained(model, x.chunk(2)[rank], cotangent.chunk(2)[rank])))
-    torch.distributed.destroy_process_group()
-
-
-def _trained(model, x, cotangent):
-    """Outputs and gradients of two steps, statistics, output in eval mode; as lists, since tensors share memory."""
-    torch.manual_seed(0)
-    nn.init.uniform_(model[0].weight, 0.5, 2)
-    x = x.clone().requires_grad_()
-    for _ in range(2):
-        output = model(x)
-        (output * cotangent).sum().backward()
-    values = [output, x.grad, model[0].running_mean, model[0].running_var, model.eval()(x)]
-    return [value.tolist() for value in values], [model[0].weight.grad.tolist(), model[0].bias.grad.tolist()]
 
 
 @pytest.mark.slow
@@ -40,14 +18,16 @@ def test_two_halves_are_one_batch(tmp_path):
     """Values, running statistics and all gradients, in float64; the trainer sums the gradients of the weights."""
     x, cotangent = torch.randn(6, 3, 5, 4, dtype=torch.float64) * 3 + 10, torch.randn(6, 3, 5, 4, dtype=torch.float64)
     results = PROCESSES.Queue()
-    processes = [PROCESSES.Process(target=_part, args=(r, tmp_path / "store", x, cotangent, results)) for r in (0, 1)]
+    processes = [
+        PROCESSES.Process(target=half_of_a_batch, args=(r, tmp_path / "store", x, cotangent, results)) for r in (0, 1)
+    ]
     for process in processes:
         process.start()
     parts = dict(results.get(timeout=120) for _ in processes)
     for process in processes:
         process.join()
     model = nn.Sequential(nn.BatchNorm2d(3, momentum=0.3).double())
-    (output, gradient, mean, variance, evaluated), weights = _trained(model, x, cotangent)
+    (output, gradient, mean, variance, evaluated), weights = two_steps(model, x, cotangent)
     for index, joint in ((0, output), (1, gradient), (4, evaluated)):
         torch.testing.assert_close(torch.tensor(parts[0][0][index] + parts[1][0][index]), torch.tensor(joint))
     for index, joint in ((2, mean), (3, variance)):
