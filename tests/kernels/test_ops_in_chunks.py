@@ -31,6 +31,7 @@ def test_double_equals_the_reference(kernels, name):
         torch.testing.assert_close(actual[key], value, msg=lambda text, key=key: f"{key}: {text}")
 
 
+@pytest.mark.slow(but=["False-torch.float32-step", "False-torch.float32-persistent", "True-torch.bfloat16-step"])
 @pytest.mark.parametrize("persistent", [False, True], ids=["step", "persistent"])
 @pytest.mark.parametrize(
     "tensor_cores, dtype", [(False, torch.float32), (True, torch.float16), (True, torch.bfloat16)], ids=str

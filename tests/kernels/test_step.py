@@ -46,6 +46,7 @@ def test_error_is_at_most_twice_that_of_pytorch(kernels, name, dtype):
     check_errors(Problem(sizes, **options), kernels, dtype)
 
 
+@pytest.mark.slow(but=["one pixel-torch.float16", "odd-torch.float16", "odd-torch.bfloat16"])
 @pytest.mark.parametrize(
     "name, dtype",
     [
@@ -60,6 +61,7 @@ def test_tensor_core_error_is_at_most_twice_that_of_pytorch(tensor_cores, name, 
     check_errors(Problem(sizes, **options), tensor_cores, dtype)
 
 
+@pytest.mark.slow(but=["odd"])
 @pytest.mark.parametrize("name", TENSOR_CORE_CASES)
 def test_tf32_error_is_at_most_twice_that_of_pytorch(tensor_cores, name):
     sizes, options = TENSOR_CORE_CASES[name]

@@ -55,7 +55,7 @@ def test_error_through_80_steps_with_peepholes_is_not_worse_in_the_middle(in_cha
         assert statistics.median(values) <= 2, f"{name}: {values}"
 
 
-@pytest.mark.slow(but=["generic"])
+@pytest.mark.slow
 @needs_native
 @pytest.mark.parametrize("name", ["avx2", "generic", "avx512"])
 def test_every_instruction_set(name):

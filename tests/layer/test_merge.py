@@ -111,7 +111,7 @@ def test_strides_and_threads_do_not_matter():
     assert expected.is_contiguous()
 
 
-@pytest.mark.slow(but=["generic"])
+@pytest.mark.slow
 @needs_native
 @pytest.mark.parametrize("name", ["generic", "avx2", "avx512"])
 def test_every_instruction_set(name):

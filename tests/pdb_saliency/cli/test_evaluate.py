@@ -188,6 +188,7 @@ def test_real_frames_score_as_they_should(tmp_path):
     assert none["j_mean"] == none["f_mean"] == 0 and Path(tmp_path / "scores.json").stat().st_size < 100_000
 
 
+@pytest.mark.slow
 def test_ctrl_c_is_reported_in_one_line(tmp_path):
     """The images are so large that two minutes of work are left when the signal comes."""
     cv2.imwrite(str(tmp_path / "large.png"), mask_of(0, 2500, 2500))

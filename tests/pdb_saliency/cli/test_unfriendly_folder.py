@@ -131,6 +131,7 @@ def test_other_commands(unfriendly, arguments, says):
     assert says in unfriendly.run(*arguments)
 
 
+@pytest.mark.slow
 def test_calibrate(unfriendly):
     """With random weights this is an error, raised after all the work."""
     assert "the maps say nothing about the masks" in unfriendly.run(

@@ -57,6 +57,7 @@ def model():
     return disk_model()
 
 
+@pytest.mark.slow
 def test_thresholds_are_those_of_the_calibrated_maps(model, tmp_path):
     videos = [video_of(tmp_path, "long", 13), video_of(tmp_path, "short", 7)]
     set_calibration(model, 1.4, 0.3)

@@ -161,6 +161,7 @@ def test_ctrl_c_does_not_wait_for_the_crf(tmp_path, busy_run):
     assert not any(map(commandline, workers)) and not list((tmp_path / "out").rglob("*.png"))
 
 
+@pytest.mark.slow
 @needs_proc
 def test_a_killed_run_leaves_no_crf_processes_behind(busy_run):
     process, workers = busy_run

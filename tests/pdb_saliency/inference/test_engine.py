@@ -116,13 +116,14 @@ def test_the_engines_maps_are_the_models(options, batch):
     )
 
 
+@pytest.mark.slow
 def test_the_shipped_models_maps():
     model, frames = load_model(), films(5, size=(90, 120))
     exact = plain_maps(copy.deepcopy(model).double(), frames)
     assert_as_good(engine_maps(model, frames), plain_maps(model, frames), exact)
 
 
-@pytest.mark.slow(but=["size0"])
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(40, 90), (90, 40), (64, 64)])
 def test_a_video_is_seen_in_its_own_shape(size):
     """And the model's own output step turns the network's map into the frame's."""

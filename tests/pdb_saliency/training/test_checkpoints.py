@@ -135,7 +135,7 @@ def test_only_its_own_unfinished_files_are_removed(tmp_path):
     assert {path.name for path in tmp_path.glob(".*")} == {".film.part", ".step-1.ckpt.part"}
 
 
-@pytest.mark.slow(but=["2"])
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_between_two_steps(tmp_path, uninterrupted, number):
     folder = tmp_path / "run"

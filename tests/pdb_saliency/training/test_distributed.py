@@ -59,6 +59,7 @@ def distributed(tmp_path_factory):
     return folder, torchrun(SCRIPT, *arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RUNS)
 def test_the_same_losses_and_weights(tmp_path, distributed, name):
     """If a batch is computed in parts, the run in one process divides it differently."""
