@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TextIO
@@ -14,6 +15,9 @@ from pdb_saliency.errors import OutputError
 from pdb_saliency.runtime.progress import printable, show_progress
 
 _LIBRARY = logging.getLogger("pdb_saliency")
+_LOCK = threading.Lock()
+_users = 0  # contexts of library_on_console, in all threads
+_before: tuple = ()
 _KINDS = {logging.INFO: "info", logging.WARNING: "note", logging.ERROR: "error"}
 
 
@@ -79,21 +83,40 @@ class _Console(logging.Handler):
 @contextmanager
 def library_on_console() -> Iterator[None]:
     """Within this context the library's log and progress bars reach the user, as far as `Verbosity` allows."""
-    if any(isinstance(handler, _Console) for handler in _LIBRARY.handlers):  # In a context around this one.
-        yield
-        return
-    handler, level, propagate = _Console(), _LIBRARY.level, _LIBRARY.propagate
-    _LIBRARY.addHandler(handler)
-    _LIBRARY.setLevel(logging.INFO)
-    _LIBRARY.propagate = False  # Another library may have set up the root logger, which would print it again.
+    global _users, _before
+    with _LOCK:
+        _users += 1
+        if _users == 1:
+            _before = _take_over_log(_Console())
     show_progress(not Verbosity.quiet)
     try:
         yield
     finally:
-        show_progress(False)
-        _LIBRARY.removeHandler(handler)
-        _LIBRARY.setLevel(level)
-        _LIBRARY.propagate = propagate
+        with _LOCK:
+            _users -= 1
+            if _users == 0:
+                show_progress(False)
+                _give_back_log(*_before)
+
+
+def _take_over_log(handler: logging.Handler) -> tuple[logging.Handler, int, bool, int]:
+    """Sends the library's log to the handler alone; returns what `_give_back_log` needs."""
+    before = handler, _LIBRARY.level, _LIBRARY.propagate, logging.root.manager.disable
+    _LIBRARY.addHandler(handler)
+    _LIBRARY.setLevel(logging.INFO)
+    _LIBRARY.propagate = False  # Another library may have set up the root logger, which would print it again.
+    # A program that has configured logging may have switched off loggers that it does not know.
+    logging.disable(logging.NOTSET)
+    for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "pdb_saliency"]:
+        logging.getLogger(name).disabled = False
+    return before
+
+
+def _give_back_log(handler: logging.Handler, level: int, propagate: bool, disabled: int) -> None:
+    _LIBRARY.removeHandler(handler)
+    _LIBRARY.setLevel(level)
+    _LIBRARY.propagate = propagate
+    logging.disable(disabled)
 
 
 def announce_stop() -> None:

@@ -67,8 +67,10 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
     def add_text(self, text: str | None) -> None:
         if text == _HELP:
-            from pdb_saliency.data.sets.published import KNOWN
-
+            try:
+                from pdb_saliency.data.sets.published import KNOWN
+            except ImportError:  # The help must not depend on OpenCV.
+                KNOWN = ["(the command lists them)"]
             known = (
                 f"These published data sets are known by name: {', '.join(KNOWN)}. Each is expected in the layout in "
                 "which it is published; if one is missing, the command names the folders in which it was expected."

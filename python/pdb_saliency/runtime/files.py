@@ -72,7 +72,7 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)  # Windows flushes only what may be written.
     try:
         os.fsync(descriptor)
     finally:

@@ -64,7 +64,7 @@ class ProcessPool:
     only through private attributes. loky can be killed, but starts its processes with `python -m`, which looks for
     modules in the current folder first.
 
-    initializer: is called in each process before its first task.
+    initializer: is called in each process before its first task. `kill` must be called in the end.
     """
 
     def __init__(self, workers: int, initializer: Callable[[], None] | None = None):
@@ -125,11 +125,14 @@ class ProcessPool:
                 try:
                     connection.send_bytes(message)
                     answer = connection.recv_bytes()
-                except (EOFError, OSError):
-                    future.set_exception(BrokenProcessPool(_DIED))
+                    outcome = _outcome(answer)
+                except BaseException as error:  # The process has died, or there is no memory here for its answer.
+                    failure = BrokenProcessPool(_DIED)
+                    failure.__cause__ = error
+                    future.set_exception(failure)
                     self._break()
                     return
-                _settle(future, answer)
+                _settle(future, *outcome)
 
     def _break(self) -> None:
         """Kill all processes, and fail the tasks that none of them has begun."""
@@ -148,11 +151,15 @@ class ProcessPool:
             self._tasks.put(None)
 
 
-def _settle(future: Future, answer: bytes) -> None:
+def _outcome(answer: bytes) -> tuple[Any, BaseException | None, str | None]:
+    """The result, the error, and the error's traceback."""
     try:
-        result, error, where = pickle.loads(answer)
-    except Exception as failure:
-        result, error, where = None, failure, None
+        return pickle.loads(answer)
+    except Exception as error:
+        return None, error, None
+
+
+def _settle(future: Future, result: Any, error: BaseException | None, where: str | None) -> None:
     if error is None:
         future.set_result(result)
     else:

@@ -185,7 +185,11 @@ def _open(sources: Sources) -> tuple[list[tuple[Dataset, float]], list[Video]]:
 
     pairs = [entry if isinstance(entry, tuple) else (entry, 1.0) for entry in _listed(sources.train)]
     sets = [(opened(entry), weight) for entry, weight in pairs]
-    return sets, [video for entry in _listed(sources.val) for video in videos_of(opened(entry))]
+    return sets, [video for entry in _listed(sources.val) for video in videos_of(opened(entry), _name(entry))]
+
+
+def _name(entry: DatasetLike) -> str | None:
+    return None if isinstance(entry, Dataset) else str(entry)
 
 
 def _listed(entries: Sequence | DatasetLike) -> list:

@@ -1,10 +1,13 @@
 """What commands print: --quiet, --verbose, and names of files that hold control characters."""
 
+import logging
+
 import pytest
 
 from helpers.console import help_of
 from helpers.films import grey_frame, write_frames
 from pdb_saliency import cli
+from pdb_saliency.cli.console import Verbosity, library_on_console
 
 COMMANDS = ["predict", "demo", "data", "train", "evaluate", "reproduce", "bench", "export", "info"]
 
@@ -106,3 +109,18 @@ def test_wrong_usage_with_control_characters_is_escaped(capsys):
         cli.main(["predict", "x", "-o", "y", "--absent\x1b[31m\nsecond"])
     lines = capsys.readouterr().err.splitlines()
     assert lines[-1].endswith(r"--absent\x1b[31m\nsecond") and all(line.isprintable() for line in lines)
+
+
+def test_the_log_reaches_the_user_until_the_last_command_of_all_threads_ends(capsys, monkeypatch):
+    """Also where the program has configured logging, which switches off loggers that it does not know."""
+    monkeypatch.setattr(Verbosity, "quiet", False)
+    log = logging.getLogger("pdb_saliency.of_this_test")
+    log.disabled = True
+    first, second = library_on_console(), library_on_console()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    log.error("%s: broken", "a.png")
+    second.__exit__(None, None, None)
+    log.info("nobody asked")
+    assert capsys.readouterr().err == "pdb-saliency: error: a.png: broken\n"

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection
 
 import pytest
 
@@ -81,3 +82,13 @@ def test_kill_while_processes_start():
         time.sleep(0.01 * moment)
         pool.kill()
         assert all(future.done() for future in futures)
+
+
+def test_an_answer_that_cannot_be_received_breaks_the_pool(pool, monkeypatch):
+    def no_memory(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(Connection, "recv_bytes", no_memory)
+    with pytest.raises(BrokenProcessPool) as raised:
+        submit(pool, len, "abc").result(60)
+    assert isinstance(raised.value.__cause__, MemoryError)

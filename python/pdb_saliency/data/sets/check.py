@@ -66,13 +66,13 @@ def open_checked(name: str, data_root: Path | None, broken: str = "refuse") -> D
 
 def open_videos(names: Sequence[str], data_root: Path | None, broken: str = "refuse") -> list[Video]:
     """The videos of several data sets, each opened by `open_checked`. Raises InputError as that and `videos_of` do."""
-    return [video for name in names for video in videos_of(open_checked(name, data_root, broken))]
+    return [video for name in names for video in videos_of(open_checked(name, data_root, broken), name)]
 
 
-def videos_of(dataset: Dataset) -> tuple[Video, ...]:
-    """The videos of a data set. Raises InputError if it has none."""
+def videos_of(dataset: Dataset, name: str | None = None) -> tuple[Video, ...]:
+    """The videos of a data set. name: as the user gave it. Raises InputError if it has none."""
     if not dataset.videos:
-        raise InputError(f"{dataset.name}: validation needs videos, and this data set has none")
+        raise InputError(f"{name or dataset.name}: validation needs videos, and this data set has none")
     return dataset.videos
 
 
