@@ -1,9 +1,8 @@
 """What every test starts from: which tests run, in how many processes, and with which random numbers.
 
-Without options the quick tests run, which hold at least one of every kind. `--slow` runs all, and so do files and
-tests that are named. A test marked
-`slow` is one that costs a second or more and guards what a quicker one guards in part; `slow(but=[...])` leaves
-some of its parameter sets, named by their ids, to the quick ones.
+Without options the quick tests run, which hold at least one of every kind. `--slow` runs all; files and tests that are
+named run in any case. A test marked `slow` costs a second or more and guards what a quicker one guards in part.
+`slow(but=[...])` leaves some of its parameter sets, named by their ids, among the quick tests.
 """
 
 import os
@@ -27,7 +26,8 @@ def pytest_cmdline_main(config):
     alone = option.usepdb or option.collectonly or named_tests(config) or "PYTEST_XDIST_WORKER" in os.environ
     if alone or getattr(option, "numprocesses", 0) is not None:
         return
-    option.numprocesses, option.dist = min(len(os.sched_getaffinity(0)), MOST_PROCESSES), "loadfile"
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    option.numprocesses, option.dist = min(processors, MOST_PROCESSES), "loadfile"
 
 
 def pytest_configure(config):
@@ -45,8 +45,12 @@ def pytest_unconfigure(config):
         os.environ.pop("PDB_TEST_BUILDS", None)
 
 
+@pytest.hookimpl(tryfirst=True)  # before -k takes some away
 def pytest_collection_modifyitems(config, items):
-    if config.option.slow or named_tests(config):
+    if named_tests(config):
+        return
+    check_ids(items)
+    if config.option.slow:
         return
     slow = [item for item in items if is_slow(item)]
     config.hook.pytest_deselected(items=slow)
@@ -59,9 +63,29 @@ def named_tests(config):
 
 
 def is_slow(item):
+    names = quick_ids(item)
+    return names is not None and id_of(item) not in names
+
+
+def id_of(item):
+    """The id of the item's parameter set, "" if it has none."""
+    return item.callspec.id if hasattr(item, "callspec") else ""
+
+
+def quick_ids(item):
+    """The ids that its mark `slow` leaves to the quick tests; None without the mark."""
     marks = list(item.iter_markers("slow"))
-    names = [name for mark in marks for name in mark.kwargs.get("but", ())]
-    return bool(marks) and not (names and item.callspec.id in names)
+    return {name for mark in marks for name in mark.kwargs.get("but", ())} if marks else None
+
+
+def check_ids(items):
+    """Refuses ids that no parameter set has (any more): their tests would leave the quick ones unnoticed."""
+    left = {}
+    for item in items:
+        if names := quick_ids(item):
+            left.setdefault((item.path, item.originalname), set(names)).discard(id_of(item))
+    if wrong := {key: names for key, names in left.items() if names}:
+        raise pytest.UsageError(f"slow(but=...) names ids that do not exist: {wrong}")
 
 
 # The tests' tensors are so small that a second thread only waits; tests that need threads ask for them.

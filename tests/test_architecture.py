@@ -174,7 +174,9 @@ def test_the_arrows_of_pdb_ext_lead_down():
 def test_pdb_saliency_uses_the_public_layer_library():
     tree = ast.parse((ROOT / "pdb_ext" / "__init__.py").read_text())
     (public,) = (
-        ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "__all__"
+        ast.literal_eval(n.value)
+        for n in tree.body
+        if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"
     )
     for path in python_files(PACKAGE):
         for module, names in imports(path):
@@ -186,7 +188,9 @@ def public_names() -> dict[str, str]:
     """Public name of pdb_saliency -> the folder, or file at the top, that defines it."""
     tree = ast.parse((PACKAGE / "__init__.py").read_text())
     (modules,) = (
-        ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign) and n.targets[0].id == "_MODULES"
+        ast.literal_eval(n.value)
+        for n in tree.body
+        if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "_MODULES"
     )
     return {name: module.split(".")[0] for name, module in modules.items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+from .runtime.lazy import lazy_names
 
 # Where each public name lives. Names are imported on first use, so that `pdb-saliency --help` need not wait for torch.
 _MODULES = {
@@ -22,13 +22,4 @@ _MODULES = {
 }
 
 __all__ = sorted(_MODULES)
-
-
-def __getattr__(name: str):
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -117,7 +117,6 @@ def test_forcing_a_path_that_does_not_fit_says_so(monkeypatch):
         recorded(LARGE, torch.float16)
 
 
-@pytest.mark.slow(but=["0"])
 def test_a_wait_without_end_ends_the_launch(tmp_path):
     """The flag is never set. In a separate process, since that loses its GPU context: after about two seconds."""
     nvcc = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin") or pytest.skip("no nvcc")

@@ -54,7 +54,6 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(layer, (x, weight_x, weight_h, bias, peephole, h_0, c_0), fast_mode=True)
 
 
-@pytest.mark.slow(but=["kernels-torch.float64-odd", "tensor_cores-torch.float16-nothing optional, T=1"])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("every", [None, 3])
 @pytest.mark.parametrize(

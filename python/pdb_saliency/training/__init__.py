@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-import importlib
+from pdb_saliency.runtime.lazy import lazy_names
 
 # Where each public name is defined. Names are imported on first use, because they need torch.
 _MODULES = {
@@ -21,13 +21,4 @@ _MODULES = {
 }
 
 __all__ = sorted(_MODULES)
-
-
-def __getattr__(name: str):
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_MODULES[name]}", __name__), name)
-
-
-def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+__getattr__, __dir__ = lazy_names(__name__, _MODULES)

@@ -5,10 +5,12 @@ import argparse
 import pytest
 
 from helpers import dataset_folders as folders
-from helpers.console import help_of
+from helpers.console import help_of, run_process
 from helpers.console import run_data as run
 from helpers.dataset_folders import picture, save
+from helpers.films import grey_frame, write_frames
 from pdb_saliency.cli.train_options import weighted_set
+from pdb_saliency.data.sets.check import open_videos
 from pdb_saliency.errors import InputError
 
 
@@ -81,3 +83,17 @@ def test_a_set_may_have_a_weight(text, expected):
 def test_a_wrong_weight_is_wrong_usage(text):
     with pytest.raises(argparse.ArgumentTypeError):
         weighted_set(text)
+
+
+def test_the_help_does_not_need_opencv():
+    code = "import sys; sys.modules['cv2'] = None; from pdb_saliency.cli import main; main(['data', '--help'])"
+    done = run_process("-c", code)
+    assert done.returncode == 0 and "known by name" in done.stdout, done.stderr
+
+
+def test_a_set_without_videos_is_called_as_the_user_called_it(tmp_path):
+    for name in ("a", "b"):
+        write_frames(tmp_path / name / "stills/images", [grey_frame(9)] * 2)
+        write_frames(tmp_path / name / "stills/masks", [grey_frame(255)] * 2)
+    with pytest.raises(InputError, match=r"b/stills: validation needs videos"):
+        open_videos([str(tmp_path / "b/stills")], None)

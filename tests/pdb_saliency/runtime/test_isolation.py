@@ -143,7 +143,7 @@ def test_a_checkout_whose_folder_pythonpath_names_relatively(tmp_path):
 
 def test_a_package_in_a_zip_file(tmp_path):
     with zipfile.ZipFile(tmp_path / "app.zip", "w") as archive:
-        for name in ("__init__", "runtime/__init__", "runtime/isolation", "runtime/bootstrap"):
+        for name in ("__init__", "runtime/__init__", "runtime/lazy", "runtime/isolation", "runtime/bootstrap"):
             archive.write(Path(HOME) / f"pdb_saliency/{name}.py", f"pdb_saliency/{name}.py")
     code = "import pdb_saliency.runtime.isolation as i, subprocess\n"
     code += "command = i.python_command('print(*__import__(\"sys\").path)')\n"
