@@ -1,4 +1,5 @@
-// See choose_path.h. The rule was derived on paper from the published rates of the GPUs; it is NOT MEASURED.
+// See choose_path.h. The rule was derived from the published rates of the GPUs; for tensor cores it was then corrected
+// by measurements on an H100 in bfloat16 and TF32 (docs/cuda.md). Elsewhere it is not measured.
 #include "cuda/choose_path.h"
 
 #include <cstdlib>
@@ -46,18 +47,19 @@ const char* kernel_name(CudaPath path, Pass pass, bool tensor_cores, const Devic
   return forward ? "forward_step_kernel" : "backward_step_kernel";
 }
 
-// A step of n operations takes about n / (0.2 R) fused and n / (0.6 R) + 15 us through cuDNN, where R is the peak rate:
-// a plain mma.sync pipeline reaches about a fifth of it, cuDNN's kernels about three fifths, and its step needs three
-// launches and two dispatches more: 15 us, or some 22,500 cycles. Both take the same time at n = 15 us * R / (1/0.2 -
-// 1/0.6). Without tensor cores the shares are about 0.4 and 0.8. For an H100 in bfloat16 that gives 3.6 GFLOP: the
-// paper's layer (0.5 GFLOP a step) is fused; nowcasting with C = 64, N = 8, 64 x 64 pixels (19 GFLOP) is not.
+// A step of n operations takes about n / (0.2 R) fused and n / (0.6 R) + t through cuDNN, where R is the peak rate: a
+// plain mma.sync pipeline reaches about a fifth of it, cuDNN's kernels about three fifths, and its step has more launches
+// and reads and writes the gates once more. Both take the same time at n = t * R / (1/0.2 - 1/0.6). Without tensor cores
+// the shares are about 0.4 and 0.8, and t was estimated as 15 us, some 22,500 cycles. With them it is four times that:
+// an H100 in bfloat16 breaks even between 8.5 GFLOP a step (C = 32, N = 16, 60 x 60 pixels: fused is 1.1 times as fast)
+// and 19 GFLOP (nowcasting, C = 64, N = 8, 64 x 64 pixels: cuDNN is).
 double break_even_operations(const Layer& layer, int64_t element_size, const Device& device) {
-  constexpr double kCycles = 22500;
   // A dilation whose halo is too large for the tensor-core step falls back to plain multiply-adds; cuDNN has no such
   // limit.
   const bool tensor_cores = layer.tensor_cores && layer.kernel / 2 * layer.dilation <= kMmaMaxRadius;
+  const double cycles = tensor_cores ? 90000 : 22500;
   const double rate = device.multiprocessors * operations_per_cycle(device.architecture, tensor_cores, element_size);
-  return kCycles * rate / (tensor_cores ? 1 / 0.2 - 1 / 0.6 : 1 / 0.4 - 1 / 0.8);
+  return cycles * rate / (tensor_cores ? 1 / 0.2 - 1 / 0.6 : 1 / 0.4 - 1 / 0.8);
 }
 
 bool persistent_fits(const Chains& chains, int64_t element_size, Pass pass) {
@@ -80,7 +82,10 @@ CudaPath choose_path(const Chains& chains, int64_t element_size, const Device& d
         2.0 * 4 * layer.channels * (layer.in_channels + layer.channels) * layer.taps() * layer.batch * layer.pixels();
     if (operations > break_even_operations(layer, element_size, device)) return CudaPath::aten;
   }
-  return persistent_fits(chains, element_size, pass) ? CudaPath::persistent : CudaPath::step;
+  if (persistent_fits(chains, element_size, pass)) return CudaPath::persistent;
+  // Backward through time has one convolution a step, which cuDNN computes faster at every size that was measured.
+  const bool measured = !forced && chains.layers[0].tensor_cores && pass == Pass::backward;
+  return measured ? CudaPath::aten : CudaPath::step;
 }
 
 }  // namespace pdb::cuda

@@ -157,8 +157,8 @@ class Check:
     def benchmark(self, jobs: list[gpu_jobs.Job]) -> None:
         """One process for consecutive jobs of the same group. What was measured before is not measured again."""
         todo = [job for job in jobs if self.is_open(job)]
-        for group, some in itertools.groupby(todo, key=lambda job: job.group):
-            silences = {job.key: gpu_jobs.SILENCE[group] for job in some}
+        for _group, some in itertools.groupby(todo, key=lambda job: job.group):
+            silences = {job.key: job.silence_s for job in some}
             self.run_jobs("benchmark", silences, "benchmark", self.until)
 
     def is_open(self, job: gpu_jobs.Job) -> bool:
@@ -172,7 +172,8 @@ class Check:
         jobs = gpu_jobs.jobs("quick", self.device)
         compiled = [job for job in jobs if job.group in ("torch.compile", "max-autotune")]
         self.benchmark([job for job in jobs if job not in compiled])
-        self.report["floors"] = parts.floors(self.device, self.left("floors"), self.folder / "floors.jsonl")
+        if self.left("floors") > 5:
+            self.report["floors"] = parts.floors(self.device, self.left("floors"), self.folder / "floors.jsonl")
         self.benchmark(compiled)
 
     def full(self) -> None:

@@ -17,17 +17,18 @@ SIZES_OF_PATHS = {  # T, N, Cin, C, H, W, dilation, bytes of an element
     "the paper's layer, dilation 2, TF32": ((5, 1, 32, 32, 60, 60), 2, 4, "step"),
     "nowcasting": ((10, 8, 64, 64, 64, 64), 1, 2, "aten"),
     "nowcasting, C=128": ((10, 8, 128, 128, 64, 64), 1, 2, "aten"),
-    "a batch of 16": ((5, 16, 32, 32, 60, 60), 1, 2, "aten"),
+    "a batch of 16": ((5, 16, 32, 32, 60, 60), 1, 2, "step"),
+    "four large images": ((5, 4, 32, 32, 120, 120), 1, 2, "step"),
     # The halo of dilation 9 is too wide for the tensor-core step.
     "a large batch, dilation 9": ((5, 4, 32, 32, 60, 60), 9, 2, "aten"),
 }
 
 
-def chosen(emulation, sizes, dilation, element_size, architecture=90, multiprocessors=132):
+def chosen(emulation, sizes, dilation, element_size, architecture=90, multiprocessors=132, backward=False):
     T, N, Cin, C, H, W = sizes
     layer = Arguments(T, N, Cin, C, H, W, 3, dilation, False, False, element_size < 8)
     size = ctypes.c_int64(element_size)
-    index = emulation.pdb_choose_path(ctypes.byref(layer), size, architecture, multiprocessors)
+    index = emulation.pdb_choose_path(ctypes.byref(layer), size, architecture, multiprocessors, backward)
     return PATHS[index] if index >= 0 else None
 
 
@@ -50,6 +51,7 @@ def test_the_rule_takes_the_persistent_path_where_the_layer_fits(emulation, monk
     for resident, path in ((0, "step"), (tiles - 1, "step"), (tiles, "persistent")):
         emulation.pdb_set_resident_blocks(resident)
         assert chosen(emulation, sizes, *rest) == path
+        assert chosen(emulation, sizes, *rest, backward=True) == ("aten" if path == "step" else path)
         monkeypatch.setenv("PDB_EXT_CUDA_PATH", "persistent")
         assert chosen(emulation, sizes, *rest) == path and chosen(emulation, large, *other) == "step"
         monkeypatch.delenv("PDB_EXT_CUDA_PATH")

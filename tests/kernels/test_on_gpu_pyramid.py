@@ -78,8 +78,10 @@ def test_error_of_a_pyramid_is_at_most_twice_that_of_pytorch(T, precision, persi
     with tf32(precision == "tf32"):
         ours = pyramid_results(module, x)
         theirs = one_by_one(monkeypatch, module, x, reference_convlstm)
-    for one, other, value in zip(ours, theirs, exact):
-        assert rms(one - value) <= max(2 * rms(other - value), roundings(precision) * rms(value))
+    names = ["y", "x", *(name for name, _ in module.named_parameters())]
+    for name, one, other, value in zip(names, ours, theirs, exact, strict=True):
+        allowed = max(2 * rms(other - value), roundings(precision) * rms(value))
+        assert rms(one - value) <= allowed, name
 
 
 @PRECISIONS
@@ -112,12 +114,16 @@ def test_a_pyramid_small_enough_for_compute_sanitizer(dtype, recompute_gates, pe
 
 
 @PRECISIONS
-def test_a_pyramid_gives_the_same_bits_in_every_run(precision, persistent):
+def test_a_pyramid_gives_the_same_bits_in_every_run(precision, persistent, monkeypatch):
+    """Eq. 5 is PyTorch's, which in float32 takes algorithms of cuDNN that do not, unless told otherwise."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     module, x = paper(DTYPES[precision])
+    names = ["y", "x", *(name for name, _ in module.named_parameters())]
     with tf32(precision == "tf32"):
         first = pyramid_results(module, x)
         for _ in range(10):
-            assert all(torch.equal(one, other) for one, other in zip(first, pyramid_results(module, x)))
+            again = pyramid_results(module, x)
+            assert [name for name, a, b in zip(names, first, again, strict=True) if not torch.equal(a, b)] == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)

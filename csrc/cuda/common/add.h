@@ -15,4 +15,15 @@ __device__ __forceinline__ void add(A (&sum)[kRows][kColumns], const A (&part)[k
   }
 }
 
+// As add(), and part is zero afterwards.
+template <int kRows, int kColumns, class A>
+__device__ __forceinline__ void move(A (&sum)[kRows][kColumns], A (&part)[kRows][kColumns]) {
+  add(sum, part);
+#pragma unroll
+  for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+    for (int c = 0; c < kColumns; ++c) part[r][c] = 0;
+  }
+}
+
 }  // namespace pdb::cuda

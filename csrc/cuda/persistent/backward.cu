@@ -27,6 +27,7 @@ struct Backward : OwnCells<C> {
     T *grad_gates, *grad_c_0;
     const T* side;  // grad_gates of the next layer, or null
     Connection<T> connection;
+    bool pairs;  // see OwnCells::write()
   };
 
   // For a chunk of depth: the rows of the weight, and the channels of the gate gradients as they are stored. All are of
@@ -106,32 +107,28 @@ struct Backward : OwnCells<C> {
   // values: without branches between the cells all loads are in flight at once, and all cells interleave.
   __device__ __forceinline__ void start(Sum& sum, int t, int r) {
     const int before = flip ? t - 1 : t + 1;  // the step that ran before t in forward
-    const int gate = shape.channels * shape.pixels();
-    const T* const gates = tensors.gates + t * 4 * shape.state();
-    const T* const output = tensors.grad_output ? tensors.grad_output + t * shape.state() : nullptr;
+    const int channels = shape.channels;
+#pragma unroll
+    for (int i = 0; i < kGateCount; ++i)
+      this->read(tensors.gates + t * 4 * shape.state() + i * channels * shape.pixels(), 4 * channels, tensors.pairs,
+                 [&](int j, T value) { saved[j][i] = value; });
+    if (tensors.grad_output)
+      this->read(tensors.grad_output + t * shape.state(), channels, tensors.pairs,
+                 [&](int j, T value) { grad_output[j] = value; });
 #pragma unroll
     for (int j = 0; j < kCells; ++j) {
-      const int own = valid(j) ? at(j) : 0, own_gates = valid(j) ? at(j, 4 * shape.channels) : 0;
       c[j] = c_previous[j];
-#pragma unroll
-      for (int i = 0; i < kGateCount; ++i) saved[j][i] = gates[own_gates + i * gate];
-      grad_output[j] = output ? output[own] : T{};
+      if (!tensors.grad_output) grad_output[j] = T{};
       Core::value(sum, j, 0) = 0;
     }
     read_previous_cells(before, r + 1 == shape.steps);
   }
 
   __device__ __forceinline__ void read_previous_cells(int before, bool is_first) {
+    const A* const cells = is_first ? tensors.connection.c_before : tensors.cells + before * shape.state();
+    if (cells) return this->read(cells, shape.channels, tensors.pairs, [&](int j, A value) { c_previous[j] = value; });
 #pragma unroll
-    for (int j = 0; j < kCells; ++j) {
-      const int own = valid(j) ? at(j) : 0;
-      if (!is_first)
-        c_previous[j] = tensors.cells[before * shape.state() + own];
-      else if (tensors.connection.c_before)
-        c_previous[j] = tensors.connection.c_before[own];
-      else
-        c_previous[j] = tensors.c_0 ? A(widen(tensors.c_0[own])) : A(0);
-    }
+    for (int j = 0; j < kCells; ++j) c_previous[j] = tensors.c_0 && valid(j) ? A(widen(tensors.c_0[at(j)])) : A(0);
   }
 
   __device__ __forceinline__ void finish(Sum& sum, Chunk* tile, int side, int pitch) {
@@ -167,16 +164,20 @@ struct Backward : OwnCells<C> {
   }
 
   __device__ __forceinline__ void store(Sum&, int t, int r) const {
+    const int channels = shape.channels;
+    T* const result = tensors.grad_gates + t * 4 * shape.state();
+    const auto store_gate = [&](Gate gate, auto value) {
+      this->write(result + gate * channels * shape.pixels(), 4 * channels, tensors.pairs,
+                  [&](int j) { return narrowed<T>(value(j)); });
+    };
+    store_gate(kGateI, [&](int j) { return grad_gates[j].i; });
+    store_gate(kGateF, [&](int j) { return grad_gates[j].f; });
+    store_gate(kGateO, [&](int j) { return grad_gates[j].o; });
+    store_gate(kGateG, [&](int j) { return grad_gates[j].g; });
+    if (r + 1 < shape.steps) return;
 #pragma unroll
     for (int j = 0; j < kCells; ++j) {
       if (!valid(j)) continue;
-      T* const result = tensors.grad_gates + t * 4 * shape.state() + at(j, 4 * shape.channels);
-      const int gate = shape.channels * shape.pixels();
-      store_global(result + kGateI * gate, narrowed<T>(grad_gates[j].i));
-      store_global(result + kGateF * gate, narrowed<T>(grad_gates[j].f));
-      store_global(result + kGateO * gate, narrowed<T>(grad_gates[j].o));
-      store_global(result + kGateG * gate, narrowed<T>(grad_gates[j].g));
-      if (r + 1 < shape.steps) continue;
       if (tensors.connection.grad_c_before)
         tensors.connection.grad_c_before[at(j)] = dc[j];
       else if (tensors.grad_c_0)
@@ -221,7 +222,9 @@ int run(const PersistentPlan<Policy>& plan, const Chains& chains, const Backward
                 grad_gates[own],
                 a.grad_c_0,
                 behind < 0 ? nullptr : grad_gates[behind],
-                connections ? connections[own] : Connection<T>{}};
+                connections ? connections[own] : Connection<T>{},
+                in_pairs(layer.width, a.grad_output, a.gates, a.cells, grad_gates[own],
+                         connections ? connections[own].c_before : nullptr)};
   }
   return launch_persistent(plan, chains, weights, given, packed, workspace, stream);
 }

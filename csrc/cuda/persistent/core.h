@@ -2,6 +2,7 @@
 //   Element, element(), join()   the elements of a chunk of depth, and how a value becomes one
 //   kGroupChannels, kOutputs     channels of a block, and the output rows for them
 //   Cells of a thread: kCells (channel, pixel) pairs; Sum holds kValues sums of each, value(sum, cell, i)
+//   kPairs: whether cells 2i and 2i + 1 are neighbours in a row, the first in an even column
 //   locate()                     the (output row, depth, tap) of element e of a packed weight
 //   kSideChunks                  depth of the side input that is in shared memory at a time
 //   kRowBlocks                   parts of a group's packed weight, each with the whole depth, one behind the other
@@ -37,6 +38,7 @@ struct FmaCore {
   static constexpr int kGroupChannels = kWarps * kChannels, kValues = kGates ? kGateCount : 1,
                        kRows = kChannels * kValues;
   static constexpr int kOutputs = kWarps * kRows, kCells = kPixels * kChannels, kChunkMultiple = 1, kRowBlocks = 1;
+  static constexpr bool kPairs = false;
 
   struct __attribute__((may_alias, aligned(16))) Values {
     A v[kPerChunk];
@@ -117,6 +119,7 @@ struct MmaCore {
   static constexpr int kN = kTile * kChannelWarps * 32 / kPersistentThreads, kValues = kGates ? kGateCount : 1;
   static constexpr int kGroupChannels = 32, kOutputs = kMmaRows * kM * kChannelWarps, kCells = kGates ? 2 * kN : 4 * kN;
   static constexpr int kChunkMultiple = 2;  // of a product's depth
+  static constexpr bool kPairs = true;
   static constexpr int kRowBlocks = kOutputs / kMmaRows;
   static constexpr int kSideChunks = side_chunks_at_once(kGates, kPerChunk);
   static_assert(kTile == kMmaColumns, "a row of the tile is a column block of the product");

@@ -24,6 +24,12 @@ struct __attribute__((may_alias, aligned(16))) Chunk {
   uint32_t word[4];
 };
 
+// Two neighbours in a row, which one instruction loads or stores.
+template <class S>
+struct __attribute__((may_alias, aligned(2 * sizeof(S)))) Pair {
+  S first, second;
+};
+
 // What a block is waiting for, in the caller's numbers of layers and steps.
 struct Waiting {
   int layer, step;
@@ -114,6 +120,17 @@ __device__ __forceinline__ T load_global(const T* source) {
 template <class T>
 __device__ __forceinline__ void store_global(T* target, const T& value) {
   *target = value;
+}
+
+// The compiler makes two stores of some pairs of halves.
+template <class T>
+__device__ __forceinline__ void store_global(Pair<T>* target, const Pair<T>& value) {
+  if constexpr (sizeof(T) == 2) {
+    const uint32_t bits = value.first.bits | uint32_t(value.second.bits) << 16;
+    asm volatile("st.global.u32 [%0], %1;" ::"l"(__cvta_generic_to_global(target)), "r"(bits) : "memory");
+  } else {
+    *target = value;
+  }
 }
 
 #else

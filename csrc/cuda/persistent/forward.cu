@@ -25,6 +25,7 @@ struct Forward : OwnCells<C> {
     const T *h_0, *c_0;
     T *output, *c_n, *gates;
     A* cells;
+    bool pairs;  // see OwnCells::write()
   };
 
   const Tensors& tensors;
@@ -115,18 +116,20 @@ struct Forward : OwnCells<C> {
   }
 
   __device__ __forceinline__ void store(Sum& sum, int t, int r) const {
+    const int64_t frame = t * shape.state();
+    const int channels = shape.channels;
+    this->write(tensors.output + frame, channels, tensors.pairs, [&](int j) { return narrowed<T>(h[j]); });
+    if (r + 1 == shape.steps) {
 #pragma unroll
-    for (int j = 0; j < kCells; ++j) {
-      if (!valid(j)) continue;
-      store_global(tensors.output + t * shape.state() + at(j), narrowed<T>(h[j]));
-      if (r + 1 == shape.steps) tensors.c_n[at(j)] = narrowed<T>(c[j]);
-      if (tensors.cells) tensors.cells[t * shape.state() + at(j)] = c[j];
-      if (!tensors.gates) continue;
-      T* const saved = tensors.gates + t * 4 * shape.state() + at(j, 4 * shape.channels);
-#pragma unroll
-      for (int gate = 0; gate < kGateCount; ++gate)
-        saved[gate * shape.channels * shape.pixels()] = narrowed<T>(Core::value(sum, j, gate));
+      for (int j = 0; j < kCells; ++j)
+        if (valid(j)) tensors.c_n[at(j)] = narrowed<T>(c[j]);
     }
+    if (tensors.cells) this->write(tensors.cells + frame, channels, tensors.pairs, [&](int j) { return c[j]; });
+    if (!tensors.gates) return;
+#pragma unroll
+    for (int gate = 0; gate < kGateCount; ++gate)
+      this->write(tensors.gates + 4 * frame + gate * channels * shape.pixels(), 4 * channels, tensors.pairs,
+                  [&](int j) { return narrowed<T>(Core::value(sum, j, gate)); });
   }
 };
 
@@ -139,7 +142,8 @@ int run(const PersistentPlan<Policy>& plan, const Chains& chains, const ForwardT
     const Layer& layer = chains.layers[i];
     const ForwardTensors<T>& a = tensors[i];
     weights[i] = {a.weight_h, a.weight_x, layer.channels, layer.in_channels, layer.in_channels, i, 0, 1, layer.reverse};
-    given[i] = {a.x, a.bias, a.peephole, a.h_0, a.c_0, a.output, a.c_n, a.gates, a.cells};
+    const bool pairs = in_pairs(layer.width, a.output, a.gates, a.cells);
+    given[i] = {a.x, a.bias, a.peephole, a.h_0, a.c_0, a.output, a.c_n, a.gates, a.cells, pairs};
   }
   return launch_persistent(plan, chains, weights, given, packed, workspace, stream);
 }

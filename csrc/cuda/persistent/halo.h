@@ -71,7 +71,47 @@ struct OwnCells {
            Core::x(j);
   }
   __device__ __forceinline__ int at(int j) const { return at(j, shape.channels); }
+
+  // frame[at(j, channels)] = value(j) for all cells inside the image. pairs: every row of the array begins at a multiple
+  // of two elements.
+  template <class S, class Value>
+  __device__ __forceinline__ void write(S* frame, int channels, bool pairs, const Value& value) const {
+    if (Core::kPairs && pairs) {
+#pragma unroll
+      for (int j = 0; j < Core::kCells; j += 2)
+        if (valid(j))
+          store_global(reinterpret_cast<Pair<S>*>(frame + at(j, channels)), Pair<S>{value(j), value(j + 1)});
+    } else {
+#pragma unroll
+      for (int j = 0; j < Core::kCells; ++j)
+        if (valid(j)) store_global(frame + at(j, channels), value(j));
+    }
+  }
+
+  // The reverse: read(j, frame[at(j, channels)]). Cells outside the image read something inside the array.
+  template <class S, class Read>
+  __device__ __forceinline__ void read(const S* frame, int channels, bool pairs, const Read& read) const {
+    if (Core::kPairs && pairs) {
+#pragma unroll
+      for (int j = 0; j < Core::kCells; j += 2) {
+        const Pair<S> both = *reinterpret_cast<const Pair<S>*>(frame + (valid(j) ? at(j, channels) : 0));
+        read(j, both.first), read(j + 1, both.second);
+      }
+    } else {
+#pragma unroll
+      for (int j = 0; j < Core::kCells; ++j) read(j, frame[valid(j) ? at(j, channels) : 0]);
+    }
+  }
 };
+
+// Whether pairs of elements of these arrays, whose rows have `width` elements, can be read as one. Null: no array.
+template <class... S>
+bool in_pairs(int64_t width, const S*... arrays) {
+  const bool aligned[] = {true, reinterpret_cast<uintptr_t>(arrays) % (2 * sizeof(S)) == 0 ...};
+  for (const bool one : aligned)
+    if (!one) return false;
+  return width % 2 == 0;
+}
 
 // Waits until every tile that the window meets, in all groups of channels, has published at least `value`. Tiles beyond
 // the border do not exist. The relation is symmetric: a block waits for exactly those that read its tile.

@@ -192,8 +192,15 @@ class AtenLayer {
       const at::Tensor wide = part.to(dtype);
       grads[which] = grads[which].defined() ? grads[which].add(wide) : wide;
     };
-    if (needs[kWeightX]) add(kWeightX, convolution_.weight_gradient(grad_gates, frames(inputs_.x, chunk), weight_x_));
-    if (needs[kWeightH]) add(kWeightH, convolution_.weight_gradient(grad_gates, previous, weight_h_));
+    // Without tensor cores frame by frame: cuDNN's deterministic algorithm adds one product after the other, and in a
+    // sum over all frames the rounding errors are several times as large.
+    const auto add_weight = [&](Gradient which, const at::Tensor& input, const at::Tensor& weight) {
+      const int64_t all = grad_gates.size(0), some = layer_.tensor_cores ? all : layer_.batch;
+      for (int64_t i = 0; i < all; i += some)
+        add(which, convolution_.weight_gradient(grad_gates.narrow(0, i, some), input.narrow(0, i, some), weight));
+    };
+    if (needs[kWeightX]) add_weight(kWeightX, frames(inputs_.x, chunk), weight_x_);
+    if (needs[kWeightH]) add_weight(kWeightH, previous, weight_h_);
     if (needs[kBias]) add(kBias, grad_gates.sum(at::IntArrayRef({0, 2, 3}), /*keepdim=*/false, dtype));
     if (needs[kX])
       grads[kX]

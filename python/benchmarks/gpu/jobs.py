@@ -35,7 +35,7 @@ TINY = Row("tiny PDB module", 2, 1, 3, 6)  # for a dry run on the CPU
 PATHS = {"step": 1, "persistent": 1, "aten": 1, "pyramid": 4}
 PASSES = ("forward", "forward and backward")
 PROFILED = [f"{precision} | {name}" for precision in ("bfloat16", "tf32") for name in PASSES]
-# After this many seconds of silence a process counts as hanging: it reports each contestant before it starts.
+# Seconds of silence after which a process counts as hanging: it reports each contestant before it starts.
 SILENCE = {"eager": 30, "cudnn.benchmark": 30, "torch.compile": 75, "max-autotune": 110, "jax": 45, "memory": 20}
 GROUPS = tuple(SILENCE)
 
@@ -54,6 +54,11 @@ class Job:
     @property
     def key(self) -> str:
         return f"{self.row.name} | {self.precision} | {self.pass_name} | {self.group}"
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds without news after which its process counts as hanging. Eager, 80 steps take a second or two."""
+        return SILENCE[self.group] * (3 if self.row.T > 20 else 1)
 
     @property
     def is_headline(self) -> bool:

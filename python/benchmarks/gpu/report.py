@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from gpu.predictions import measured, prediction_table
+from gpu.processes import TIME_WAS_UP
 
 PATHS = ("step", "persistent", "aten")
 WORDS = {True: "passed", False: "FAILED", None: "not run"}
@@ -93,8 +94,11 @@ def speed_table(rows: list[dict]) -> list[str]:
     heads += ["pdb_ext ms", "step / persistent / aten ms", "naive eager ms", "over naive"]
     heads += ["over naive, wall", "best peer", "over best peer", "over the floor"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    later = [row for row in rows if row.get("error") == TIME_WAS_UP]
     for row in rows:
         head = f"| {row['workload']} | {row['precision']} | {row['pass']} |"
+        if row in later:
+            continue
         if "error" in row:
             lines.append(f"{head} {row['error']} | | | | | | | |")
             continue
@@ -106,6 +110,9 @@ def speed_table(rows: list[dict]) -> list[str]:
             f" {row['over_naive_wall']:.1f}x | {row['best_peer']}, {row['best_peer_ms']:.3f} ms{without} |"
             f" {row['over_best_peer']:.2f}x | {floor} |"
         )
+    if later:
+        names = sorted({f"{row['workload']} ({row['precision']})" for row in later})
+        lines += ["", f"{len(later)} rows were not measured, {TIME_WAS_UP}: {'; '.join(names)}."]
     return lines
 
 

@@ -8,6 +8,9 @@ namespace {
 
 constexpr int kRowThreads = 16, kColumnThreads = 8;  // how a block's threads lie over its part of the weight
 constexpr int kThreadRows = kBlockRows / kRowThreads, kThreadColumns = kFmaBlockColumns / kColumnThreads;
+// Chunks in a sum of their own, which then is added to the others. A split has up to some thousand chunks; with sums of
+// a hundred pixels and a hundred such sums rounding errors are least.
+constexpr int kChunksOfPart = 4;
 constexpr int kPitch = kChunk + 1;  // so that the same pixel of several rows falls into different banks
 static_assert(kRowThreads * kColumnThreads == kWeightThreads, "every thread has its part");
 
@@ -18,10 +21,10 @@ __global__ void __launch_bounds__(kWeightThreads, 2)
   auto& storage = shared_storage<WeightStorage<A, kFmaBlockColumns, kPitch>>();
   const WeightProduct<T, kFmaBlockColumns> product(jobs);
   const int thread_row = threadIdx.x / kColumnThreads, thread_column = threadIdx.x % kColumnThreads;
-  A sum[kThreadRows][kThreadColumns] = {};
+  A sum[kThreadRows][kThreadColumns] = {}, part[kThreadRows][kThreadColumns] = {};
+  int chunks = 0;
   const auto convert = [](auto value) { return A(widen(value)); };
   product.for_each_chunk(storage, convert, [&] {
-    A part[kThreadRows][kThreadColumns] = {};
     for (int p = 0; p < kChunk; ++p) {
       A input[kThreadColumns];
 #pragma unroll
@@ -34,8 +37,9 @@ __global__ void __launch_bounds__(kWeightThreads, 2)
         for (int c = 0; c < kThreadColumns; ++c) part[r][c] += grad * input[c];
       }
     }
-    add(sum, part);
+    if (++chunks % kChunksOfPart == 0) move(sum, part);
   });
+  move(sum, part);
 #pragma unroll
   for (int r = 0; r < kThreadRows; ++r)
     product.template store_row<kThreadColumns>(
