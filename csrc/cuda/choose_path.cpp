@@ -48,11 +48,11 @@ const char* kernel_name(CudaPath path, Pass pass, bool tensor_cores, const Devic
 }
 
 // A step of n operations takes about n / (0.2 R) fused and n / (0.6 R) + t through cuDNN, where R is the peak rate: a
-// plain mma.sync pipeline reaches about a fifth of it, cuDNN's kernels about three fifths, and its step has more launches
-// and reads and writes the gates once more. Both take the same time at n = t * R / (1/0.2 - 1/0.6). Without tensor cores
-// the shares are about 0.4 and 0.8, and t was estimated as 15 us, some 22,500 cycles. With them it is four times that:
-// an H100 in bfloat16 breaks even between 8.5 GFLOP a step (C = 32, N = 16, 60 x 60 pixels: fused is 1.1 times as fast)
-// and 19 GFLOP (nowcasting, C = 64, N = 8, 64 x 64 pixels: cuDNN is).
+// plain mma.sync pipeline reaches about a fifth of it, cuDNN's kernels about three fifths, and its step has more
+// launches and reads and writes the gates once more. Both take the same time at n = t * R / (1/0.2 - 1/0.6). Without
+// tensor cores the shares are about 0.4 and 0.8, and t was estimated as 15 us, some 22,500 cycles. With them it is four
+// times that: an H100 in bfloat16 breaks even between 8.5 GFLOP a step (C = 32, N = 16, 60 x 60 pixels: fused is 1.1
+// times as fast) and 19 GFLOP (nowcasting, C = 64, N = 8, 64 x 64 pixels: cuDNN is).
 double break_even_operations(const Layer& layer, int64_t element_size, const Device& device) {
   // A dilation whose halo is too large for the tensor-core step falls back to plain multiply-adds; cuDNN has no such
   // limit.

@@ -72,8 +72,8 @@ struct OwnCells {
   }
   __device__ __forceinline__ int at(int j) const { return at(j, shape.channels); }
 
-  // frame[at(j, channels)] = value(j) for all cells inside the image. pairs: every row of the array begins at a multiple
-  // of two elements.
+  // frame[at(j, channels)] = value(j) for all cells inside the image. pairs: every row of the array begins at a
+  // multiple of two elements.
   template <class S, class Value>
   __device__ __forceinline__ void write(S* frame, int channels, bool pairs, const Value& value) const {
     if (Core::kPairs && pairs) {
