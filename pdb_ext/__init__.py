@@ -4,12 +4,13 @@ from . import reference
 from ._info import build_info
 from ._version import __version__
 from .convert import convert
-from .modules import ConvLSTM, DBConvLSTM, PDBConvLSTM
+from .modules import ConvLSTM, ConvLSTMCell, DBConvLSTM, PDBConvLSTM
 from .ops import convlstm
 from .runtime import cache_weights, record_calls
 
 __all__ = [
     "ConvLSTM",
+    "ConvLSTMCell",
     "DBConvLSTM",
     "PDBConvLSTM",
     "__version__",

@@ -20,6 +20,8 @@ def build_info() -> dict:
     - `native`: whether the compiled library is loaded; `why_not_native`: if not, the reason (else None);
     - `implementations`: for each device type and dtype of the input, the implementation in words, for instance
       `build_info()["implementations"]["cpu"]["float32"]`; "other devices" stands for every device type not listed;
+    - `reference_options`: what the reference computes on every device, whatever `implementations` says: names of
+      arguments, and in words for which of their values;
     - `cuda_path`: how the CUDA implementation is chosen (None without one): "by problem size", or what the environment
       variable PDB_EXT_CUDA_PATH forces, "step", "persistent" or "aten";
     - `last_call`: how the last call of a native op in this process was computed (see :func:`pdb_ext.record_calls`),
@@ -40,6 +42,7 @@ def build_info() -> dict:
             "cuda": {_name(dtype): _cuda_implementation() for dtype in _DTYPES},
             "other devices": _REFERENCE,
         },
+        "reference_options": dict(_REFERENCE_OPTIONS),
         "cuda_path": (os.environ.get("PDB_EXT_CUDA_PATH") or "by problem size")
         if "cuda" in _library.NATIVE_DEVICES
         else None,
@@ -50,6 +53,10 @@ def build_info() -> dict:
 
 
 _REFERENCE = "reference (PyTorch)"
+_REFERENCE_OPTIONS = {
+    "implementation": '"reference"',
+    "kernel_size": "(kh, kw) with kh != kw",
+}
 
 
 def _name(dtype: torch.dtype) -> str:

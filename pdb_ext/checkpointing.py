@@ -7,6 +7,13 @@ from torch import Tensor
 SAVE_NOTHING, SAVE_GATES_AND_CELLS, SAVE_CELLS = range(3)
 
 
+def refuse_double_backward(ctx, *_grads):
+    raise RuntimeError(
+        "convlstm: double backward (a gradient of a gradient) is not supported by the native op; "
+        'use implementation="reference" for it, of the layer or of pdb_ext.convlstm'
+    )
+
+
 class CheckpointedConvLSTM(torch.autograd.Function):
     """The native op in segments of `every` steps; only x, the output and c between segments live until backward.
 
@@ -26,37 +33,49 @@ class CheckpointedConvLSTM(torch.autograd.Function):
             output[frames], c, _ = torch.ops.pdb_ext.convlstm(*tensors, *options, SAVE_NOTHING)
             h = output[frames.start if options[1] else frames.stop - 1]
         ctx.every, ctx.options, ctx.save = every, options, save
-        ctx.save_for_backward(x, weight_x, weight_h, bias, peephole, h_0, output, *cells)
+        # c_0, the first of the cells, as the input that it is: a gradient of a gradient must find it.
+        ctx.save_for_backward(x, weight_x, weight_h, bias, peephole, h_0, c_0, output, *cells[1:])
         return output, c
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_output, grad_c):
-        x, weight_x, weight_h, bias, peephole, h_0, output, *cells = ctx.saved_tensors
-        reverse, needs = ctx.options[1], ctx.needs_input_grad[:7]
+        settings = (ctx.every, ctx.options, ctx.save, ctx.needs_input_grad[:7])
+        return (*_CheckpointedBackward.apply(*settings, grad_output, grad_c, *ctx.saved_tensors), None, None, None)
+
+
+class _CheckpointedBackward(torch.autograd.Function):
+    """The backward pass, as a function of its own: under create_graph a gradient of it must not be silently zero."""
+
+    backward = staticmethod(refuse_double_backward)
+
+    @staticmethod
+    def forward(ctx, every, options, save, needs, grad_output, grad_c, *saved):
+        x, weight_x, weight_h, bias, peephole, h_0, c_0, output, *cells = saved
+        cells = [c_0, *cells]
+        reverse = options[1]
         grad_x = torch.empty_like(x) if needs[0] else None
         # Sums over the segments, in more than half precision.
         sums: list[Tensor | None] = [None] * 4
         grad_h = None
-        segments = _segments(len(x), ctx.every, reverse)
+        segments = _segments(len(x), every, reverse)
         for index, frames in reversed(list(enumerate(segments))):
             first = index == 0
             before = frames.stop if reverse else frames.start - 1
             inputs = (x[frames], weight_x, weight_h, bias, peephole, h_0 if first else output[before], cells[index])
-            h, _, reserve = torch.ops.pdb_ext.convlstm(*inputs, *ctx.options, ctx.save)
+            h, _, reserve = torch.ops.pdb_ext.convlstm(*inputs, *options, save)
             grad_segment = grad_output[frames]
             if grad_h is not None:
                 grad_segment = grad_segment.clone()
                 grad_segment[0 if reverse else -1] += grad_h
             wanted = [*needs[:5], needs[5] or not first, needs[6] or not first]
-            saved = (*inputs, h, reserve)
-            grads = torch.ops.pdb_ext.convlstm_backward(grad_segment, grad_c, *saved, *ctx.options, wanted)
+            kept = (*inputs, h, reserve)
+            grads = torch.ops.pdb_ext.convlstm_backward(grad_segment, grad_c, *kept, *options, wanted)
             if grad_x is not None:
                 grad_x[frames] = grads[0]
             sums = [_add(total, grad) for total, grad in zip(sums, grads[1:5])]
             grad_h, grad_c = grads[5:]
         parts = (grad_x, *(total.to(x.dtype) for total in sums), grad_h, grad_c)
-        return (*(grad if needed else None for grad, needed in zip(parts, needs)), None, None, None)
+        return tuple(grad if needed else None for grad, needed in zip(parts, needs))
 
 
 def _segments(T: int, every: int, reverse: bool) -> list[slice]:

@@ -4,6 +4,7 @@ from typing import NoReturn
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -29,7 +30,7 @@ def check_inputs(
     T, N, in_channels, H, W = x.shape
     if any(size < 1 for size in (T, in_channels, H, W)):  # min() would guard on which one is smallest when tracing
         _fail("x", "have shape (T, N, Cin, H, W) with T, Cin, H and W at least 1", _shape(x))
-    C, k = _check_weights(weight_x, weight_h, in_channels)
+    C = _check_weights(weight_x, weight_h, in_channels)
     for name, expected, formula in (
         ("bias", (4 * C,), "(4C,)"),
         ("state[0] (h_0)", (N, C, H, W), "(N, C, H, W)"),
@@ -55,6 +56,11 @@ def check_steps(checkpoint_every: int) -> None:
 def check_choice_of_flag(name: str, value: bool | None) -> None:
     if value is not None and not isinstance(value, bool):
         _fail(name, "be None, True or False", repr(value))
+
+
+def check_implementation(implementation: str) -> None:
+    if implementation not in ("auto", "reference"):
+        _fail("implementation", "be 'auto' or 'reference'", repr(implementation))
 
 
 def is_autocast_enabled(device: str) -> bool:
@@ -92,9 +98,10 @@ def _check_kind(tensors: dict[str, Tensor]) -> None:
             _fail(name, "be a dense (strided) tensor", str(value.layout))
         if value.device != x.device:
             _fail(name, f"be on the device of x, {x.device}", str(value.device))
-        mixing = is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, value.dtype)
-        if value.dtype != x.dtype and not mixing:
-            _fail(name, f"have the dtype of x, {x.dtype}", str(value.dtype))
+        if value.dtype != x.dtype:
+            mixing = is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, value.dtype)
+            if not mixing:
+                _fail(name, f"have the dtype of x, {x.dtype}", str(value.dtype))
 
 
 def _check_rank(name: str, tensor: Tensor, formula: str, rank: int) -> None:
@@ -102,18 +109,18 @@ def _check_rank(name: str, tensor: Tensor, formula: str, rank: int) -> None:
         _fail(name, f"have shape {formula}, {rank} dimensions", _shape(tensor))
 
 
-def _check_weights(weight_x: Tensor, weight_h: Tensor, in_channels: int) -> tuple[int, int]:
-    """Returns (C, k)."""
-    _check_rank("weight_x", weight_x, "(4C, Cin, k, k)", 4)
-    _check_rank("weight_h", weight_h, "(4C, C, k, k)", 4)
-    C, k = weight_h.shape[1], weight_h.shape[2]
-    if k % 2 == 0 or weight_h.shape[3] != k:
-        _fail("weight_h", "have shape (4C, C, k, k) with an odd k", _shape(weight_h))
+def _check_weights(weight_x: Tensor, weight_h: Tensor, in_channels: int) -> int:
+    """Returns C."""
+    _check_rank("weight_x", weight_x, "(4C, Cin, kh, kw)", 4)
+    _check_rank("weight_h", weight_h, "(4C, C, kh, kw)", 4)
+    C, kh, kw = weight_h.shape[1:]
+    if kh % 2 == 0 or kw % 2 == 0:
+        _fail("weight_h", "have shape (4C, C, kh, kw) with odd kh and kw", _shape(weight_h))
     if C < 1 or weight_h.shape[0] != 4 * C:
-        _fail("weight_h", f"have shape (4C, C, k, k) = {(4 * C, C, k, k)}", _shape(weight_h))
-    if tuple(weight_x.shape) != (4 * C, in_channels, k, k):
-        _fail("weight_x", f"have shape (4C, Cin, k, k) = {(4 * C, in_channels, k, k)}", _shape(weight_x))
-    return C, k
+        _fail("weight_h", f"have shape (4C, C, kh, kw) = {(4 * C, C, kh, kw)}", _shape(weight_h))
+    if tuple(weight_x.shape) != (4 * C, in_channels, kh, kw):
+        _fail("weight_x", f"have shape (4C, Cin, kh, kw) = {(4 * C, in_channels, kh, kw)}", _shape(weight_x))
+    return C
 
 
 def _broadcasts(tensor: Tensor, shape: tuple[int, ...]) -> bool:
@@ -131,9 +138,44 @@ def check_sizes(**sizes: int) -> None:
             raise ValueError(f"ConvLSTM: {name} must be an integer of at least 1, got {value!r}")
 
 
-def check_kernel_size(kernel_size: int) -> None:
-    if type(kernel_size) is not int or kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"ConvLSTM: kernel_size must be an odd integer of at least 1, got {kernel_size!r}")
+def check_flags(**flags: bool) -> None:
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise ValueError(f"ConvLSTM: {name} must be True or False, got {value!r}")
+
+
+def unpack_kernel_size(kernel_size: int | tuple[int, int]) -> tuple[int, int]:
+    """(kh, kw)."""
+    sides = tuple(kernel_size) if isinstance(kernel_size, (tuple, list)) else (kernel_size, kernel_size)
+    if len(sides) != 2 or any(type(side) is not int or side < 1 or side % 2 == 0 for side in sides):
+        raise ValueError(
+            f"ConvLSTM: kernel_size must be an odd integer of at least 1, or a pair of them, got {kernel_size!r}"
+        )
+    return sides
+
+
+def unpack_widths(hidden_channels: int | list[int], num_layers: int) -> tuple[int, ...]:
+    """The width of each layer."""
+    if not isinstance(hidden_channels, (tuple, list)):
+        check_sizes(hidden_channels=hidden_channels)
+        return (hidden_channels,) * num_layers
+    if len(hidden_channels) != num_layers or any(type(width) is not int or width < 1 for width in hidden_channels):
+        raise ValueError(
+            "ConvLSTM: hidden_channels must be an integer of at least 1, or a list of them, one for each of the "
+            f"num_layers = {num_layers} layers, got {hidden_channels!r}"
+        )
+    return tuple(hidden_channels)
+
+
+def check_dropout(dropout: float) -> None:
+    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
+        raise ValueError(f"ConvLSTM: dropout must be a probability from 0 to 1, got {dropout!r}")
+
+
+def check_directions(bidirectional: bool, reverse: bool) -> None:
+    check_flags(bidirectional=bidirectional, reverse=reverse)
+    if bidirectional and reverse:
+        raise ValueError("ConvLSTM: reverse must be False with bidirectional=True, which runs both ways, got True")
 
 
 def check_peephole(shape: tuple[int, ...] | None, C: int) -> None:
@@ -156,12 +198,46 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 def check_sequence(layer: str, x: Tensor, in_channels: int, batch_first: bool) -> None:
     axes = "(N, T, Cin, H, W)" if batch_first else "(T, N, Cin, H, W)"
+    if isinstance(x, Proxy):  # ConvLSTM, which becomes one node, does not come here with one
+        raise TypeError(
+            f"{layer}: torch.fx cannot trace through this layer; make it a leaf: torch.fx.Tracer with an "
+            "is_leaf_module that returns True for it"
+        )
     if not isinstance(x, Tensor):
         raise TypeError(f"{layer}: x must be a tensor of shape {axes}, got {type(x).__name__}")
     if x.dim() != 5 or x.shape[2] != in_channels:
         raise ValueError(f"{layer}: x must have shape {axes} with Cin = {in_channels}, got shape {tuple(x.shape)}")
     if x.shape[1 if batch_first else 0] == 0:
         raise ValueError(f"{layer}: x must have shape {axes} with T of at least 1, got shape {tuple(x.shape)}")
+
+
+def check_frame(layer: str, x: Tensor, in_channels: int) -> None:
+    axes = "(N, Cin, H, W) or (Cin, H, W)"
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{layer}: x must be a tensor of shape {axes}, got {type(x).__name__}")
+    if x.dim() not in (3, 4) or x.shape[-3] != in_channels:
+        raise ValueError(f"{layer}: x must have shape {axes} with Cin = {in_channels}, got shape {tuple(x.shape)}")
+
+
+def one_of_two(name: str, value, other_name: str, other):
+    """The one that is given of an argument with two names, or None."""
+    if value is not None and other is not None:
+        raise ValueError(f"ConvLSTM: {name} and {other_name} are two names of one argument; got both")
+    return value if value is not None else other
+
+
+def check_unbatched_state(layer: str, hx: tuple[Tensor, Tensor] | None) -> None:
+    if hx is None:
+        return
+    is_pair = isinstance(hx, (tuple, list)) and len(hx) == 2
+    if not is_pair or not all(isinstance(part, Tensor) and part.dim() == 3 for part in hx):
+        actual = [_shape(part) if isinstance(part, Tensor) else type(part).__name__ for part in hx] if is_pair else []
+        expected = "be None or a pair of tensors (C, H, W), as x is (Cin, H, W)"
+        fail_of_layer(layer, "hx", expected, " and ".join(actual) or type(hx).__name__)
+
+
+def fail_of_layer(layer: str, name: str, expected: str, actual: str) -> NoReturn:
+    raise ValueError(f"{layer}: {name} must {expected}, got {actual}")
 
 
 def unpack_states(name: str, states: tuple | None, count: int, expected: str) -> tuple:

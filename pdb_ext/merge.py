@@ -35,7 +35,7 @@ def _runs_natively(h_f: Tensor, h_b: Tensor, merge_f: nn.Module, merge_b: nn.Mod
         return False
     tensors = (h_f, h_b, merge_f.weight, merge_b.weight)
     same_dtype = all(tensor.dtype == h_f.dtype for tensor in tensors) and h_f.dtype in (torch.float32, torch.float64)
-    return same_dtype and not ops.has_tangent((*tensors, merge_f.bias))
+    return same_dtype and not ops.needs_reference((*tensors, merge_f.bias))
 
 
 def _is_plain(module: nn.Module) -> bool:

@@ -1,20 +1,31 @@
 """`convlstm`: the public function, and what `torch.library` needs around the native op (fake kernels, autograd).
 
-The ops beside it (`pdb_convlstm`, `merge`) use from here: `autocast`, `has_tangent`, `saves`, `reserve_dtype`,
-`reserve_share`, `refuse_double_backward`.
+The ops beside it (`pdb_convlstm`, `merge`) use from here: `autocast`, `needs_reference`, `saves`, `reserve_dtype`,
+`reserve_share`.
 """
 
 import functools
 import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch._C import _are_functorch_transforms_active as are_functorch_transforms_active
+from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd.forward_ad import unpack_dual
+from torch.fx import Proxy
 
 from . import reference
 from ._library import NATIVE_DEVICES, native, record, why_not_native
-from .checkpointing import SAVE_CELLS, SAVE_GATES_AND_CELLS, SAVE_NOTHING, CheckpointedConvLSTM
-from .checks import check_choice_of_flag, check_inputs, check_steps, is_autocast_enabled
+from .checkpointing import (
+    SAVE_CELLS,
+    SAVE_GATES_AND_CELLS,
+    SAVE_NOTHING,
+    CheckpointedConvLSTM,
+    refuse_double_backward,
+)
+from .checks import check_choice_of_flag, check_implementation, check_inputs, check_steps, is_autocast_enabled
+from .flops import register_flop_formulas
 
 
 def convlstm(
@@ -30,6 +41,7 @@ def convlstm(
     output_peephole: str = "previous",
     checkpoint_every: int | None = None,
     recompute_gates: bool | None = None,
+    implementation: str = "auto",
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """One ConvLSTM layer over a whole sequence, with dilated convolutions (`*`) and "same" zero padding::
 
@@ -44,8 +56,9 @@ def convlstm(
 
     Args:
         x: input, (T, N, Cin, H, W); float32, float64, float16 or bfloat16 (the CPU computes the last two in float32).
-        weight_x: input-to-gates weight, (4C, Cin, k, k), k odd. The 4C rows are the gates i, f, o, g, C rows each.
-        weight_h: hidden-to-gates weight, (4C, C, k, k).
+        weight_x: input-to-gates weight, (4C, Cin, kh, kw), kh and kw odd. The 4C rows are the gates i, f, o, g, C rows
+            each. The native op has square kernels; others are computed by the reference.
+        weight_h: hidden-to-gates weight, (4C, C, kh, kw).
         bias: (4C,).
         peephole: weights of the cell state in the gates i, f, o; broadcastable to (3, C, H, W).
         state: (h_0, c_0), each (N, C, H, W); zeros if None.
@@ -63,6 +76,8 @@ def convlstm(
             them a few at a time, in memory that does not grow with T. None: yes on CUDA in half precision over more
             than eight steps, unless the layer is so large that the convolution costs more than what it saves (4 GFLOP a
             step), else no.
+        implementation: "auto" uses the native op where it can; "reference" uses PyTorch's own operators alone
+            (:func:`pdb_ext.reference.convlstm`, one step after the other): for ONNX and gradients of gradients.
 
     Returns:
         output (T, N, C, H, W), every h_t in frame order; and (h_n, c_n), each (N, C, H, W), the last state.
@@ -71,21 +86,25 @@ def convlstm(
         ValueError: an argument has the wrong shape, dtype, device or value; the message names it.
         TypeError: an argument that must be a tensor is not one.
 
-    Reverse-mode gradients are native; forward-mode ones (`torch.func.jvp`) come from the reference, and a gradient of a
-    gradient is refused. An infinity or a value near the largest float may turn its neighbours into NaN where the CPU
-    uses Winograd's form of the convolution. Calls that need no gradient store nothing for one; to export a program for
-    inference, trace it under `torch.no_grad()`.
+    Reverse-mode gradients are native. Forward-mode ones, and all of `torch.func` (grad, jacrev, hessian), come from the
+    reference. A gradient of a gradient is refused unless implementation="reference". Under `torch.fx.symbolic_trace`
+    the call becomes one node. An infinity or a value near the largest float may turn its neighbours into NaN where the
+    CPU uses Winograd's form of the convolution. Calls that need no gradient store nothing for one; to export a program
+    for inference, trace it under `torch.no_grad()`.
     """
+    if isinstance(x, Proxy):
+        options = {"dilation": dilation, "reverse": reverse, "output_peephole": output_peephole}
+        options |= {"checkpoint_every": checkpoint_every, "recompute_gates": recompute_gates}
+        options["implementation"] = implementation
+        return record_call(convlstm, x, weight_x, weight_h, bias, peephole, state, **options)
     check_inputs(x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole)
+    check_implementation(implementation)
     if checkpoint_every is not None:
         check_steps(checkpoint_every)
     check_choice_of_flag("recompute_gates", recompute_gates)
     h_0, c_0 = state if state is not None else (None, None)
     tensors = autocast(x, weight_x, weight_h, bias, peephole, h_0, c_0)
-    is_native = x.device.type in NATIVE_DEVICES
-    if not is_native:
-        _warn_of_fallback(x.device.type)
-    if not is_native or has_tangent(tensors):
+    if not _is_native(tensors, implementation):
         x, weight_x, weight_h, bias, peephole, h_0, c_0 = tensors
         state = None if h_0 is None else (h_0, c_0)
         return reference.convlstm_of_checked(
@@ -112,10 +131,30 @@ def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     return _cast(tensors, torch.get_autocast_dtype(device))
 
 
-def has_tangent(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether forward-mode differentiation is active; the native op has none, and its tangents would be zero."""
+def record_call(function: Callable, *arguments, **options) -> Proxy:
+    """One node for the call of `function`, whose first argument is a proxy of `torch.fx.symbolic_trace`."""
+    return arguments[0].tracer.create_proxy("call_function", function, arguments, options)
+
+
+def _is_native(tensors: tuple[Tensor | None, ...], implementation: str) -> bool:
+    x, weight_x = tensors[:2]
+    if implementation == "reference":
+        return False
+    if x.device.type not in NATIVE_DEVICES:
+        _warn_of_fallback(x.device.type)
+        return False
+    return weight_x.shape[2] == weight_x.shape[3] and not needs_reference(tensors)
+
+
+def needs_reference(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether a derivative is being taken that the native ops do not have.
+
+    They have no forward mode (their tangents would be zero), and `torch.func` refuses ops registered as they are.
+    """
     if torch.compiler.is_compiling():
         return False
+    if are_functorch_transforms_active():
+        return any(level.key() in (TransformType.Grad, TransformType.Jvp) for level in get_interpreter_stack())
     return any(tensor is not None and unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
@@ -131,7 +170,7 @@ def _warn_once(device: str) -> None:
     )
     warnings.warn(
         f"pdb_ext has no native ConvLSTM for device '{device}' ({reason}); it uses the slower PyTorch reference.",
-        stacklevel=4,
+        stacklevel=5,
     )
 
 
@@ -213,15 +252,9 @@ def _backward(ctx, grad_output, grad_c_n, _grad_reserve):
     return (*(grad if needed else None for grad, needed in zip(grads, needs)), None, None, None, None)
 
 
-def refuse_double_backward(ctx, *_grads):
-    raise RuntimeError(
-        "convlstm: double backward (a gradient of a gradient) is not supported by the native op; "
-        "use pdb_ext.reference.convlstm for it"
-    )
-
-
 if native is not None:
     torch.library.register_fake("pdb_ext::convlstm")(_fake_convlstm)
     torch.library.register_fake("pdb_ext::convlstm_backward")(_fake_convlstm_backward)
     torch.library.register_autograd("pdb_ext::convlstm", _backward, setup_context=_setup_context)
     torch.library.register_autograd("pdb_ext::convlstm_backward", refuse_double_backward)
+    register_flop_formulas()

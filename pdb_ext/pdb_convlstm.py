@@ -5,7 +5,7 @@ from torch import Tensor
 
 from . import ops
 from ._library import NATIVE_DEVICES, native
-from .checkpointing import SAVE_NOTHING
+from .checkpointing import SAVE_NOTHING, refuse_double_backward
 from .checks import check_inputs
 
 State = tuple[Tensor, Tensor]
@@ -14,7 +14,8 @@ State = tuple[Tensor, Tensor]
 def runs_in_one_op(x: Tensor, layers: list, states: list[State | None]) -> bool:
     """Whether pdb_convlstm may compute these `ConvLSTM` layers of a pyramid (forward, backward, forward ...).
 
-    Only on CUDA, and without what the op does not support: checkpoints, forward-mode differentiation.
+    Only on CUDA, and without what the op does not support: checkpoints, rectangular kernels, derivatives of other kinds
+    than reverse mode's first.
     """
     if x.device.type != "cuda" or "cuda" not in NATIVE_DEVICES or x.numel() == 0:
         return False
@@ -23,8 +24,10 @@ def runs_in_one_op(x: Tensor, layers: list, states: list[State | None]) -> bool:
         *(t for layer in layers for t in layer.parameters()),
         *(t for s in states if s is not None for t in s),
     ]
+    if any(layer.implementation != "auto" or not isinstance(layer.kernel_size, int) for layer in layers):
+        return False
     options = {(layer.checkpoint_every, layer.recompute_gates) for layer in layers}
-    return options in ({(None, None)}, {(None, False)}, {(None, True)}) and not ops.has_tangent(tuple(tensors))
+    return options in ({(None, None)}, {(None, False)}, {(None, True)}) and not ops.needs_reference(tuple(tensors))
 
 
 def pdb_convlstm(x: Tensor, layers: list, states: list[State | None]) -> list[tuple[Tensor, State]]:
@@ -104,4 +107,4 @@ if native is not None:
     torch.library.register_fake("pdb_ext::pdb_convlstm")(_fake_pdb_convlstm)
     torch.library.register_fake("pdb_ext::pdb_convlstm_backward")(_fake_pdb_convlstm_backward)
     torch.library.register_autograd("pdb_ext::pdb_convlstm", _backward, setup_context=_setup_context)
-    torch.library.register_autograd("pdb_ext::pdb_convlstm_backward", ops.refuse_double_backward)
+    torch.library.register_autograd("pdb_ext::pdb_convlstm_backward", refuse_double_backward)

@@ -19,7 +19,7 @@ def convlstm(
     reverse: bool = False,
     output_peephole: str = "previous",
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Arguments (without checkpoint_every and recompute_gates), results and errors as :func:`pdb_ext.convlstm`."""
+    """Results and errors as :func:`pdb_ext.convlstm`; its arguments without those that choose how to compute them."""
     check_inputs(x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole)
     return convlstm_of_checked(x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole)
 
@@ -35,24 +35,24 @@ def convlstm_of_checked(
     reverse: bool,
     output_peephole: str,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The same for arguments that `check_inputs` has seen already."""
+    """The same for arguments that `check_inputs` has seen already; `torch.jit.script` can compile it."""
     T, N, _, H, W = x.shape
-    C = weight_h.shape[1]
-    padding = dilation * (weight_x.shape[-1] // 2)
-    peephole_i, peephole_f, peephole_o = (
-        torch.broadcast_to(peephole, (3, C, H, W)) if peephole is not None else x.new_zeros(3)
-    )
-    h, c = state if state is not None else (x.new_zeros(N, C, H, W), x.new_zeros(N, C, H, W))
+    C, kh, kw = weight_h.shape[1:]
+    padding = [dilation * (kh // 2), dilation * (kw // 2)]
+    peepholes = torch.broadcast_to(peephole, [3, C, H, W]) if peephole is not None else x.new_zeros([3])
+    h, c = state if state is not None else (x.new_zeros([N, C, H, W]), x.new_zeros([N, C, H, W]))
 
-    outputs = [h] * T
-    for t in reversed(range(T)) if reverse else range(T):
+    outputs: list[Tensor] = []
+    for step in range(T):
+        t = T - 1 - step if reverse else step
         gates = conv2d(x[t], weight_x, bias, padding=padding, dilation=dilation)
         gates = gates + conv2d(h, weight_h, padding=padding, dilation=dilation)
         i, f, o, g = gates.chunk(4, dim=1)
-        i = torch.sigmoid(i + peephole_i * c)
-        f = torch.sigmoid(f + peephole_f * c)
-        c_previous, c = c, f * c + i * torch.tanh(g)
-        o = torch.sigmoid(o + peephole_o * (c if output_peephole == "current" else c_previous))
+        i = torch.sigmoid(i + peepholes[0] * c)
+        f = torch.sigmoid(f + peepholes[1] * c)
+        c_previous = c
+        c = f * c + i * torch.tanh(g)
+        o = torch.sigmoid(o + peepholes[2] * (c if output_peephole == "current" else c_previous))
         h = o * torch.tanh(c)
-        outputs[t] = h
-    return torch.stack(outputs), (h, c)
+        outputs.append(h)
+    return torch.stack(outputs[::-1] if reverse else outputs), (h, c)

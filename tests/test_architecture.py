@@ -160,8 +160,8 @@ def test_modules_of_pdb_ext_use_no_private_name_of_each_other():
 
 
 def test_the_arrows_of_pdb_ext_lead_down():
-    order = "_version _sources checks reference _library _info runtime checkpointing ops merge pdb_convlstm modules"
-    order = [f"pdb_ext.{name}" for name in [*order.split(), "convert"]]
+    order = "_version _sources checks reference _library _info runtime checkpointing flops ops merge pdb_convlstm"
+    order = [f"pdb_ext.{name}" for name in [*order.split(), "modules", "convert"]]
     for path in python_files(ROOT / "pdb_ext"):
         place = f"pdb_ext.{path.relative_to(ROOT / 'pdb_ext').parts[0].removesuffix('.py')}"
         for module, names in imports(path):
@@ -169,6 +169,14 @@ def test_the_arrows_of_pdb_ext_lead_down():
                 used = ".".join(used.split(".")[:2])
                 if used.startswith("pdb_ext") and used != place and place != "pdb_ext.__init__":
                     assert order.index(used) < order.index(place), f"{path} uses {used}"
+
+
+def test_the_arrows_of_the_modules_lead_down():
+    order = [f"pdb_ext.modules.{name}" for name in "weights state padded stack convlstm cell paper __init__".split()]
+    for path in python_files(ROOT / "pdb_ext" / "modules"):
+        for module, _ in imports(path):
+            if module.startswith("pdb_ext.modules"):
+                assert order.index(module) < order.index(f"pdb_ext.modules.{path.stem}"), f"{path} uses {module}"
 
 
 def test_pdb_saliency_uses_the_public_layer_library():

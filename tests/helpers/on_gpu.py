@@ -119,8 +119,8 @@ def pyramid_results(module: torch.nn.Module, x: torch.Tensor) -> list[torch.Tens
     return [y, *torch.autograd.grad(y, [x, *module.parameters()], torch.ones_like(y))]
 
 
-def reference_convlstm(*arguments, checkpoint_every=None, recompute_gates=False, **options):
-    """For pdb_ext.modules.convlstm, whose layers are then PyTorch's."""
+def reference_convlstm(*arguments, checkpoint_every=None, recompute_gates=False, implementation="auto", **options):
+    """For pdb_ext.modules.padded.convlstm, whose layers are then PyTorch's."""
     return reference.convlstm(*arguments, **options)
 
 

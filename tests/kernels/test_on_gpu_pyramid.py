@@ -49,9 +49,9 @@ def one_by_one(monkeypatch, module, x, layer=None):
     """The results of a pyramid whose layers are called one by one; layer: instead of pdb_ext's own."""
     with monkeypatch.context() as patch:
         patch.delenv("PDB_EXT_CUDA_PATH", raising=False)
-        patch.setattr(pdb_ext.modules, "runs_in_one_op", lambda *_: False)
+        patch.setattr(pdb_ext.modules.paper, "runs_in_one_op", lambda *_: False)
         if layer is not None:
-            patch.setattr(pdb_ext.modules, "convlstm", layer)
+            patch.setattr(pdb_ext.modules.padded, "convlstm", layer)
         return pyramid_results(module, x)
 
 

@@ -199,7 +199,7 @@ def test_export_and_compile(name, tmp_path):
     [
         (lambda: ConvLSTM(0, 4), "in_channels must be an integer of at least 1, got 0"),
         (lambda: ConvLSTM(3, 4.0), "hidden_channels must be an integer of at least 1, got 4.0"),
-        (lambda: ConvLSTM(3, 4, 2), "kernel_size must be an odd integer of at least 1, got 2"),
+        (lambda: ConvLSTM(3, 4, 2), "kernel_size must be an odd integer of at least 1, or a pair of them, got 2"),
         (lambda: ConvLSTM(3, 4, dilation=0), "dilation must be an integer of at least 1, got 0"),
         (lambda: ConvLSTM(3, 4, output_peephole="next"), "output_peephole must be one of .* got 'next'"),
         (
@@ -208,7 +208,7 @@ def test_export_and_compile(name, tmp_path):
         ),
         (lambda: ConvLSTM(3, 4, peephole=(3, 5, 1, 1)), r"got \(3, 5, 1, 1\)"),
         (lambda: DBConvLSTM(3, 4, merge="mean"), "merge must be one of .* got 'mean'"),
-        (lambda: ConvLSTM(3, 4, True), "kernel_size must be an odd integer of at least 1, got True"),
+        (lambda: ConvLSTM(3, 4, True), "kernel_size must be an odd integer of at least 1, or a pair of them, got True"),
         (lambda: ConvLSTM(3, 4, peephole=True), "peephole must be a shape .* got True"),
         (lambda: ConvLSTM(3, 4, peephole=(3.0, 4, 1, 1)), r"peephole must be a shape .* got \(3.0, 4, 1, 1\)"),
         (lambda: PDBConvLSTM(3, 4, dilations=()), r"dilations must be a tuple of at least one dilation, got \(\)"),

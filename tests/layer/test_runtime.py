@@ -1,6 +1,7 @@
 """What pdb_ext records about the calls of its ops."""
 
 import copy
+import json
 import pickle
 import threading
 
@@ -29,6 +30,16 @@ def test_forward_and_backward_are_recorded_in_their_order():
     capability = pdb_ext.build_info()["cpu_capability"]
     expected = {"device": "cpu", "path": capability, "kernel": "direct", "layers": 1, "tensor_cores": False}
     assert all(expected.items() <= call.items() for call in calls) and calls[-1] == calls[1] and len(calls[:1]) == 1
+
+
+def test_what_the_reference_computes_in_any_case_is_listed():
+    options = pdb_ext.build_info()["reference_options"]
+    assert json.loads(json.dumps(options)) == options and {"implementation", "kernel_size"} <= options.keys()
+    x = torch.randn(2, 1, 2, 5, 6)
+    for arguments in ({"implementation": "reference"}, {"kernel_size": (3, 5)}):
+        with pdb_ext.record_calls() as calls:
+            pdb_ext.ConvLSTM(2, 2, **arguments)(x)
+        assert not calls
 
 
 def test_the_kernel_on_the_cpu_is_named():

@@ -1,0 +1,205 @@
+"""`ConvLSTM`: layers of ConvLSTM with the arguments and meanings of `torch.nn.LSTM`."""
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from pdb_ext.checks import (
+    check_choice,
+    check_choice_of_flag,
+    check_directions,
+    check_dropout,
+    check_implementation,
+    check_peephole,
+    check_sizes,
+    check_steps,
+    one_of_two,
+    unpack_kernel_size,
+    unpack_widths,
+)
+from pdb_ext.reference import convlstm_of_checked
+
+from .stack import run_stack
+from .weights import State, Weights, check_scriptable, register_weights, reset_weights, suffix_of, weights_of
+
+
+class ConvLSTM(nn.Module):
+    """Dilated ConvLSTM layers; equations and gate order as in :func:`pdb_ext.convlstm`, the rest as `torch.nn.LSTM`.
+
+    Time-major like `torch.nn.LSTM` unless batch_first=True (the layers of the paper are batch-first by default).
+
+    Args:
+        in_channels: Cin.
+        hidden_channels: C; or a list, one width for each layer.
+        kernel_size: k, odd, or a pair (kh, kw) of odd numbers. If kh != kw the reference computes the layer.
+        num_layers: layers stacked: each one after the first reads the outputs of the one before it.
+        bidirectional: each layer runs in both directions of time; its output has both side by side, 2C channels.
+        dropout: probability with which, in training, elements of the output of each layer but the last become zero.
+        dilation: dilation of the input and the hidden convolution.
+        bias: whether the gates have a bias.
+        peephole: shape of the peephole weights, broadcastable to (3, C, H, W): for example (3, C, 1, 1) for one
+            weight a channel, or (3, 1, 60, 60) for the authors' released model. None: no peepholes.
+        output_peephole: whether the output gate reads c_{t-1} ("previous") or c_t ("current").
+        reverse: run backward in time; outputs stay in frame order. Not together with bidirectional.
+        batch_first: x and output are (N, T, C, H, W) instead of (T, N, C, H, W). States have no axis for time.
+        checkpoint_every, recompute_gates: less memory in training for more computation, see :func:`pdb_ext.convlstm`.
+        implementation: "auto", or "reference" for PyTorch's own operators alone, see :func:`pdb_ext.convlstm`.
+
+    Parameters: `weight_x`, `weight_h`, `bias` and `peephole` of layer 0; those of others end in `_l1`, `_l2` ..., those
+    of the second direction in `_reverse`, `_l1_reverse` ...
+
+    Shapes:
+        x (T, N, Cin, H, W) or, batch first, (N, T, Cin, H, W). hx (h_0, c_0), zeros if absent, each
+        (num_layers * directions, N, C, H, W), in the order layer 0, layer 0 reverse, layer 1 ...; each a list of
+        (N, C, H, W) in that order where the widths differ. A single layer in one direction takes and returns states
+        (N, C, H, W); given (1, N, C, H, W), it returns that. `state` is another name of hx.
+        lengths (N,): the clips' numbers of frames, 1 to T, a list or an integer tensor, for padded batches; what lies
+        behind a clip's end is not read, and is zero in the output. On a GPU a list, or a tensor on the CPU, is faster.
+        Returns (output, (h_n, c_n)): output like x with C or 2C channels; states of each clip's last step, which is
+        frame 0 backward in time.
+    """
+
+    # Objects that were pickled before these attributes existed have these.
+    num_layers, bidirectional, dropout, implementation = 1, False, 0.0, "auto"
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int | list[int],
+        kernel_size: int | tuple[int, int] = 3,
+        num_layers: int = 1,
+        *,
+        bidirectional: bool = False,
+        dropout: float = 0.0,
+        dilation: int = 1,
+        bias: bool = True,
+        peephole: tuple[int, ...] | None = None,
+        output_peephole: str = "previous",
+        reverse: bool = False,
+        batch_first: bool = False,
+        checkpoint_every: int | None = None,
+        recompute_gates: bool | None = None,
+        implementation: str = "auto",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ):
+        super().__init__()
+        check_sizes(in_channels=in_channels, num_layers=num_layers, dilation=dilation)
+        widths, sides = unpack_widths(hidden_channels, num_layers), unpack_kernel_size(kernel_size)
+        check_dropout(dropout)
+        check_directions(bidirectional, reverse)
+        check_choice("output_peephole", output_peephole, ("previous", "current"))
+        if checkpoint_every is not None:
+            check_steps(checkpoint_every)
+        check_choice_of_flag("recompute_gates", recompute_gates)
+        check_implementation(implementation)
+        if dropout and num_layers == 1:
+            warnings.warn(
+                f"ConvLSTM: dropout={dropout} has no effect with num_layers=1: it acts between layers.", stacklevel=2
+            )
+        self.in_channels = in_channels
+        self.hidden_channels = widths[0] if len(set(widths)) == 1 else widths
+        self.kernel_size = sides[0] if sides[0] == sides[1] else sides
+        self.num_layers = num_layers
+        self.bidirectional = bidirectional
+        self.dropout = dropout
+        self.dilation = dilation
+        self.output_peephole = output_peephole
+        self.reverse = reverse
+        self.batch_first = batch_first
+        self.checkpoint_every = checkpoint_every
+        self.recompute_gates = recompute_gates
+        self.implementation = implementation
+        self._register_weights(widths, sides, bias, peephole, {"device": device, "dtype": dtype})
+        self.reset_parameters()
+
+    def _register_weights(self, widths, sides, bias, peephole, factory) -> None:
+        directions = 2 if self.bidirectional else 1
+        given = [self.in_channels, *(directions * width for width in widths)]
+        for suffix, layer in self._directions():
+            check_peephole(peephole, widths[layer])
+            register_weights(self, suffix, given[layer], widths[layer], sides, bias, peephole, factory)
+
+    def _directions(self) -> list[tuple[str, int]]:
+        """(suffix of the parameters' names, layer) of layer 0, of layer 0 reverse if bidirectional, of layer 1 ..."""
+        ways = (False, True) if self.bidirectional else (False,)
+        return [(suffix_of(layer, way), layer) for layer in range(self.num_layers) for way in ways]
+
+    def _weights(self) -> list[Weights]:
+        if self.num_layers == 1 and not self.bidirectional:  # in loops of single steps this is quicker
+            return [(self.weight_x, self.weight_h, self.bias, self.peephole)]
+        return [weights_of(self, suffix) for suffix, _ in self._directions()]
+
+    def _widths(self) -> list[int]:
+        """C of each layer and direction."""
+        widths, directions = self.hidden_channels, 2 if self.bidirectional else 1
+        if isinstance(widths, int):
+            return [widths] * (self.num_layers * directions)
+        return [width for width in widths for _ in range(directions)]
+
+    def reset_parameters(self) -> None:
+        """Uniform within 1/sqrt(fan-in), like `torch.nn.Conv2d`; the fan-in counts x and h. Peepholes start at 0."""
+        for weights in self._weights():
+            reset_weights(weights)
+
+    def forward(
+        self,
+        x: Tensor,
+        hx: State | None = None,
+        lengths: Tensor | list[int] | None = None,
+        state: State | None = None,  # by keyword; torch.jit.script knows no arguments that are so alone
+    ) -> tuple[Tensor, State]:
+        if torch.jit.is_scripting():
+            return self._scripted(x, state if hx is None else hx, lengths)
+        return run_stack(
+            x,
+            one_of_two("hx", hx, "state", state),
+            lengths,
+            self._weights(),
+            name=type(self).__name__,
+            widths=self._widths(),
+            bidirectional=self.bidirectional,
+            reverse=self.reverse,
+            batch_first=self.batch_first,
+            dropout=float(self.dropout) if self.training else 0.0,
+            options={
+                "dilation": self.dilation,
+                "output_peephole": self.output_peephole,
+                "checkpoint_every": self.checkpoint_every,
+                "recompute_gates": self.recompute_gates,
+                "implementation": self.implementation,
+            },
+        )
+
+    def _scripted(self, x: Tensor, hx: State | None, lengths: Tensor | list[int] | None) -> tuple[Tensor, State]:
+        """What `torch.jit.script` compiles in place of `run_stack`."""
+        assert lengths is None, "ConvLSTM: torch.jit.script knows no lengths"
+        output, state = convlstm_of_checked(
+            x.transpose(0, 1) if self.batch_first else x, self.weight_x, self.weight_h, self.bias, self.peephole, hx,
+            self.dilation, self.reverse, self.output_peephole,
+        )  # fmt: skip
+        return output.transpose(0, 1) if self.batch_first else output, state
+
+    def __prepare_scriptable__(self):
+        is_single = self.num_layers == 1 and not self.bidirectional
+        check_scriptable(self, None if is_single else "num_layers=1 and bidirectional=False")
+        return self
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.hidden_channels}, kernel_size={self.kernel_size}, dilation={self.dilation}"
+        if self.num_layers > 1:
+            text += f", num_layers={self.num_layers}"
+        if self.bidirectional:
+            text += ", bidirectional=True"
+        if self.dropout:
+            text += f", dropout={self.dropout}"
+        if self.bias is None:
+            text += ", bias=False"
+        if self.peephole is not None:
+            text += f", peephole={tuple(self.peephole.shape)}, output_peephole={self.output_peephole!r}"
+        if self.reverse:
+            text += ", reverse=True"
+        if self.implementation != "auto":
+            text += f", implementation={self.implementation!r}"
+        return text + f", batch_first={self.batch_first}"

@@ -1,0 +1,58 @@
+"""One call of a stack of ConvLSTM layers, each in one direction of time or in both."""
+
+import torch
+from torch import Tensor
+from torch.fx import Proxy
+from torch.nn.functional import dropout as drop
+
+from pdb_ext.checks import check_sequence
+from pdb_ext.ops import record_call
+
+from .padded import convlstm_of_lengths
+from .state import pack_state, unpack_lengths, unpack_state
+from .weights import State, Weights
+
+
+def run_stack(
+    x: Tensor,
+    hx: State | None,
+    lengths: Tensor | list[int] | None,
+    weights: list[Weights],
+    *,
+    name: str,
+    widths: list[int],
+    bidirectional: bool,
+    reverse: bool,
+    batch_first: bool,
+    dropout: float,
+    options: dict,
+) -> tuple[Tensor, State]:
+    """What :class:`ConvLSTM` returns.
+
+    weights: of layer 0, of layer 0 reverse if bidirectional, of layer 1 ...; widths: C of each of these.
+    name: the layer in messages. dropout: between layers, 0 outside training. options: those of `pdb_ext.convlstm`.
+    """
+    if isinstance(x, Proxy):  # The whole stack becomes one node: its loops depend on sizes, which a proxy has not.
+        return record_call(
+            run_stack, x, hx, lengths, weights, name=name, widths=widths, bidirectional=bidirectional, reverse=reverse,
+            batch_first=batch_first, dropout=dropout, options=options,
+        )  # fmt: skip
+    directions = 2 if bidirectional else 1
+    in_channels = weights[0][0].shape[1]
+    check_sequence(name, x, in_channels, batch_first)
+    if batch_first:
+        x = x.transpose(0, 1)
+    states, has_layers = unpack_state(name, hx, widths, x)
+    lengths = unpack_lengths(name, lengths, x)
+    ends = []
+    for first in range(0, len(widths), directions):
+        outputs = []
+        for i in range(first, first + directions):
+            is_reverse = reverse or i > first
+            output, end = convlstm_of_lengths(x, weights[i], states[i], lengths, reverse=is_reverse, **options)
+            outputs.append(output)
+            ends.append(end)
+        x = torch.cat(outputs, dim=2) if bidirectional else outputs[0]
+        if dropout and first + directions < len(widths):
+            x = drop(x, dropout)
+    return x.transpose(0, 1) if batch_first else x, pack_state(ends, widths, has_layers)

@@ -1,0 +1,82 @@
+"""The states of a stack of layers, as users pass and get them; the lengths of clips."""
+
+import torch
+from torch import Tensor
+
+from pdb_ext.checks import fail_of_layer
+
+from .weights import State
+
+
+def unpack_state(name: str, hx, widths: list[int], x: Tensor) -> tuple[list[State | None], bool]:
+    """(the state of each layer and direction, whether the answer is to have an axis for these).
+
+    hx: None or (h_0, c_0), each (count, N, C, H, W) with count = len(widths); where widths differ, each a list of
+    (N, C, H, W); for a single layer also each (N, C, H, W). x: (T, N, Cin, H, W).
+    """
+    count = len(widths)
+    if hx is None:
+        return [None] * count, count > 1
+    is_pair = isinstance(hx, (tuple, list)) and len(hx) == 2
+    if count == 1 and not (is_pair and all(isinstance(part, Tensor) and part.dim() == 5 for part in hx)):
+        return [hx], False  # `convlstm` checks it
+    if not is_pair:
+        length = f" of length {len(hx)}" if isinstance(hx, (tuple, list)) else ""
+        fail_of_layer(name, "hx", "be None or a pair (h_0, c_0)", f"{type(hx).__name__}{length}")
+    parts = [_split(name, f"hx[{i}] ({'hc'[i]}_0)", part, widths, x) for i, part in enumerate(hx)]
+    return list(zip(*parts)), True
+
+
+def _split(name: str, which: str, part, widths: list[int], x: Tensor) -> tuple[Tensor, ...]:
+    _, N, _, H, W = x.shape
+    count = len(widths)
+    if _differ(widths):
+        if not isinstance(part, (tuple, list)) or len(part) != count or not all(isinstance(t, Tensor) for t in part):
+            expected = f"be a list of {count} tensors (N, C, H, W), one for each layer and direction"
+            fail_of_layer(name, which, expected, _described(part))
+        for i, (tensor, C) in enumerate(zip(part, widths)):
+            if tuple(tensor.shape) != (N, C, H, W):
+                expected = f"have shape (N, C, H, W) = {(N, C, H, W)}"
+                fail_of_layer(name, f"{which}, element {i},", expected, _described(tensor))
+        return tuple(part)
+    expected = (count, N, widths[0], H, W)
+    if not isinstance(part, Tensor) or tuple(part.shape) != expected:
+        formula = "(num_layers * directions, N, C, H, W)"
+        fail_of_layer(name, which, f"be a tensor of shape {formula} = {expected}", _described(part))
+    return part.unbind()
+
+
+def pack_state(ends: list[State], widths: list[int], has_layers: bool) -> State:
+    """(h_n, c_n) in the form that `unpack_state` reads."""
+    if not has_layers:
+        return ends[0]
+    parts = zip(*ends)
+    return tuple(list(part) if _differ(widths) else torch.stack(part) for part in parts)
+
+
+def unpack_lengths(name: str, lengths: Tensor | list[int] | None, x: Tensor) -> list[int] | None:
+    """The lengths as integers; x: (T, N, Cin, H, W)."""
+    if lengths is None:
+        return None
+    T, N = x.shape[:2]
+    expected = f"be None or N = {N} integers from 1 to T = {T}, in a list or an integer tensor (N,)"
+    if isinstance(lengths, Tensor):
+        is_integer = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
+        if lengths.dim() != 1 or not is_integer:
+            fail_of_layer(name, "lengths", expected, f"{_described(lengths)} of dtype {lengths.dtype}")
+        lengths = lengths.tolist()
+    if not isinstance(lengths, (tuple, list)) or len(lengths) != N:
+        length = f" of length {len(lengths)}" if hasattr(lengths, "__len__") else ""
+        fail_of_layer(name, "lengths", expected, f"{type(lengths).__name__}{length}")
+    for length in lengths:
+        if type(length) is not int or not 1 <= length <= T:
+            fail_of_layer(name, "lengths", expected, repr(list(lengths)))
+    return list(lengths)
+
+
+def _differ(widths: list[int]) -> bool:
+    return len(set(widths)) > 1
+
+
+def _described(value) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
