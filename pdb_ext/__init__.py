@@ -3,12 +3,13 @@
 from . import reference
 from ._info import build_info
 from ._version import __version__
-from .convert import convert
+from .convert import Conversion, convert, unconvert
 from .modules import ConvLSTM, ConvLSTMCell, DBConvLSTM, PDBConvLSTM
 from .ops import convlstm
 from .runtime import cache_weights, record_calls
 
 __all__ = [
+    "Conversion",
     "ConvLSTM",
     "ConvLSTMCell",
     "DBConvLSTM",
@@ -20,4 +21,5 @@ __all__ = [
     "convlstm",
     "record_calls",
     "reference",
+    "unconvert",
 ]

@@ -1,53 +1,158 @@
-"""`convert`: fused layers in place of widely copied ConvLSTM implementations.
+"""`convert`: the fused op inside ConvLSTMs of other code, without changing anything that can be seen of them.
 
-Each widely copied implementation has a module here, whose function `fuse` recognises it and builds its replacement. The
-originals live on as copies in other projects, so they are recognised by their structure: the names, kinds and
-shapes of their submodules. Structure shows neither the order of the gates nor a changed activation; therefore every
-cell is run beside its replacement on random numbers, and a cell that answers differently is left alone, with a warning.
+A recognised module stays what it is: the same object, class, methods, attributes, parameters, hooks and state_dict.
+Only its `forward` is preceded by one that computes the same with :func:`pdb_ext.convlstm`, and hands every call that it
+does not understand to the module's own. Modules are recognised by their structure (their convolutions and what these
+read) and by what they compute: each is run beside its replacement with random weights, states and inputs, and outputs
+and gradients are compared, before it is replaced.
 """
+
+import dataclasses
 
 from torch import nn
 
-from . import automan, ndrplz
-from .check import join
+from . import cell, sequence
+from .experiment import Experiment, NotALayer, Shape, parameters_of_forward
+from .fused import CellPlan, attach, detach, is_fused
+from .probe import agree, probing
 
-IMPLEMENTATIONS = (ndrplz, automan)  # in the order in which a module is compared with them
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What `convert` found. replaced: the paths of the modules that now use the op; left: path -> reason."""
+
+    replaced: tuple[str, ...]
+    left: dict[str, str]
+
+    def __str__(self) -> str:
+        text = f"{len(self.replaced)} modules use pdb_ext: {', '.join(map(_shown, self.replaced)) or 'none'}"
+        return "\n".join([text, *(f"left as it is: {_shown(path)}: {reason}" for path, reason in self.left.items())])
 
 
-def convert(module: nn.Module) -> nn.Module:
-    """Replaces, anywhere in `module`, known ConvLSTM implementations by fused layers with the same weights.
+def convert(
+    module: nn.Module, *, strict: bool = False, return_report: bool = False
+) -> nn.Module | tuple[nn.Module, Conversion]:
+    """Lets the ConvLSTMs anywhere in `module`, of whatever origin, compute with the fused op.
 
-    Inputs, outputs and calling conventions stay the same, but the names and shapes of the parameters change: load
-    checkpoints before converting, and create the optimizer afterwards. The known implementations are `ConvLSTM` and
-    `ConvLSTMCell` of ndrplz/ConvLSTM_pytorch and of automan000/Convolutional_LSTM_PyTorch, and copies of them. A cell
-    that only looks like one of them (its output differs), or has hooks or partly frozen weights, stays, with a warning.
+    Recognised are cells, one step (x, h, c) to (h, c), whose gates come from one convolution of x and h, four, one of
+    each, or four of each, in any order of the gates, square and odd kernels with "same" zero padding, with or without
+    bias, peepholes, or a constant added to the forget gate; and modules that run such cells over a sequence. Objects,
+    classes, parameters, state_dicts, hooks and calling conventions stay: checkpoints load before and after, an
+    optimizer made before is good afterwards. Where a call is small, or of another kind than those compared, or a
+    convolution has been changed meanwhile, a module's own forward runs.
 
     Args:
-        module: any module. Its submodules are replaced in place.
+        module: any module; it is changed in place. Convert before wrapping it in DistributedDataParallel or FSDP.
+        strict: whether it is an error if nothing was recognised.
+        return_report: whether to return a `Conversion`, too: what was replaced, and what was left and why.
 
     Returns:
-        `module`, or its replacement if it is itself such a ConvLSTM.
+        `module` itself; with return_report a pair of it and the report.
+
+    Raises:
+        TypeError: `module` is no torch.nn.Module.
+        ValueError: `module` is or contains a DistributedDataParallel or FSDP wrapper, or, with strict, nothing was
+            recognised.
     """
     if not isinstance(module, nn.Module):
         raise TypeError(f"convert: module must be a torch.nn.Module, got {type(module).__name__}")
-    return _convert(module, "", {})
+    _refuse_wrapped(module)
+    report = _convert(module)
+    if strict and not report.replaced:
+        reasons = "".join(f"; {_shown(path)}: {reason}" for path, reason in report.left.items())
+        raise ValueError(f"convert: no ConvLSTM was recognised in {type(module).__name__}{reasons}")
+    return (module, report) if return_report else module
 
 
-def _convert(module: nn.Module, path: str, done: dict[nn.Module, nn.Module]) -> nn.Module:
-    if module not in done:
-        replacement = _replace(module, path)
-        done[module] = replacement or module
-        if replacement is None:
-            for name, child in module._modules.items():  # named_children() would pass over a cell's second place
-                if child is not None:
-                    module._modules[name] = _convert(child, join(path, name), done)
-    return done[module]
+def unconvert(module: nn.Module) -> nn.Module:
+    """Takes away what `convert` has done to `module` and everything inside it. Returns `module` itself."""
+    if not isinstance(module, nn.Module):
+        raise TypeError(f"unconvert: module must be a torch.nn.Module, got {type(module).__name__}")
+    for part in module.modules():
+        detach(part)
+    return module
 
 
-def _replace(module: nn.Module, path: str) -> nn.Module | None:
-    """The fused module for a cell or a stack of cells; None if it is neither."""
-    for implementation in IMPLEMENTATIONS:
-        replacement = implementation.fuse(module, path)
-        if replacement is not None:
-            return replacement.train(module.training)
-    return None
+def _shown(path: str) -> str:
+    return path or "the module itself"
+
+
+def _refuse_wrapped(module: nn.Module) -> None:
+    for path, part in module.named_modules():
+        name = type(part).__name__
+        if name in ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule") or name.startswith("FSDP"):
+            raise ValueError(
+                f"convert: {_shown(path)} is wrapped in {name}; convert first and wrap afterwards: "
+                f"{name}(pdb_ext.convert(model))"
+            )
+
+
+def _convert(module: nn.Module) -> Conversion:
+    replaced, left = [], {}
+    # The innermost first: what has recognised cells inside it is no cell, and a stack of stacks is known by its parts.
+    modules = list(module.named_modules())[::-1]
+    for path, part in modules:
+        if is_fused(part):
+            replaced.append(path)
+            continue
+        shape = cell.shape_of(part) if len(parameters_of_forward(part)) >= 2 else None
+        if shape is None or any(is_fused(inner) for inner in part.modules()):
+            continue
+        if reason := _why_not_cell(part, shape):
+            # Many modules have a convolution and take two arguments; only of some it is worth saying that they stay.
+            if _looks_like_lstm(part):
+                left[path] = reason
+        else:
+            replaced.append(path)
+    for path, part in modules:
+        if is_fused(part) or isinstance(part, (nn.ModuleList, nn.ModuleDict)):
+            continue
+        cells = sequence.cells_of(part)
+        if cells is None or _is_untouchable(part):
+            continue
+        try:
+            attach(part, sequence.recognise(part, cells))
+            replaced.append(path)
+        except NotALayer as error:
+            if _looks_like_lstm(part):
+                left[path] = f"{error}; its cells are replaced one by one"
+    return Conversion(tuple(replaced), left)
+
+
+def _looks_like_lstm(part: nn.Module) -> bool:
+    """By its name, or that of a class it derives from."""
+    return any("lstm" in base.__name__.lower() for base in type(part).__mro__)
+
+
+def _is_untouchable(part: nn.Module) -> str:
+    """Why a module cannot be run and changed; empty if it can."""
+    if "forward" in part.__dict__:
+        return "its forward has been replaced already"
+    if any(parameter.device.type == "meta" for parameter in part.parameters()):
+        return "its parameters are on the meta device and cannot be compared"
+    return ""
+
+
+def _why_not_cell(part: nn.Module, shape: Shape) -> str:
+    """Replaces the cell; why it was not, or nothing."""
+    if reason := _is_untouchable(part):
+        return reason
+    try:
+        recipe, convention = cell.recognise(part, shape)
+        plan = CellPlan(recipe, convention, always=True)
+        with probing(part) as generator:
+            experiment = Experiment(part, shape, generator)
+            x, h, c = experiment.x, experiment.a, experiment.b
+            values = {"x": x, "h": h, "c": c}
+            arguments = tuple(values[role] if len(role) == 1 else tuple(values[one] for one in role)
+                              for role in convention.roles)  # fmt: skip
+            reason = agree(
+                part, lambda: type(part).forward(part, *arguments), lambda: plan.run(part, arguments, {}), [x, h, c]
+            )
+    except NotALayer as error:
+        return str(error)
+    except Exception as error:  # other people's code may raise anything
+        return f"it could not be compared with a ConvLSTM cell ({error})"
+    if not reason:
+        attach(part, dataclasses.replace(plan, always=False))
+    return reason

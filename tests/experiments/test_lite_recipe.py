@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
+from helpers.painted import video_of
 from helpers.paths import EXPERIMENTS
-from helpers.walking_disk import video_of
 from pdb_saliency import load_model
 from pdb_saliency.model.config import LITE
 

@@ -44,7 +44,7 @@ def report(world):
 
 
 def disk_model():
-    """A model that finds the disk of `walking_disk` salient.
+    """A model that finds the disk of `painted` salient.
 
     With these random weights it is less salient than the background: the last layer is negated, and scaled so that the
     saliency spreads over the range.

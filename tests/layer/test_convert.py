@@ -1,290 +1,246 @@
-"""`convert` against the two implementations that it replaces, rebuilt here with their structure and conventions."""
+"""`convert` on ConvLSTMs as people write them: what is recognised computes the same, in the same form, by the op."""
 
 import pytest
 import torch
 from torch import nn
 
 import pdb_ext
+from helpers.convlstms import (
+    ConvLSTMCell,
+    FourConvolutionsLSTMCell,
+    GatesInConvLSTMCell,
+    PeepholeConvLSTMCell,
+    RepeatedConvLSTM,
+    StackedConvLSTM,
+    TwoConvolutionsLSTMCell,
+    tensors,
+)
 
-
-class NdrplzCell(nn.Module):
-    def __init__(self, input_dim, hidden_dim, kernel_size, bias):
-        super().__init__()
-        self.input_dim, self.hidden_dim = input_dim, hidden_dim
-        padding = kernel_size[0] // 2, kernel_size[1] // 2
-        self.conv = nn.Conv2d(input_dim + hidden_dim, 4 * hidden_dim, kernel_size, padding=padding, bias=bias)
-
-    def forward(self, input_tensor, cur_state):
-        h, c = cur_state
-        i, f, o, g = self.conv(torch.cat([input_tensor, h], dim=1)).split(self.hidden_dim, dim=1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
-
-    def init_hidden(self, batch_size, image_size):
-        return tuple(self.conv.weight.new_zeros(batch_size, self.hidden_dim, *image_size) for _ in range(2))
-
-
-class NdrplzConvLSTM(nn.Module):
-    cell = NdrplzCell
-
-    def __init__(self, input_dim, hidden_dims, kernel_size, batch_first=False, bias=True, return_all_layers=False):
-        super().__init__()
-        self.num_layers, self.batch_first, self.return_all_layers = len(hidden_dims), batch_first, return_all_layers
-        dims = [input_dim, *hidden_dims]
-        self.cell_list = nn.ModuleList(self.cell(a, b, kernel_size, bias) for a, b in zip(dims, hidden_dims))
-
-    def forward(self, input_tensor, hidden_state=None):
-        x = input_tensor if self.batch_first else input_tensor.transpose(0, 1)
-        hidden_state = hidden_state or [cell.init_hidden(x.shape[0], x.shape[-2:]) for cell in self.cell_list]
-        outputs, states = [], []
-        for cell, (h, c) in zip(self.cell_list, hidden_state):
-            steps = []
-            for t in range(x.shape[1]):
-                h, c = cell(input_tensor=x[:, t], cur_state=[h, c])
-                steps.append(h)
-            x = torch.stack(steps, dim=1)
-            outputs.append(x)
-            states.append([h, c])
-        return (outputs, states) if self.return_all_layers else (outputs[-1:], states[-1:])
-
-
-class AutomanCell(nn.Module):
-    def __init__(self, input_channels, hidden_channels, kernel_size):
-        super().__init__()
-        for gate in "ifco":
-            for kind, channels in (("x", input_channels), ("h", hidden_channels)):
-                conv = nn.Conv2d(channels, hidden_channels, kernel_size, 1, (kernel_size - 1) // 2, bias=kind == "x")
-                setattr(self, f"W{kind}{gate}", conv)
-        self.Wci = self.Wcf = self.Wco = None
-
-    def forward(self, x, h, c):
-        i = torch.sigmoid(self.Wxi(x) + self.Whi(h) + c * self.Wci)
-        f = torch.sigmoid(self.Wxf(x) + self.Whf(h) + c * self.Wcf)
-        c = f * c + i * torch.tanh(self.Wxc(x) + self.Whc(h))
-        o = torch.sigmoid(self.Wxo(x) + self.Who(h) + c * self.Wco)
-        return o * torch.tanh(c), c
-
-    def init_hidden(self, batch_size, hidden, shape):
-        if self.Wci is None:
-            self.Wci, self.Wcf, self.Wco = (self.Wxi.weight.new_zeros(1, hidden, *shape) for _ in range(3))
-        return tuple(self.Wxi.weight.new_zeros(batch_size, hidden, *shape) for _ in range(2))
-
-
-class AutomanConvLSTM(nn.Module):
-    def __init__(self, input_channels, hidden_channels, kernel_size, step, effective_step):
-        super().__init__()
-        self.hidden_channels, self.step, self.effective_step = hidden_channels, step, effective_step
-        for index, sizes in enumerate(zip([input_channels, *hidden_channels], hidden_channels)):
-            setattr(self, f"cell{index}", AutomanCell(*sizes, kernel_size))
-
-    def forward(self, input):
-        states, outputs = {}, []
-        for step in range(self.step):
-            x = input
-            for index, hidden in enumerate(self.hidden_channels):
-                cell = getattr(self, f"cell{index}")
-                if step == 0:
-                    states[index] = cell.init_hidden(len(x), hidden, x.shape[-2:])
-                x, c = cell(x, *states[index])
-                states[index] = x, c
-            if step in self.effective_step:
-                outputs.append(x)
-        return outputs, (x, c)
-
-
-def tensors(value):
-    return [value] if isinstance(value, torch.Tensor) else [tensor for part in value for tensor in tensors(part)]
-
-
-def assert_converts(module, *inputs):
-    expected = module(*inputs)
-    grads = torch.autograd.grad(sum(t.square().sum() for t in tensors(expected)), inputs[0])
-    converted = pdb_ext.convert(module)
-    assert any(isinstance(part, pdb_ext.ConvLSTM) for part in converted.modules())
-    output = converted(*inputs)
-    assert torch.utils._pytree.tree_structure(output) == torch.utils._pytree.tree_structure(expected)
-    torch.testing.assert_close(output, expected)
-    new_grads = torch.autograd.grad(sum(t.square().sum() for t in tensors(output)), inputs[0])
-    torch.testing.assert_close(new_grads, grads)
-    return converted
+H, W = 32, 33  # a single step of so many pixels runs by the op
 
 
 def randn(*shape):
     return torch.randn(shape, dtype=torch.float64, requires_grad=True)
 
 
+def frame(C=3):
+    return randn(2, C, H, W)
+
+
+def results(module, inputs):
+    """What the module returns, and the gradients of its inputs and parameters."""
+    returned = module(*inputs)
+    wanted = [*tensors(inputs), *module.parameters()]
+    loss = sum((tensor * torch.cos(3 * tensor.detach())).sum() for tensor in tensors(returned))
+    return returned, torch.autograd.grad(loss, wanted, allow_unused=True)
+
+
+def assert_converts(module, *inputs, ops=1):
+    """ops: calls of the op that one call of the module makes afterwards."""
+    module = module.double()
+    returned, grads = results(module, inputs)
+    classes = [type(part) for part in module.modules()]
+    values = {name: value.clone() for name, value in module.state_dict().items()}
+    random_state = torch.get_rng_state()
+    converted, report = pdb_ext.convert(module, return_report=True)
+    assert converted is module and [type(part) for part in module.modules()] == classes
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert list(module.state_dict()) == list(values)
+    assert all(torch.equal(module.state_dict()[name], value) for name, value in values.items())
+    with pdb_ext.record_calls() as calls:
+        new_returned, new_grads = results(module, inputs)
+    assert sum(call["op"] == "convlstm" for call in calls) == ops if calls else ops == 0
+    structure = torch.utils._pytree.tree_structure
+    assert structure(new_returned) == structure(returned)
+    torch.testing.assert_close(new_returned, returned)
+    torch.testing.assert_close(new_grads, grads)
+    return report
+
+
+CELLS = {
+    "one convolution": lambda: ConvLSTMCell(3, 4, (3, 3), True),
+    "no bias": lambda: ConvLSTMCell(3, 4, (3, 3), False),
+    "as many channels": lambda: ConvLSTMCell(4, 4, (3, 3), True),
+    "1x1": lambda: ConvLSTMCell(3, 4, (1, 1), True),
+    "another order": lambda: GatesInConvLSTMCell(3, 4),
+}
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("state", [tuple, list])
+def test_cells_of_a_pair(kind, state):
+    cell = CELLS[kind]()
+    x = frame(4 if kind == "as many channels" else 3)
+    assert assert_converts(cell, x, state([frame(4), frame(4)])).replaced == ("",)
+
+
+@pytest.mark.parametrize("in_channels", [3, 4])
+def test_cell_of_two_convolutions(in_channels):
+    cell = TwoConvolutionsLSTMCell(in_channels, 4, 3)
+    assert_converts(cell, frame(in_channels), frame(4), frame(4))
+
+
+def test_cell_of_four_convolutions_with_c_before_h():
+    assert_converts(FourConvolutionsLSTMCell(3, 4), frame(), (frame(4), frame(4)))
+
+
+@pytest.mark.parametrize("in_channels", [3, 4])
+def test_cell_of_eight_convolutions_with_peepholes(in_channels):
+    cell = PeepholeConvLSTMCell(in_channels, 4, 3)
+    for name in ("Wci", "Wcf", "Wco"):
+        delattr(cell, name)
+        setattr(cell, name, nn.Parameter(torch.randn(1, 4, H, W)))
+    assert_converts(cell, frame(in_channels), frame(4), frame(4))
+
+
+def test_peepholes_that_are_made_at_the_first_use():
+    cell = PeepholeConvLSTMCell(3, 4, 3).double()
+    pdb_ext.convert(cell, strict=True)
+    assert cell.Wci is None and cell.Wcf is None and cell.Wco is None
+    state = cell.init_hidden(2, 4, (H, W))
+    cell.Wci, cell.Wcf, cell.Wco = (torch.randn_like(cell.Wci) for _ in range(3))
+    x = frame()
+    torch.testing.assert_close(cell(x, *state), PeepholeConvLSTMCell.forward(cell, x, *state))
+
+
+def test_a_state_that_is_not_given_is_left_to_the_cell():
+    assert_converts(GatesInConvLSTMCell(3, 4), frame(), ops=0)
+
+
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("return_all_layers", [False, True])
-@pytest.mark.parametrize("bias", [False, True])
-def test_ndrplz(batch_first, return_all_layers, bias):
-    module = NdrplzConvLSTM(3, [4, 6], (3, 3), batch_first, bias, return_all_layers).double()
-    assert_converts(module, randn(2, 5, 3, 7, 8))
+def test_stack(batch_first, return_all_layers):
+    stack = StackedConvLSTM(3, [4, 6], (3, 3), batch_first, True, return_all_layers)
+    assert set(assert_converts(stack, randn(2, 2, 3, H, W), ops=2).replaced) == {"", "cell_list.0", "cell_list.1"}
 
 
-def test_ndrplz_with_initial_states():
-    module = NdrplzConvLSTM(3, [4], (5, 5), True).double()
-    converted = assert_converts(module, randn(2, 5, 3, 7, 8), [(randn(2, 4, 7, 8), randn(2, 4, 7, 8))])
-    with pytest.raises(ValueError, match="1 pairs"):
-        converted(randn(2, 5, 3, 7, 8), [None, None])
-
-
-def test_ndrplz_cell_of_its_own():
-    assert_converts(NdrplzCell(3, 4, (3, 3), True).double(), randn(2, 3, 7, 8), (randn(2, 4, 7, 8), randn(2, 4, 7, 8)))
+def test_stack_with_initial_states():
+    stack = StackedConvLSTM(3, [4], (5, 5), True)
+    assert_converts(stack, randn(2, 5, 3, H, W), [(frame(4), frame(4))])
 
 
 @pytest.mark.parametrize("used_before", [False, True])
-def test_automan(used_before):
-    module = AutomanConvLSTM(3, [4, 6], 3, step=5, effective_step=[1, 4]).double()
+def test_stack_that_repeats_its_input(used_before):
+    stack = RepeatedConvLSTM(3, [4, 6], 3, step=5, effective_step=[1, 4]).double()
     if used_before:
-        module(randn(2, 3, 7, 8))
-        for cell in (module.cell0, module.cell1):
+        stack(frame())
+        for cell in (stack.cell0, stack.cell1):
             cell.Wci, cell.Wcf, cell.Wco = (torch.randn_like(cell.Wci) for _ in range(3))
-    assert_converts(module, randn(2, 3, 7, 8))
+    assert_converts(stack, frame(), ops=2)
 
 
-def test_automan_is_not_tied_to_the_size_of_its_first_picture():
-    module = AutomanConvLSTM(3, [4], 3, step=2, effective_step=[1]).double()
-    module(randn(1, 3, 7, 8))
-    assert pdb_ext.convert(module)(randn(1, 3, 5, 6))[0][0].shape == (1, 4, 5, 6)
+class OtherStart(ConvLSTMCell):
+    def init_hidden(self, batch_size, image_size):
+        h, c = super().init_hidden(batch_size, image_size)
+        return h + 0.3, c
 
 
-def test_automan_cell_with_trained_peepholes():
-    cell = AutomanCell(3, 4, 5).double()
-    del cell.Wci, cell.Wcf, cell.Wco
-    for name in ("Wci", "Wcf", "Wco"):
-        setattr(cell, name, nn.Parameter(torch.randn(1, 4, 7, 8, dtype=torch.float64)))
-    converted = assert_converts(cell, randn(2, 3, 7, 8), randn(2, 4, 7, 8), randn(2, 4, 7, 8))
-    assert converted.layer.peephole.requires_grad
+class OtherStack(StackedConvLSTM):
+    cell = OtherStart
 
 
-def test_unused_cell_keeps_its_missing_peepholes():
-    cell = AutomanCell(3, 4, 3)
-    pdb_ext.convert(nn.Sequential(cell))
-    assert cell.Wci is None and cell.Wcf is None and cell.Wco is None
+class RectifiedStack(StackedConvLSTM):
+    def forward(self, input_tensor, hidden_state=None):
+        outputs, states = super().forward(input_tensor, hidden_state)
+        return [torch.relu(output) for output in outputs], states
 
 
-def test_anywhere_in_a_model():
-    class Forecast(nn.Module):
+@pytest.mark.parametrize("kind", [OtherStack, RectifiedStack])
+def test_a_stack_that_does_something_else_runs_its_cells_one_by_one(kind):
+    report = assert_converts(kind(3, [4], (3, 3), True), randn(2, 5, 3, H, W), ops=5)
+    assert report.replaced == ("cell_list.0",)
+    assert report.left[""].startswith("its output differs") and "one by one" in str(report)
+
+
+def test_a_model_around_it():
+    class Classifier(nn.Module):
         def __init__(self):
             super().__init__()
-            self.encoder = nn.Sequential(nn.Conv3d(1, 3, 1), nn.Identity())
-            self.memory = nn.ModuleDict({"a": NdrplzConvLSTM(3, [4], (3, 3), True)})
+            self.encoder = nn.Conv3d(1, 3, 1)
+            self.memory = nn.ModuleDict({"a": StackedConvLSTM(3, [4], (3, 3), True)})
             self.again = self.memory["a"]
+            self.head = nn.Conv2d(4, 2, 1)
 
         def forward(self, x):
             x = self.encoder(x.transpose(1, 2)).transpose(1, 2)
-            return self.memory["a"](x)[0][0] + self.again(x)[0][0]
+            return self.head(self.memory["a"](x)[1][0][0] + self.again(x)[0][0][:, -1])
 
-    model = Forecast().double()
-    encoder = model.encoder
-    converted = assert_converts(model, randn(2, 5, 1, 7, 8))
-    assert converted is model and model.encoder is encoder and model.again is model.memory["a"]
+    assert_converts(Classifier(), randn(2, 3, 1, H, W), ops=2)
 
 
-def test_a_cell_in_two_places_stays_one_cell():
-    cell = NdrplzCell(3, 3, (3, 3), True)
-    converted = pdb_ext.convert(nn.ModuleList([cell, cell]))
-    assert converted[0] is converted[1] and isinstance(converted[0].layer, pdb_ext.ConvLSTM)
+def test_weights_that_hide_the_gates():
+    cell = ConvLSTMCell(3, 4, (3, 3), True)
+    nn.init.zeros_(cell.conv.weight)
+    assert_converts(cell, frame(), (frame(4), frame(4)))
 
 
-def test_weights_dtype_mode_and_frozen_parameters_are_kept():
-    module = NdrplzConvLSTM(3, [4], (3, 3)).bfloat16().eval().requires_grad_(False)
-    layer = pdb_ext.convert(module).layers[0]
-    assert torch.equal(torch.cat([layer.weight_x, layer.weight_h], 1), module.cell_list[0].conv.weight)
-    assert layer.weight_x.dtype == torch.bfloat16 and not layer.training
-    assert not any(parameter.requires_grad for parameter in layer.parameters())
-    assert not module.cell_list[0].training
-
-
-class OtherGateOrder(NdrplzCell):
+class OtherFormula(ConvLSTMCell):
     def forward(self, input_tensor, cur_state):
-        h, c = cur_state
-        f, i, o, g = self.conv(torch.cat([input_tensor, h], dim=1)).split(self.hidden_dim, dim=1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
+        h, c = super().forward(input_tensor, cur_state)
+        return torch.relu(h), c
 
 
-class OtherInTraining(NdrplzCell):
+class OtherInTraining(ConvLSTMCell):
     def forward(self, input_tensor, cur_state):
         h, c = super().forward(input_tensor, cur_state)
         return (nn.functional.dropout(h, 0.9), c) if self.training else (h, c)
 
 
-class OtherArguments(NdrplzCell):
-    def forward(self, x):
-        return x
+class Detached(ConvLSTMCell):
+    def forward(self, input_tensor, cur_state):
+        h, c = super().forward(input_tensor, cur_state)
+        return h, c.detach()
 
 
-class StackOfOthers(NdrplzConvLSTM):
-    cell = OtherGateOrder
+class Remembering(ConvLSTMCell):
+    def forward(self, input_tensor, cur_state):
+        self.last = input_tensor
+        return super().forward(input_tensor, cur_state)
 
 
 def hooked(*sizes):
-    cell = NdrplzCell(*sizes)
+    cell = ConvLSTMCell(*sizes)
     cell.conv.register_forward_hook(lambda *_: None)
     return cell
 
 
-def partly_frozen(*sizes):
-    cell = NdrplzCell(*sizes)
-    cell.conv.bias.requires_grad_(False)
-    return cell
-
-
 def with_more_weights(*sizes):
-    cell = NdrplzCell(*sizes)
+    cell = ConvLSTMCell(*sizes)
     cell.scale = nn.Parameter(torch.ones(1))
     return cell
 
 
-@pytest.mark.parametrize(
-    "make", [OtherGateOrder, OtherArguments, OtherInTraining, hooked, partly_frozen, with_more_weights]
-)
-def test_lookalikes_are_left_alone_with_a_warning(make):
+def normalised(*_):
+    return TwoConvolutionsLSTMCell(3, 4, 3, layer_norm=(H, W))
+
+
+def circular(*sizes):
+    cell = ConvLSTMCell(*sizes)
+    cell.conv.padding_mode = "circular"
+    return cell
+
+
+LOOKALIKES = {
+    OtherFormula: "output differs", OtherInTraining: "output differs", Detached: "gradients differ",
+    Remembering: "changes its attributes", hooked: "has hooks", with_more_weights: "unknown parameter or buffer scale",
+    normalised: "unknown parameter or buffer conv_x.1", circular: "padding mode",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("make", LOOKALIKES)
+def test_lookalikes_are_left_with_a_reason(make):
     cell = make(3, 4, (3, 3), True).eval()
-    with pytest.warns(UserWarning, match="leaves .* as it is"):
-        assert pdb_ext.convert(nn.Sequential(cell))[0] is cell
-
-
-@pytest.mark.parametrize(
-    "stack",
-    [NdrplzConvLSTM(3, [4], (3, 3)), AutomanConvLSTM(3, [4], 3, step=1, effective_step=[0])],
-    ids=["ndrplz", "automan"],
-)
-def test_a_hooked_stack_stays_and_its_cells_are_converted(stack):
-    stack.register_forward_hook(lambda *_: None)
-    with pytest.warns(UserWarning, match="leaves the module as it is: it has hooks"):
-        assert pdb_ext.convert(stack) is stack
-    assert any(isinstance(part, pdb_ext.ConvLSTM) for part in stack.modules()) and stack._forward_hooks
-
-
-def test_stack_of_lookalikes_is_left_alone():
-    stack = StackOfOthers(3, [4], (3, 3))
-    with pytest.warns(UserWarning, match=r"leaves cell_list\.0 as it is"):
-        assert pdb_ext.convert(stack) is stack
-    assert isinstance(stack.cell_list[0], OtherGateOrder)
+    _, report = pdb_ext.convert(nn.ModuleDict({"a": cell}), return_report=True)
+    assert report.replaced == () and LOOKALIKES[make] in report.left["a"]
+    with pytest.raises(ValueError, match=f"no ConvLSTM was recognised.*{LOOKALIKES[make]}"):
+        pdb_ext.convert(cell, strict=True)
 
 
 @pytest.mark.parametrize(
     "module",
-    [
-        NdrplzCell(3, 4, (3, 5), True),
-        nn.Sequential(nn.Conv2d(3, 4, 3), nn.LSTM(3, 4)),
-        pdb_ext.PDBConvLSTM(3, 4),
-    ],
+    [ConvLSTMCell(3, 4, (3, 5), True), nn.Sequential(nn.Conv2d(3, 4, 3), nn.LSTM(3, 4)), pdb_ext.PDBConvLSTM(3, 4)],
     ids=["kernel 3x5", "nothing recurrent", "ours"],
 )
 def test_what_is_not_known_stays(module):
-    before = [id(part) for part in module.modules()]
-    assert [id(part) for part in pdb_ext.convert(module).modules()] == before
-
-
-def test_converting_twice_changes_nothing():
-    once = pdb_ext.convert(NdrplzConvLSTM(3, [4], (3, 3)))
-    before = [id(part) for part in once.modules()]
-    assert [id(part) for part in pdb_ext.convert(once).modules()] == before
-
-
-def test_only_modules():
-    with pytest.raises(TypeError, match="must be a torch.nn.Module, got dict"):
-        pdb_ext.convert({})
+    _, report = pdb_ext.convert(module, return_report=True)
+    assert report.replaced == () and not any("forward" in part.__dict__ for part in module.modules())

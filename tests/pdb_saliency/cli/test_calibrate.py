@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.checkpoints import disk_model
-from helpers.walking_disk import video_of
+from helpers.painted import video_of
 from pdb_saliency import cli, load_model, save_model
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from helpers.checkpoints import disk_model
 from helpers.models import CPU
-from helpers.walking_disk import video_of
+from helpers.painted import video_of
 from pdb_saliency.errors import InputError
 from pdb_saliency.evaluation.calibration import (
     BINS,

@@ -9,7 +9,7 @@ import torch
 
 from helpers.fake_model import GreyModel, PositionModel
 from helpers.models import CPU
-from helpers.walking_disk import mask_of, video_of
+from helpers.painted import mask_of, video_of
 from pdb_saliency import cli
 from pdb_saliency.data.sets.items import Video
 from pdb_saliency.errors import InputError
