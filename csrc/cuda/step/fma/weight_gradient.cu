@@ -23,8 +23,7 @@ __global__ void __launch_bounds__(kWeightThreads, 2)
   const int thread_row = threadIdx.x / kColumnThreads, thread_column = threadIdx.x % kColumnThreads;
   A sum[kThreadRows][kThreadColumns] = {}, part[kThreadRows][kThreadColumns] = {};
   int chunks = 0;
-  const auto convert = [](auto value) { return A(widen(value)); };
-  product.for_each_chunk(storage, convert, [&] {
+  const auto multiply = [&](A(&into)[kThreadRows][kThreadColumns]) {
     for (int p = 0; p < kChunk; ++p) {
       A input[kThreadColumns];
 #pragma unroll
@@ -34,10 +33,20 @@ __global__ void __launch_bounds__(kWeightThreads, 2)
       for (int r = 0; r < kThreadRows; ++r) {
         const A grad = storage.grad[(thread_row + r * kRowThreads) * kPitch + p];
 #pragma unroll
-        for (int c = 0; c < kThreadColumns; ++c) part[r][c] += grad * input[c];
+        for (int c = 0; c < kThreadColumns; ++c) into[r][c] += grad * input[c];
       }
     }
-    if (++chunks % kChunksOfPart == 0) move(sum, part);
+  };
+  const auto convert = [](auto value) { return A(widen(value)); };
+  product.for_each_chunk(storage, convert, [&] {
+    if constexpr (sizeof(A) == 8) {  // there are no registers to keep two sums of doubles while a chunk is loaded
+      A own[kThreadRows][kThreadColumns] = {};
+      multiply(own);
+      add(sum, own);
+    } else {
+      multiply(part);
+      if (++chunks % kChunksOfPart == 0) move(sum, part);
+    }
   });
   move(sum, part);
 #pragma unroll
