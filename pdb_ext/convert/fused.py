@@ -38,7 +38,9 @@ class FusedForward:
         return type(self.module).forward.__code__
 
     def __call__(self, *args, **kwargs):
-        result = self.plan.run(self.module, args, kwargs)
+        # A traced program holds for other sizes than those that were traced; the choice made here would not.
+        traced = torch.jit.is_tracing()
+        result = NotImplemented if traced else self.plan.run(self.module, args, kwargs)
         return type(self.module).forward(self.module, *args, **kwargs) if result is NotImplemented else result
 
 
@@ -71,21 +73,24 @@ def is_fused(module: nn.Module) -> bool:
     return isinstance(module.__dict__.get("forward"), FusedForward)
 
 
-def run_layer(
-    module: nn.Module, recipe: Recipe, x: Tensor, state: tuple[Tensor, Tensor] | None, always: bool = False
-) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
-    """The op over x (T, N, Cin, H, W) with the module's weights; None if the call is none for the op.
+def pays(module: nn.Module, recipe: Recipe, pixels: int) -> bool:
+    """Whether the op is faster than the module's own forward for this many pixels, of all images and steps."""
+    convolution = module.get_submodule(recipe.convolutions[0])
+    side = getattr(convolution, "kernel_size", (0,))[0]  # another module may have taken its place
+    return pixels >= LEAST_PIXELS.get(side, LEAST_PIXELS_OF_LARGE_WINDOWS)
 
-    always: also where it does not pay.
-    """
+
+def run_layer(
+    module: nn.Module, recipe: Recipe, x: Tensor, state: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
+    """The op over x (T, N, Cin, H, W) with the module's weights; None if the call is none for the op."""
     convolutions = live_convolutions(module, recipe)
     tensors = [x, *(state or ())]
     if convolutions is None or not all(isinstance(tensor, Tensor) for tensor in tensors) or x.dim() != 5:
         return None
     T, N, in_channels, H, W = x.shape
     weight = convolutions[recipe.convolutions[0]].weight
-    least = 0 if always else LEAST_PIXELS.get(weight.shape[-1], LEAST_PIXELS_OF_LARGE_WINDOWS)
-    if in_channels != recipe.in_channels or T * N * H * W < least:
+    if in_channels != recipe.in_channels:
         return None
     if state is not None and any(tuple(part.shape) != (N, recipe.channels, H, W) for part in state):
         return None
@@ -119,7 +124,9 @@ class CellPlan:
         if found is None or not isinstance(found[0], Tensor) or found[0].dim() != 4:
             return NotImplemented
         x, h, c = found
-        result = run_layer(module, self.recipe, x.unsqueeze(0), (h, c), self.always)
+        if not (self.always or pays(module, self.recipe, x.shape[0] * x.shape[2] * x.shape[3])):
+            return NotImplemented
+        result = run_layer(module, self.recipe, x.unsqueeze(0), (h, c))
         if result is None:
             return NotImplemented
         values = dict(zip("hc", result[1]))
@@ -176,12 +183,15 @@ class SequencePlan:
             x = x.expand(self.steps, *x.shape)
         elif self.kind == "NT":
             x = x.transpose(0, 1)
-        results = []
-        for (path, recipe), state in zip(self.layers, pairs):
-            cell = module.get_submodule(path)
-            if cell is not module and (has_hooks(cell) or not is_fused(cell)):
+        cells = [module.get_submodule(path) for path, _ in self.layers]
+        pixels = x.shape[0] * x.shape[1] * x.shape[-2] * x.shape[-1]
+        # Seen before the first layer has run: what it computes would be thrown away.
+        for cell, (_, recipe) in zip(cells, self.layers):
+            if has_hooks(cell) or not is_fused(cell) or not (self.always or pays(cell, recipe, pixels)):
                 return None
-            result = run_layer(cell, recipe, x, state, self.always)
+        results = []
+        for cell, (_, recipe), state in zip(cells, self.layers, pairs):
+            result = run_layer(cell, recipe, x, state)
             if result is None:
                 return None
             x, (h, c) = result

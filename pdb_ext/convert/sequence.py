@@ -17,17 +17,20 @@ LENGTHS = (3, 4)  # of the sequences of an experiment: what depends on T must sh
 
 def cells_of(module: nn.Module) -> list[tuple[str, nn.Module]] | None:
     """The recognised cells in a module that has no other parameters, and whose widths follow each other."""
-    cells = [(path, part) for path, part in module.named_modules() if path and is_fused(part)]
+    fused = [(path, part) for path, part in module.named_modules() if path and is_fused(part)]
+    cells = [(path, part) for path, part in fused if not _is_sequence(part)]
+    if len(cells) < len(fused):  # what runs several stacks has a structure of its own
+        return None
     known = {id(parameter) for _, cell in cells for parameter in cell.parameters()}
     if not cells or any(id(parameter) not in known for parameter in module.parameters()):
         return None
     recipes = [cell.__dict__["forward"].plan.recipe for _, cell in cells]
     follows = all(after.in_channels == before.channels for before, after in zip(recipes, recipes[1:]))
-    return cells if follows and not any(is_fused(part) for part in module.children() if _is_sequence(part)) else None
+    return cells if follows else None
 
 
-def _is_sequence(part: nn.Module) -> bool:
-    return is_fused(part) and isinstance(part.__dict__["forward"].plan, SequencePlan)
+def _is_sequence(fused: nn.Module) -> bool:
+    return isinstance(fused.__dict__["forward"].plan, SequencePlan)
 
 
 def recognise(module: nn.Module, cells: list[tuple[str, nn.Module]]) -> SequencePlan:

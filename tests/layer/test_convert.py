@@ -168,6 +168,26 @@ def test_a_model_around_it():
     assert_converts(Classifier(), randn(2, 3, 1, H, W), ops=2)
 
 
+def test_two_stacks_beside_each_other():
+    class BothWays(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.forward_net = StackedConvLSTM(3, [4], (3, 3), True)
+            self.reverse_net = StackedConvLSTM(3, [4], (3, 3), True)
+
+        def forward(self, x):
+            backward = self.reverse_net(x.flip(1))[0][0].flip(1)
+            return torch.cat([self.forward_net(x)[0][0], backward], dim=2)
+
+    assert_converts(BothWays(), randn(2, 3, 3, H, W), ops=2)
+
+
+def test_a_stack_of_which_one_layer_is_too_small_for_the_op_runs_it_for_none():
+    stack = StackedConvLSTM(3, [4, 4], (3, 3), True)
+    stack.cell_list[1] = ConvLSTMCell(4, 4, (5, 5), True)
+    assert_converts(stack, randn(1, 2, 3, H, W), ops=2)  # the steps of the first layer, one by one
+
+
 def test_weights_that_hide_the_gates():
     cell = ConvLSTMCell(3, 4, (3, 3), True)
     nn.init.zeros_(cell.conv.weight)
