@@ -47,12 +47,20 @@ def convlstm_of_checked(
         t = T - 1 - step if reverse else step
         gates = conv2d(x[t], weight_x, bias, padding=padding, dilation=dilation)
         gates = gates + conv2d(h, weight_h, padding=padding, dilation=dilation)
-        i, f, o, g = gates.chunk(4, dim=1)
-        i = torch.sigmoid(i + peepholes[0] * c)
-        f = torch.sigmoid(f + peepholes[1] * c)
-        c_previous = c
-        c = f * c + i * torch.tanh(g)
-        o = torch.sigmoid(o + peepholes[2] * (c if output_peephole == "current" else c_previous))
-        h = o * torch.tanh(c)
+        h, c = cell(gates, c, peepholes, output_peephole)
         outputs.append(h)
     return torch.stack(outputs[::-1] if reverse else outputs), (h, c)
+
+
+def cell(gates: Tensor, c: Tensor, peepholes: Tensor, output_peephole: str) -> tuple[Tensor, Tensor]:
+    """(h_t, c_t) from the sums of a step's convolutions and bias, (N, 4C, H, W) in the order i, f, o, g, and c_{t-1}.
+
+    peepholes: (3, C, H, W), or three zeros for none.
+    """
+    i, f, o, g = gates.chunk(4, dim=1)
+    i = torch.sigmoid(i + peepholes[0] * c)
+    f = torch.sigmoid(f + peepholes[1] * c)
+    c_previous = c
+    c = f * c + i * torch.tanh(g)
+    o = torch.sigmoid(o + peepholes[2] * (c if output_peephole == "current" else c_previous))
+    return o * torch.tanh(c), c

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pdb_ext import reference
+
 from .experiment import Experiment, NotALayer, Shape, peephole_candidates
-from .gates import Recipe, Rows, has_hooks, is_plain
+from .gates import Recipe, Rows, has_hooks, is_plain, op_peephole
 from .probe import close, probing, state_of
 from .template import NoTemplate, build, leaves
 
@@ -170,12 +172,10 @@ def _sums(recipe: Recipe, outputs: dict[str, Tensor]) -> list[Tensor]:
 
 
 def step(sums: list[Tensor], c: Tensor, peephole: list[Tensor], recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """The equations of the cell, as in the reference, from the sums of its convolutions."""
+    """h and c after a step, from the sums of its convolutions."""
     i, f, o, g = sums
-    p_i, p_f, p_o = peephole if peephole else (0, 0, 0)
-    new_c = torch.sigmoid(f + recipe.forget_bias + p_f * c) * c + torch.sigmoid(i + p_i * c) * torch.tanh(g)
-    o = torch.sigmoid(o + p_o * (new_c if recipe.output_peephole == "current" else c))
-    return o * torch.tanh(new_c), new_c
+    peepholes = op_peephole(peephole) if peephole else c.new_zeros(3)
+    return reference.cell(torch.cat([i, f + recipe.forget_bias, o, g], dim=1), c, peepholes, recipe.output_peephole)
 
 
 def _gate_order(experiment: Experiment, reads, order: str, outputs, c: Tensor, result) -> Recipe:

@@ -96,7 +96,7 @@ class DBConvLSTM(nn.Module):
         return [self.forward_layer, self.backward_layer]
 
     def _is_own(self) -> bool:
-        """Not so if the layers were replaced (decomposed for export, for instance): then nothing may need our ops."""
+        """Not so if the layers were replaced by others: then nothing may need our ops."""
         return all(isinstance(layer, ConvLSTM) for layer in self._layers())
 
     def _merged(self, h_f: Tensor, h_b: Tensor, lengths: list[int] | None = None) -> Tensor:

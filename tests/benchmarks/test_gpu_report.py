@@ -1,8 +1,11 @@
 """The tables of the GPU check (python/benchmarks/gpu/report.py and what it uses), from made-up measurements."""
 
 import json
+import sys
 
 import pytest
+
+from helpers.paths import ROOT
 
 HEAD = {"workload": "PDB module of the paper", "precision": "bfloat16", "pass": "forward", "flops": 1e9, "depth": 10}
 
@@ -144,6 +147,16 @@ def test_answers_are_judged_by_pytorchs_own_error(nan):
     assert "what ran" in gpu_answers.wrong_path(calls, "persistent") and gpu_answers.wrong_path([call], "step")
     one = [c | {"path": "persistent", "layers": 4} for c in calls]
     assert gpu_answers.wrong_path(one, "pyramid") is None and gpu_answers.wrong_path(one, "persistent")
+
+
+def test_results_do_not_name_the_folders_of_the_machine(tmp_path):
+    from gpu import report as gpu_report
+
+    output = f"rootdir: {ROOT}\n{ROOT}/tests/x.py:1 {sys.prefix}/lib/y.py:2 https://pytorch.org/"
+    report = {name: {} for name in ("machines", "floors", "answers", "profile", "ncu", "benchmark")}
+    gpu_report.write(tmp_path, report | {"checks": {"tests": {"passed": True, "seconds": 1, "output": output}}})
+    written = json.loads((tmp_path / "gpu_check.json").read_text())["checks"]["tests"]["output"]
+    assert written == "rootdir: .\n./tests/x.py:1 PYTHON/lib/y.py:2 https://pytorch.org/"
 
 
 def test_jax_computes_the_same():

@@ -3,10 +3,12 @@
 import json
 import os
 import shutil
+import sys
+import tempfile
 from pathlib import Path
 
 from gpu.predictions import measured, prediction_table
-from gpu.processes import TIME_WAS_UP
+from gpu.processes import ROOT, TIME_WAS_UP
 
 PATHS = ("step", "persistent", "aten")
 WORDS = {True: "passed", False: "FAILED", None: "not run"}
@@ -208,12 +210,21 @@ def markdown(report: dict) -> str:
     return "\n".join([*lines, "", "## Every contestant", "", *every_contestant(results)]) + "\n"
 
 
+def without_paths(text: str) -> str:
+    """The text without the folders of this machine, in which programs report files: results are published."""
+    names = {str(Path.home()): "HOME", tempfile.gettempdir(): "TMP", sys.prefix: "PYTHON", str(ROOT): "."}
+    for folder in sorted(names.keys() - {"/"}, key=len, reverse=True):  # one may lie in another
+        name = names[folder]
+        text = text.replace(f"{folder}/", f"{name}/").replace(f"rootdir: {folder}", f"rootdir: {name}")
+    return text
+
+
 def write(folder: Path, report: dict, copy: Path | None = None) -> None:
     """gpu_check.json and gpu_check.md, from the parts of the report that exist; complete at every moment."""
     everything = json.dumps(report | {"measured": measured(report)}, indent=1) + "\n"
     for name, text in (("gpu_check.json", everything), ("gpu_check.md", markdown(report))):
         new = folder / f".{name}"
-        new.write_text(text)
+        new.write_text(without_paths(text))
         os.replace(new, folder / name)
     if copy is not None:
         for path in folder.glob("gpu_*"):

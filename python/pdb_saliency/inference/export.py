@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pdb_ext import ConvLSTM, reference
+from pdb_ext import ConvLSTM
 from pdb_saliency.errors import InputError, OutputError, SaliencyError, one_line
 from pdb_saliency.model.saliency import SaliencyModel
 from pdb_saliency.options import CLIP_LENGTH
@@ -59,30 +59,11 @@ class Portable(nn.Module):
         return torch.sigmoid(scale * torch.logit(saliency) + offset)
 
 
-class _DecomposedConvLSTM(nn.Module):
-    """A ConvLSTM layer in PyTorch's own operators."""
-
-    def __init__(self, layer: ConvLSTM):
-        super().__init__()
-        for name in ("weight_x", "weight_h", "bias", "peephole"):
-            self.register_parameter(name, getattr(layer, name))
-        self.batch_first = layer.batch_first
-        self.options = {"dilation": layer.dilation, "reverse": layer.reverse, "output_peephole": layer.output_peephole}
-
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        x = x.transpose(0, 1) if self.batch_first else x
-        weights = (self.weight_x, self.weight_h, self.bias, self.peephole)
-        output, state = reference.convlstm(x, *weights, state, **self.options)
-        return output.transpose(0, 1) if self.batch_first else output, state
-
-
 def decompose(module: nn.Module) -> nn.Module:
-    """Replace, in place, every ConvLSTM below `module` by one that needs no operator of `pdb_ext`; returns `module`."""
-    for name, child in module.named_children():
-        if isinstance(child, ConvLSTM):
-            setattr(module, name, _DecomposedConvLSTM(child))
-        else:
-            decompose(child)
+    """Let every ConvLSTM in `module` use PyTorch's own operators alone, in place; returns `module`."""
+    for part in module.modules():
+        if isinstance(part, ConvLSTM):
+            part.implementation = "reference"
     return module
 
 
