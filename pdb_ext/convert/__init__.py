@@ -14,6 +14,7 @@ from torch import nn
 from . import cell, sequence
 from .experiment import Experiment, NotALayer, Shape, parameters_of_forward
 from .fused import CellPlan, attach, detach, is_fused
+from .kept import keep
 from .probe import agree, probing
 
 
@@ -39,7 +40,7 @@ def convert(
     bias, peepholes, or a constant added to the forget gate; and modules that run such cells over a sequence. Objects,
     classes, parameters, state_dicts, hooks and calling conventions stay: checkpoints load before and after, an
     optimizer made before is good afterwards. Where a call is small, or of another kind than those compared, or a
-    convolution has been changed meanwhile, a module's own forward runs.
+    setting or a submodule has been changed meanwhile, a module's own forward runs.
 
     Args:
         module: any module; it is changed in place. Convert before wrapping it in DistributedDataParallel or FSDP.
@@ -139,7 +140,7 @@ def _why_not_cell(part: nn.Module, shape: Shape) -> str:
         return reason
     try:
         recipe, convention = cell.recognise(part, shape)
-        plan = CellPlan(recipe, convention, always=True)
+        plan = CellPlan(recipe, convention, keep(part), always=True)
         with probing(part) as generator:
             experiment = Experiment(part, shape, generator)
             x, h, c = experiment.x, experiment.a, experiment.b

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from pdb_ext import reference
 
 from .experiment import Experiment, NotALayer, Shape, peephole_candidates
-from .gates import Recipe, Rows, has_hooks, is_plain, op_peephole
+from .gates import Recipe, Rows, is_plain, op_peephole
+from .kept import has_hooks
 from .probe import close, probing, state_of
 from .template import NoTemplate, build, leaves
 

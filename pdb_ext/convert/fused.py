@@ -13,7 +13,8 @@ from pdb_ext.checks import is_autocast_enabled
 from pdb_ext.ops import convlstm
 
 from .cell import Convention
-from .gates import Recipe, has_hooks, live_convolutions, live_peephole, op_peephole, op_weights
+from .gates import Recipe, live_convolutions, live_peephole, op_peephole, op_weights
+from .kept import Kept, has_hooks, is_kept
 from .template import build
 
 # A call rearranges the weights, which takes a time of its own. With fewer pixels than this, of all images and steps,
@@ -117,6 +118,7 @@ class CellPlan:
 
     recipe: Recipe
     convention: Convention
+    kept: Kept
     always: bool = False
 
     def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
@@ -125,6 +127,8 @@ class CellPlan:
             return NotImplemented
         x, h, c = found
         if not (self.always or pays(module, self.recipe, x.shape[0] * x.shape[2] * x.shape[3])):
+            return NotImplemented
+        if not is_kept(module, self.kept):
             return NotImplemented
         result = run_layer(module, self.recipe, x.unsqueeze(0), (h, c))
         if result is None:
@@ -148,6 +152,7 @@ class SequencePlan:
     arguments: tuple[str, ...]
     kind: str
     template: Any
+    kept: Kept
     states: bool = False
     steps: int = 0
     always: bool = False
@@ -189,6 +194,8 @@ class SequencePlan:
         for cell, (_, recipe) in zip(cells, self.layers):
             if has_hooks(cell) or not is_fused(cell) or not (self.always or pays(cell, recipe, pixels)):
                 return None
+        if not is_kept(module, self.kept):
+            return None
         results = []
         for cell, (_, recipe), state in zip(cells, self.layers, pairs):
             result = run_layer(cell, recipe, x, state)
@@ -211,4 +218,5 @@ def _pick(results: list, place: tuple[str, int, int]) -> Tensor:
     # A copy, since backward needs the output of the op as it is: callers may change what they get in place.
     if kind == "step":
         return output[step].clone()
-    return (output.transpose(0, 1) if kind == "NT" else output).clone()
+    output = output.transpose(0, 1) if kind == "NT" else output
+    return output.clone(memory_format=torch.contiguous_format)  # as torch.stack gives it: callers may view it

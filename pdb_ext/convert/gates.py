@@ -6,6 +6,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from .kept import has_hooks
+
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
@@ -43,12 +45,6 @@ class Recipe:
 def is_plain(convolution: nn.Module) -> bool:
     """Whether a convolution does nothing but convolve: exactly nn.Conv2d, without hooks, weights that are its own."""
     return type(convolution) is nn.Conv2d and not has_hooks(convolution) and "forward" not in convolution.__dict__
-
-
-def has_hooks(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
 
 
 def live_convolutions(module: nn.Module, recipe: Recipe) -> dict[str, nn.Conv2d] | None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .kept import setting
 from .template import leaves
 
 
@@ -81,7 +82,10 @@ def state_of(module: nn.Module) -> list[tuple]:
     for part in module.modules():
         kept = {name: value for name, value in part.__dict__.items() if not name.startswith("_")}
         kept |= part._buffers
-        seen += [(id(part), name, id(value), getattr(value, "_version", 0)) for name, value in kept.items()]
+        for name, value in kept.items():
+            plain = setting(value)
+            same = plain if plain is not None else (id(value), getattr(value, "_version", 0))
+            seen.append((id(part), name, same))
         seen += [tuple(map(id, value.values() if isinstance(value, dict) else value)) for value in _collections(part)]
     return seen
 

@@ -8,10 +8,12 @@ from torch import Tensor, nn
 
 from .experiment import HEIGHT, WIDTH, N, NotALayer, parameters_of_forward
 from .fused import SequencePlan, is_fused
-from .probe import agree, close, probing, random_tensor
+from .kept import keep
+from .probe import agree, close, probing, random_tensor, state_of
 from .template import NoTemplate, build, leaves
 
 _NAMES_OF_SIZES = ("input_size", "image_size", "img_size", "input_shape", "shape")
+_MOST_PIXELS = 128 * 128  # of an experiment: larger ones could take minutes and gigabytes
 LENGTHS = (3, 4)  # of the sequences of an experiment: what depends on T must show
 
 
@@ -42,7 +44,7 @@ def recognise(module: nn.Module, cells: list[tuple[str, nn.Module]]) -> Sequence
     layers = tuple((path, cell.__dict__["forward"].plan.recipe) for path, cell in cells)
     reason = "it does not run its cells one after the other over a sequence"
     for kind in _kinds(module):
-        plan = SequencePlan(layers, names[:1], kind, None, steps=getattr(module, "step", 0), always=True)
+        plan = SequencePlan(layers, names[:1], kind, None, keep(module), steps=getattr(module, "step", 0), always=True)
         try:
             plan = _template(module, plan, LENGTHS[0])
             for length in LENGTHS:
@@ -90,7 +92,8 @@ def _size(module: nn.Module, plan: SequencePlan) -> tuple[int, int]:
             pairs = [getattr(part, name, None) for name in _NAMES_OF_SIZES]
             pairs.append((getattr(part, "height", None), getattr(part, "width", None)))
             for pair in pairs:
-                if isinstance(pair, (tuple, list)) and len(pair) == 2 and all(type(side) is int for side in pair):
+                is_size = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(type(side) is int for side in pair)
+                if is_size and 0 < pair[0] * pair[1] <= _MOST_PIXELS:
                     return tuple(pair)
     return HEIGHT, WIDTH
 
@@ -138,6 +141,10 @@ def _differs(module: nn.Module, plan: SequencePlan, length: int, states: type | 
         given = [x] if states is None else [x, states(pairs)]
         try:
             _original(module, *given)  # makes what is made at the first use
+            before = state_of(module)
+            _original(module, *given)
+            if state_of(module) != before:
+                return "its forward changes its attributes"
             return agree(
                 module,
                 lambda: _original(module, *given),

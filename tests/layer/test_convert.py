@@ -50,6 +50,7 @@ def assert_converts(module, *inputs, ops=1):
     with pdb_ext.record_calls() as calls:
         new_returned, new_grads = results(module, inputs)
     assert sum(call["op"] == "convlstm" for call in calls) == ops if calls else ops == 0
+    assert [value.stride() for value in tensors(new_returned)] == [value.stride() for value in tensors(returned)]
     structure = torch.utils._pytree.tree_structure
     assert structure(new_returned) == structure(returned)
     torch.testing.assert_close(new_returned, returned)

@@ -9,7 +9,13 @@ from torch import distributed, nn
 from torch.nn.utils import parametrizations
 
 import pdb_ext
-from helpers.convlstms import ConvLSTMCell, GatesInConvLSTMCell, StackedConvLSTM
+from helpers.convlstms import (
+    ConvLSTMCell,
+    GatesInConvLSTMCell,
+    RepeatedConvLSTM,
+    StackedConvLSTM,
+    TwoConvolutionsLSTMCell,
+)
 
 H, W = 32, 33  # a single step of so many pixels runs by the op
 
@@ -131,6 +137,33 @@ def test_a_convolution_changed_afterwards_is_the_one_that_counts(change):
     change(cell)
     assert_as_before(cell, *arguments)
     assert not uses_op(cell, *arguments)
+
+
+def test_a_setting_changed_afterwards_counts():
+    stack = pdb_ext.convert(StackedConvLSTM(3, [4, 4], (3, 3), True), strict=True)
+    x = torch.randn(2, 2, 3, H, W)
+    assert uses_op(stack, x) and len(stack(x)[0]) == 1
+    stack.return_all_layers = True
+    assert len(stack(x)[0]) == 2
+    repeated = pdb_ext.convert(RepeatedConvLSTM(3, [4], 3, step=2, effective_step=[1]), strict=True)
+    repeated.effective_step.append(0)
+    assert len(repeated(x[:, 0])[0]) == 2
+    cell = pdb_ext.convert(TwoConvolutionsLSTMCell(3, 4, 3), strict=True)
+    x, state = inputs()
+    cell._forget_bias = -2.0
+    assert_as_before(cell, x, *state)
+
+
+def test_a_stack_that_remembers_runs_as_before():
+    class Remembering(StackedConvLSTM):
+        def forward(self, input_tensor, hidden_state=None):
+            outputs, states = super().forward(input_tensor, hidden_state)
+            self.last_states = states
+            return outputs, states
+
+    stack = pdb_ext.convert(Remembering(3, [4], (3, 3), True), strict=True)
+    _, states = stack(torch.randn(2, 2, 3, H, W))
+    assert stack.last_states is states
 
 
 def test_hooks_of_the_cell_and_of_cells_in_a_stack():
