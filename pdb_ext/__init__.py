@@ -6,7 +6,7 @@ from ._version import __version__
 from .convert import Conversion, convert, unconvert
 from .modules import ConvLSTM, ConvLSTMCell, DBConvLSTM, PDBConvLSTM
 from .ops import convlstm
-from .runtime import cache_weights, record_calls
+from .runtime import cache_weights, clear_weight_cache, record_calls
 
 __all__ = [
     "Conversion",
@@ -17,6 +17,7 @@ __all__ = [
     "__version__",
     "build_info",
     "cache_weights",
+    "clear_weight_cache",
     "convert",
     "convlstm",
     "record_calls",

@@ -70,6 +70,18 @@ def record_calls() -> Iterator[Calls]:
         calls._end()
 
 
+def clear_weight_cache() -> None:
+    """Frees the memory in which calls on the CPU keep their weights for the next call.
+
+    The kernels read weights in an order of their own. Short calls, of up to 16384 pixels of all images and steps, keep
+    what they have rearranged, and the next call with the same tensors reuses it if the tensors still have the very
+    bytes that they had, which it checks. So nothing has to be said when weights change. At most 512 MB are kept, those
+    used last; the environment variable PDB_EXT_WEIGHT_CACHE gives another limit in MB, and 0 keeps nothing.
+    """
+    if native is not None:
+        native.clear_packed_weights()
+
+
 @contextlib.contextmanager
 def cache_weights() -> Iterator[None]:
     """Inside the block, inference on CUDA in this thread keeps the weights in the order that its kernels read::
@@ -90,7 +102,8 @@ def cache_weights() -> Iterator[None]:
 
     Calls that store something for a gradient, and CUDA graphs during capture, keep nothing. Under autocast the weights
     are new tensors in every call, so nothing is found again. The memory, as much as the weights take, is freed at the
-    end of the block. On other devices the block has no effect.
+    end of the block. On other devices the block has no effect: on the CPU weights are kept in any case
+    (:func:`clear_weight_cache`).
     """
     if native is None:
         yield

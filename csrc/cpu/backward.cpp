@@ -38,7 +38,7 @@ class Backward {
     for (int64_t step = layer.steps - 1; step >= 0; --step) {
       cell(step);
       if (step > 0 || tensors_.grad_x || tensors_.grad_h_0) convolve(step);
-      weights_.add(h_previous(step).data != nullptr, dgates_);
+      weights_.add(step == layer.steps - 1, h_previous(step).data != nullptr, dgates_);
     }
     if (x_rows_) plan_.parallel_rows(x_rows_, [&](int64_t n, int64_t y) { emit_dx(0, n, y); });
     weights_.result(tensors_.grad_weight_x, tensors_.grad_weight_h, tensors_.grad_bias);
@@ -50,10 +50,9 @@ class Backward {
  private:
   // Rows of x, if needed, and rows of h.
   StripConvolution<T> transposed() const {
-    const int64_t gates = plan_.gates();
-    if (!x_rows_) return StripConvolution<T>::transposed(plan_, tensors_.weight_h, plan_.layer.channels, gates);
-    const Buffer<T> joined = join_weights(plan_, tensors_.weight_x, tensors_.weight_h, gates);
-    return StripConvolution<T>::transposed(plan_, joined.data(), plan_.inputs(), gates);
+    auto weights = plan_.weights(tensors_.weight_x, tensors_.weight_h);
+    if (!x_rows_) weights.x = nullptr, weights.x_channels = 0;
+    return StripConvolution<T>::transposed(plan_, weights, plan_.gates());
   }
 
   // Cell states [N][pixels][C] after `step`; null for the zeros before step 0.

@@ -11,9 +11,8 @@ class Forward {
   Forward(const Layer& layer, const ForwardTensors<T>& tensors, const Threads& threads)
       : plan_(layer, threads),
         tensors_(tensors),
-        convolution_(StripConvolution<T>::forward(
-            plan_, join_weights(plan_, tensors.weight_x, tensors.weight_h, plan_.gates()).data(), plan_.gates(),
-            plan_.inputs())),
+        convolution_(
+            StripConvolution<T>::forward(plan_, plan_.weights(tensors.weight_x, tensors.weight_h), plan_.gates())),
         bias_(Buffer<T>::zeros(convolution_.rows())),
         peephole_(peephole_to_pixels(plan_, tensors.peephole)),
         frames_{plan_.frames(plan_.inputs()), plan_.frames(plan_.inputs())},

@@ -1,4 +1,4 @@
-// Geometry and layout: frames, the window of a dilated convolution, and packed weights (kernels.h).
+// Geometry: frames, and the window of a dilated convolution.
 #pragma once
 
 #include <cstdint>
@@ -59,31 +59,17 @@ struct Window {
   }
 };
 
-// Where the k x k filter of row r and channel c begins in a weight: rows * row + channels * channel.
-struct FilterStrides {
-  int64_t row, channel;
-};
-
-// Packs a weight in Convolution's layout, only the taps given.
-template <class T>
-void pack_weight(const T* weight, FilterStrides strides, int64_t rows, int64_t channels,
-                 const std::vector<int64_t>& taps, int64_t row_block, T* packed) {
-  for (int64_t block = 0; block < rows; block += row_block)
-    for (const int64_t tap : taps)
-      for (int64_t c = 0; c < channels; ++c)
-        for (int64_t r = block; r < block + row_block; ++r)
-          *packed++ = r < rows ? weight[r * strides.row + c * strides.channel + tap] : T(0);
-}
-
-// The inverse, for a gradient; `weight` must be zero at the taps that the window left out.
-template <class T>
-void unpack_weight(const T* packed, FilterStrides strides, int64_t rows, int64_t channels,
-                   const std::vector<int64_t>& taps, int64_t row_block, T* weight) {
-  for (int64_t block = 0; block < rows; block += row_block)
-    for (const int64_t tap : taps)
-      for (int64_t c = 0; c < channels; ++c)
-        for (int64_t r = block; r < block + row_block; ++r, ++packed)
-          if (r < rows) weight[r * strides.row + c * strides.channel + tap] = *packed;
+// Winograd's form of a k x k convolution is a sum of convolutions with windows of 3x3, so many on each side.
+inline int64_t winograd_side(int64_t kernel_size) { return (kernel_size + 2) / 3; }
+// How many window positions a tile reads past its first pixel: its own two pixels and the last window's reach.
+inline int64_t winograd_border(int64_t kernel_size) { return 3 * winograd_side(kernel_size) - kernel_size / 2; }
+// Where the windows lie (WinogradConvolution::shifts).
+inline std::vector<int64_t> winograd_shifts(const Grid& grid, int64_t kernel_size, int64_t dilation) {
+  std::vector<int64_t> shifts;
+  const int64_t side = winograd_side(kernel_size), first = 1 - kernel_size / 2;
+  for (int64_t y = 0; y < side; ++y)
+    for (int64_t x = 0; x < side; ++x) shifts.push_back(dilation * ((first + 3 * y) * grid.pitch() + first + 3 * x));
+  return shifts;
 }
 
 }  // namespace pdb::cpu

@@ -11,9 +11,8 @@ class Merge {
   Merge(const Layer& layer, const MergeTensors<T>& tensors, const Threads& threads)
       : plan_(layer, threads),
         tensors_(tensors),
-        convolution_(StripConvolution<T>::forward(
-            plan_, join_weights(plan_, tensors.weight_f, tensors.weight_b, layer.channels).data(), layer.channels,
-            plan_.inputs())),
+        convolution_(
+            StripConvolution<T>::forward(plan_, plan_.weights(tensors.weight_f, tensors.weight_b), layer.channels)),
         bias_(Buffer<T>::zeros(convolution_.rows())),
         frames_{plan_.frames(plan_.inputs()), plan_.frames(plan_.inputs())},
         merged_{Buffer<T>(plan_.state()), Buffer<T>(plan_.state())} {

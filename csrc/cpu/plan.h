@@ -3,44 +3,33 @@
 #pragma once
 
 #include <algorithm>
-#include <memory>
-#include <new>
 
+#include "cpu/buffer.h"
 #include "cpu/kernels/kernels.h"
 #include "cpu/layer.h"
+#include "cpu/packing.h"
 #include "cpu/strips.h"
 #include "gate.h"
 
 namespace pdb::cpu {
 
-// Uninitialised memory, aligned to a cache line.
-template <class T>
-class Buffer {
- public:
-  Buffer() = default;
-  explicit Buffer(int64_t size) : data_(static_cast<T*>(::operator new[](size * sizeof(T), std::align_val_t(64)))) {}
-  static Buffer zeros(int64_t size) {
-    Buffer buffer(size);
-    std::fill_n(buffer.data(), size, T(0));
-    return buffer;
-  }
-  T* data() const { return data_.get(); }
-  explicit operator bool() const { return data_ != nullptr; }
-
- private:
-  struct Free {
-    void operator()(T* data) const { ::operator delete[](data, std::align_val_t(64)); }
-  };
-  std::unique_ptr<T[], Free> data_;
-};
-
-// Whether the 3x3 convolutions of a layer use Winograd's form. It needs 2.25 times fewer multiplications but some
-// additions per channel. With few channels these do not pay, and the sums are so short that the additions' rounding
-// shows; nor does it pay if the tiles mostly hang over the edge.
+// Whether the convolutions of a layer use Winograd's form. It needs 2.25 times fewer multiplications (of 5x5 windows
+// 1.56 times, of 7x7 1.36 times) but some additions per channel. With few channels these do not pay, and the sums are
+// so short that the additions' rounding shows; nor does it pay if the tiles mostly hang over the edge, or if a large
+// weight, which is two to three times as large in this form, serves few pixels.
 inline bool use_winograd(const Layer& layer) {
   const auto covered = [&](int64_t size) { return round_up(size, 2 * layer.dilation); };
-  return layer.kernel == 3 && std::min(layer.channels, layer.in_channels) >= 16 &&
-         covered(layer.height) * covered(layer.width) * 4 <= layer.height * layer.width * 5;
+  const int64_t side = winograd_side(layer.kernel);
+  const int64_t weight = 16 * side * side * kGateCount * layer.channels * (layer.in_channels + layer.channels);
+  return layer.kernel >= 3 && std::min(layer.channels, layer.in_channels) >= 16 &&
+         covered(layer.height) * covered(layer.width) * 4 <= layer.height * layer.width * 5 &&
+         (layer.kernel == 3 || layer.batch * layer.pixels() >= (weight < 12'000'000 ? 128 : 1024));
+}
+
+// Whether the gradient of the weights does, if the convolutions do: it reads and writes them, but does not multiply by
+// them.
+inline bool use_winograd_gradient(const Layer& layer) {
+  return use_winograd(layer) && (layer.kernel == 3 || layer.batch * layer.pixels() >= 512);
 }
 
 template <class T>
@@ -58,15 +47,18 @@ struct Plan {
         threads(threads),
         winograd(use_winograd(l)),
         window(l.height, l.width, l.kernel, l.dilation),
-        grid{l.height, l.width, (winograd ? 2 : window.reach_y) * l.dilation,
-             (winograd ? 2 : window.reach_x) * l.dilation},
-        strips(winograd ? Strips::tiled(grid, l.dilation) : Strips::rows(grid)),
+        grid{l.height, l.width, (winograd ? winograd_border(l.kernel) : window.reach_y) * l.dilation,
+             (winograd ? winograd_border(l.kernel) : window.reach_x) * l.dilation},
+        strips(winograd ? Strips::tiled(grid, l.dilation, least_strips()) : Strips::rows(grid, least_strips())),
         kernel(kernels<T>()) {}
 
+  // Of an image, so that every thread has one.
+  int64_t least_strips() const { return layer.batch ? (threads.count + layer.batch - 1) / layer.batch : 1; }
   int64_t gates() const { return kGateCount * layer.channels; }
   int64_t inputs() const { return layer.in_channels + layer.channels; }
   int64_t picture_state() const { return grid.pixels() * layer.channels; }  // values of one image's h or c
   int64_t state() const { return layer.batch * picture_state(); }
+  int64_t pixels_of_call() const { return layer.steps * layer.batch * grid.pixels(); }
   int64_t padded(int64_t rows) const { return round_up(rows, kernel.row_block); }
 
   // `work`: multiplications of a unit. A thread takes enough units to be worth waking.
@@ -74,6 +66,11 @@ struct Plan {
   void parallel(int64_t units, int64_t work, const Body& body) const {
     const int64_t grain = std::max<int64_t>(1, 100'000 / std::max<int64_t>(1, work));
     if (units > 0) threads.parallel_for(units, grain, body);
+  }
+  // weight_x and weight_h, (rows, Cin, k, k) and (rows, C, k, k); or gradients of theirs.
+  template <class V>
+  WeightPair<V> weights(V* x, V* h) const {
+    return {x, h, layer.in_channels, layer.channels, layer.taps()};
   }
   int64_t strip_work() const { return kStripSlots * window.size() * gates() * inputs() / 2; }
 
@@ -173,6 +170,10 @@ struct Plan {
       kernel.transpose(from + n * rows * columns, columns, rows, columns, to + n * rows * columns, rows);
   }
 };
+
+// Packing a weight takes as long as some hundred pixels. Over more pixels than this it does not count, and what is
+// packed is not kept (packed_cache.h).
+constexpr int64_t kMostPixelsToKeep = 16384;
 
 // The peephole weights pixel-major, [3][pixels][C]; empty if there are none.
 template <class T>

@@ -12,9 +12,8 @@ class Recomputation {
   Recomputation(const Plan<T>& plan, const BackwardTensors<T>& tensors, const T* peephole)
       : plan_(plan),
         tensors_(tensors),
-        convolution_(StripConvolution<T>::forward(
-            plan_, join_weights(plan_, tensors.weight_x, tensors.weight_h, plan_.gates()).data(), plan_.gates(),
-            plan_.inputs())),
+        convolution_(
+            StripConvolution<T>::forward(plan_, plan_.weights(tensors.weight_x, tensors.weight_h), plan_.gates())),
         peephole_(peephole),
         bias_(Buffer<T>::zeros(convolution_.rows())),
         frames_(plan_.frames(plan_.inputs())),

@@ -1,6 +1,8 @@
-// How an image is cut into strips, for the direct convolution (48 consecutive pixels) and for Winograd's (24 tiles).
+// How an image is cut into strips, for the direct convolution (up to 96 consecutive pixels) and for Winograd's (up to
+// 24 tiles).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -14,23 +16,26 @@ struct Strips {
   std::vector<int64_t> pixel;     // of each entry: its pixel in the image,
   std::vector<int64_t> position;  // in a frame,
   std::vector<int64_t> slot;      // and its place among the strip's pre-activations
-  // Winograd only: strip i has the tiles from i * kStripTiles on.
+  // Winograd only: strip i has the tiles from i * tiles_a_strip on.
+  int64_t tiles_a_strip = kStripTiles;
   std::vector<int64_t> corner;  // frame position of the top left of the 4x4 pixels that the tile reads
   std::vector<int64_t> first;   // frame position of its first pixel
 
   int64_t size() const { return static_cast<int64_t>(begin.size()) - 1; }
   int64_t pixels(int64_t strip) const { return begin[strip + 1] - begin[strip]; }
   int64_t tiles(int64_t strip) const {
-    const int64_t left = static_cast<int64_t>(first.size()) - strip * kStripTiles;
-    return left < kStripTiles ? left : kStripTiles;
+    const int64_t left = static_cast<int64_t>(first.size()) - strip * tiles_a_strip;
+    return left < tiles_a_strip ? left : tiles_a_strip;
   }
+  const int64_t* corners(int64_t strip) const { return corner.data() + strip * tiles_a_strip; }
 
-  static Strips rows(const Grid& grid) {
+  // least: strips to cut an image into at least, so that there is one for each thread.
+  static Strips rows(const Grid& grid, int64_t least = 1) {
     Strips strips;
-    constexpr int64_t kPixels = 48;  // a multiple of every kernel's tile of pixels
+    const int64_t size = strip_size(grid.pixels(), kStripSlots, least);
     for (int64_t pixel = 0; pixel < grid.pixels(); ++pixel) {
-      strips.add(grid, pixel, pixel % kPixels);
-      if (pixel % kPixels == kPixels - 1) strips.close();
+      strips.add(grid, pixel, pixel % size);
+      if (pixel % size == size - 1) strips.close();
     }
     strips.close();
     return strips;
@@ -38,8 +43,11 @@ struct Strips {
 
   // Tiles of 2x2 pixels that are `dilation` apart. At the lower and right edges they hang over; there are no entries
   // for pixels outside.
-  static Strips tiled(const Grid& grid, int64_t dilation) {
+  static Strips tiled(const Grid& grid, int64_t dilation, int64_t least = 1) {
     Strips strips;
+    const int64_t half = 2 * dilation;
+    const int64_t tiles = round_up(grid.height, half) * round_up(grid.width, half) / 4;
+    strips.tiles_a_strip = strip_size(tiles, kStripTiles, least);
     for (int64_t y = 0; y < grid.height; y += y % dilation == dilation - 1 ? dilation + 1 : 1)
       for (int64_t x = 0; x < grid.width; x += x % dilation == dilation - 1 ? dilation + 1 : 1)
         strips.add_tile(grid, y, x, dilation);
@@ -48,6 +56,11 @@ struct Strips {
   }
 
  private:
+  // Of `count` pixels or tiles at most `most` a strip, all strips alike, and whole tiles of registers (8 at most).
+  static int64_t strip_size(int64_t count, int64_t most, int64_t least) {
+    const int64_t strips = std::max(least, (count + most - 1) / most);
+    return round_up((count + strips - 1) / strips, 8);
+  }
   void add(const Grid& grid, int64_t at, int64_t in_strip) {
     pixel.push_back(at);
     position.push_back(grid.position(at));
@@ -57,14 +70,14 @@ struct Strips {
     if (static_cast<int64_t>(pixel.size()) > begin.back()) begin.push_back(static_cast<int64_t>(pixel.size()));
   }
   void add_tile(const Grid& grid, int64_t y, int64_t x, int64_t dilation) {
-    const int64_t in_strip = static_cast<int64_t>(first.size()) % kStripTiles;
+    const int64_t in_strip = static_cast<int64_t>(first.size()) % tiles_a_strip;
     first.push_back(grid.position(y, x));
     corner.push_back(grid.position(y - dilation, x - dilation));
     for (int64_t i = 0; i < 4; ++i) {
       const int64_t at_y = y + i / 2 * dilation, at_x = x + i % 2 * dilation;
       if (at_y < grid.height && at_x < grid.width) add(grid, at_y * grid.width + at_x, 4 * in_strip + i);
     }
-    if (in_strip == kStripTiles - 1) close();
+    if (in_strip == tiles_a_strip - 1) close();
   }
 };
 

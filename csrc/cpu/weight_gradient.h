@@ -4,7 +4,6 @@
 #pragma once
 
 #include "cpu/plan.h"
-#include "cpu/winograd.h"
 
 namespace pdb::cpu {
 
@@ -13,19 +12,21 @@ class WeightGradient {
  public:
   WeightGradient(const Plan<T>& plan, bool needs_weights, bool needs_bias)
       : plan_(plan),
-        offsets_(plan.window.offsets(plan.grid, 1)),
+        winograd_(use_winograd_gradient(plan.layer)),
+        offsets_(winograd_ ? winograd_shifts(plan.grid, plan.layer.kernel, plan.layer.dilation)
+                           : plan.window.offsets(plan.grid, 1)),
         blocks_(plan.padded(plan.gates()) / plan.kernel.row_block) {
     if (needs_weights) {
-      const int64_t positions = plan.winograd ? 16 : plan.window.size();
+      const int64_t positions = winograd_ ? 16 * parts() : plan.window.size();
       size_ = plan.padded(plan.gates()) * positions * plan.inputs();
       frames_ = plan.frames(plan.inputs());
-      total_ = Buffer<T>::zeros(size_);
-      step_ = Buffer<T>(size_);
+      total_ = Buffer<T>(size_);
+      if (plan.layer.steps > 1) step_ = Buffer<T>(size_);
       // Winograd: a unit is one of 4 lines of positions and some row blocks: many, so that the source is transformed
       // few times, yet few enough that every thread has a unit.
       const int64_t threads = std::max(4, 2 * plan.threads.count);
-      blocks_a_unit_ = plan.winograd ? std::max<int64_t>(1, blocks_ * 4 / threads) : 1;
-      weight_units_ = (plan.winograd ? 4 : positions) * ((blocks_ + blocks_a_unit_ - 1) / blocks_a_unit_);
+      blocks_a_unit_ = winograd_ ? std::max<int64_t>(1, blocks_ * 4 / threads) : 1;
+      weight_units_ = (winograd_ ? 4 : positions) * ((blocks_ + blocks_a_unit_ - 1) / blocks_a_unit_);
     }
     if (needs_bias) bias_ = Buffer<T>::zeros(plan.padded(plan.gates()));
   }
@@ -40,14 +41,15 @@ class WeightGradient {
   }
 
   // Adds one step: the rows that were loaded (without h if it is zero) and the frames of the 4C gates' gradients.
-  void add(bool has_h, const Buffer<T>& dgates) const {
+  // first: whether it is the first to be added.
+  void add(bool first, bool has_h, const Buffer<T>& dgates) const {
     const Layer& layer = plan_.layer;
     const int64_t channels = has_h ? plan_.inputs() : layer.in_channels;
     const int64_t work = layer.batch * plan_.grid.pixels() * plan_.kernel.row_block * layer.channels;
     // Two loops: in one, one thread would get all units of the bias and another all those of the weights.
     plan_.parallel(weight_units_, work, [&](int64_t begin, int64_t end) {
-      const Buffer<T> scratch(plan_.winograd ? winograd_gradient_scratch(plan_.inputs(), blocks_a_unit_) : 0);
-      for (int64_t unit = begin; unit < end; ++unit) add_weights(unit, channels, dgates, scratch.data());
+      const Buffer<T> scratch(winograd_ ? winograd_gradient_scratch(plan_.inputs(), blocks_a_unit_) : 0);
+      for (int64_t unit = begin; unit < end; ++unit) add_weights(first, unit, channels, dgates, scratch.data());
     });
     plan_.parallel(bias_ ? blocks_ : 0, work / layer.channels, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) add_bias(block, dgates);
@@ -58,32 +60,28 @@ class WeightGradient {
   void result(T* weight_x, T* weight_h, T* bias) const {
     if (bias) std::copy_n(bias_.data(), plan_.gates(), bias);
     if (!total_) return;
-    const int64_t area = plan_.layer.taps(), x = plan_.layer.in_channels * area;
-    const int64_t row = plan_.inputs() * area, block = plan_.kernel.row_block;
-    const Buffer<T> joined = Buffer<T>::zeros(plan_.gates() * row);
-    const FilterStrides strides{row, area};
-    if (!plan_.winograd)
-      unpack_weight(total_.data(), strides, plan_.gates(), plan_.inputs(), plan_.window.taps(), block, joined.data());
-    plan_.parallel(plan_.winograd ? blocks_ : 0, block * plan_.inputs() * 16, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        unpack_winograd_block(total_.data() + i * 16 * plan_.inputs() * block, strides, i * block, plan_.gates(),
-                              plan_.inputs(), block, joined.data());
+    const WeightPair<T> weights = plan_.weights(weight_x, weight_h);
+    const PackedWeight<T> form{plan_.kernel,         plan_.gates(),      plan_.inputs(),     winograd_,
+                               /*transposed=*/false, plan_.layer.kernel, plan_.window.taps()};
+    plan_.parallel(blocks_, form.block_size(), [&](int64_t begin, int64_t end) {
+      const Buffer<T> filters(form.filters_size(weights.area));
+      for (int64_t block = begin; block < end; ++block) form.unpack(total_.data(), block, filters.data(), weights);
     });
-    for (int64_t r = 0; r < plan_.gates(); ++r) {
-      if (weight_x) std::copy_n(joined.data() + r * row, x, weight_x + r * x);
-      if (weight_h) std::copy_n(joined.data() + r * row + x, row - x, weight_h + r * (row - x));
-    }
   }
 
  private:
-  void add_weights(int64_t unit, int64_t channels, const Buffer<T>& dgates, T* scratch) const {
-    for_each_range(unit, [&](int64_t begin, int64_t size) { std::fill_n(step_.data() + begin, size, T(0)); });
-    if (plan_.winograd)
-      add_winograd(unit, channels, dgates, scratch);
+  int64_t parts() const { return static_cast<int64_t>(offsets_.size()); }  // of Winograd's form
+
+  void add_weights(bool first, int64_t unit, int64_t channels, const Buffer<T>& dgates, T* scratch) const {
+    T* sums = first ? total_.data() : step_.data();
+    for_each_range(unit, [&](int64_t begin, int64_t size) { std::fill_n(sums + begin, size, T(0)); });
+    if (winograd_)
+      add_winograd(unit, channels, dgates, scratch, sums);
     else
-      add_direct(unit, channels, dgates);
+      add_direct(unit, channels, dgates, sums);
+    if (first) return;
     for_each_range(unit, [&](int64_t begin, int64_t size) {
-      const T* from = step_.data() + begin;
+      const T* from = sums + begin;
       T* to = total_.data() + begin;
       for (int64_t i = 0; i < size; ++i) to[i] += from[i];
     });
@@ -93,14 +91,14 @@ class WeightGradient {
   template <class Body>
   void for_each_range(int64_t unit, Body body) const {
     const int64_t tap = plan_.inputs() * plan_.kernel.row_block;
-    if (!plan_.winograd) return body(unit * tap, tap);
-    const int64_t first = unit / 4 * blocks_a_unit_;
+    if (!winograd_) return body(unit * tap, tap);
+    const int64_t first = unit / 4 * blocks_a_unit_, position = parts() * tap;
     for (int64_t i = first; i < std::min(first + blocks_a_unit_, blocks_); ++i)
-      body((16 * i + unit % 4 * 4) * tap, 4 * tap);
+      body((16 * i + unit % 4 * 4) * position, 4 * position);
   }
 
   // Unit: one tap of the window and one row block.
-  void add_direct(int64_t unit, int64_t channels, const Buffer<T>& dgates) const {
+  void add_direct(int64_t unit, int64_t channels, const Buffer<T>& dgates, T* sums) const {
     constexpr int64_t kChunkPixels = 256;  // stays in the second-level cache
     const Grid& grid = plan_.grid;
     const int64_t taps = plan_.window.size(), block = plan_.kernel.row_block, gates = plan_.gates(),
@@ -112,22 +110,24 @@ class WeightGradient {
         const T* source = plan_.frame(frames_, n, inputs) + (position + offsets_[unit % taps]) * inputs;
         const T* from = plan_.frame(dgates, n, gates) + position * gates + unit / taps * block;
         plan_.kernel.weight_gradient({source, inputs, channels}, from, gates, grid.width,
-                                     std::min(chunk, grid.height - y), grid.pitch(),
-                                     step_.data() + unit * inputs * block);
+                                     std::min(chunk, grid.height - y), grid.pitch(), sums + unit * inputs * block);
       }
   }
 
   // Unit: one line of Winograd positions and some row blocks.
-  void add_winograd(int64_t unit, int64_t channels, const Buffer<T>& dgates, T* scratch) const {
+  void add_winograd(int64_t unit, int64_t channels, const Buffer<T>& dgates, T* scratch, T* sums) const {
     const Strips& strips = plan_.strips;
     const int64_t first = unit / 4 * blocks_a_unit_, gates = plan_.gates(), inputs = plan_.inputs();
     const int64_t step = plan_.layer.dilation;
-    const WinogradConvolution<T> convolution{nullptr, inputs, plan_.padded(gates), step * plan_.grid.pitch(), step};
+    const WinogradConvolution<T> convolution{nullptr, inputs,  plan_.padded(gates), step * plan_.grid.pitch(),
+                                             step,    parts(), offsets_.data()};
     for (int64_t n = 0; n < plan_.layer.batch; ++n)
-      plan_.kernel.winograd_weight_gradient(
-          convolution, {plan_.frame(frames_, n, inputs), inputs, channels}, strips.corner.data(),
-          {plan_.frame(dgates, n, gates), gates, gates}, strips.first.data(), static_cast<int64_t>(strips.first.size()),
-          static_cast<int>(unit % 4), first, std::min(blocks_a_unit_, blocks_ - first), scratch, step_.data());
+      for (int64_t part = 0; part < parts(); ++part)
+        plan_.kernel.winograd_weight_gradient(
+            convolution, {plan_.frame(frames_, n, inputs) + offsets_[part] * inputs, inputs, channels},
+            strips.corner.data(), {plan_.frame(dgates, n, gates), gates, gates}, strips.first.data(),
+            static_cast<int64_t>(strips.first.size()), static_cast<int>(unit % 4), first,
+            std::min(blocks_a_unit_, blocks_ - first), scratch, sums + part * inputs * plan_.kernel.row_block);
   }
 
   void add_bias(int64_t block, const Buffer<T>& dgates) const {
@@ -141,10 +141,11 @@ class WeightGradient {
   }
 
   const Plan<T>& plan_;
-  std::vector<int64_t> offsets_;
+  const bool winograd_;
+  std::vector<int64_t> offsets_;  // of the taps, or of the parts
   int64_t blocks_, blocks_a_unit_ = 1, weight_units_ = 0, size_ = 0;
   Buffer<T> frames_, bias_;
-  Buffer<T> total_, step_;  // packed like the weights: of all steps so far, and of one step
+  Buffer<T> total_, step_;  // packed like the weights: of all steps so far, and of one that is not the first
 };
 
 }  // namespace pdb::cpu

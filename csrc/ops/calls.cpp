@@ -3,6 +3,10 @@
 
 #include <mutex>
 
+#if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
+#endif
+
 namespace pdb {
 namespace {
 
@@ -14,8 +18,18 @@ struct Log {
   int recorders = 0;
 };
 
+Log& log();
+
+Log* make_log() {
+#if defined(__unix__) || defined(__APPLE__)
+  // A child of fork() has only the thread that called it: no other may hold the lock at that moment.
+  pthread_atfork([] { log().mutex.lock(); }, [] { log().mutex.unlock(); }, [] { log().mutex.unlock(); });
+#endif
+  return new Log;
+}
+
 Log& log() {
-  static Log* const instance = new Log;  // never destroyed: threads of autograd may outlive static objects
+  static Log* const instance = make_log();  // never destroyed: threads of autograd may outlive static objects
   return *instance;
 }
 

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "cpu/kernels/kernels.h"
+#include "cpu/packed_cache.h"
 #include "ops/calls.h"
 #include "ops/weight_cache.h"
 
@@ -38,6 +39,10 @@ PYBIND11_MODULE(_C, m) {
       "recorded_calls", [](uint64_t first) { return to_list(pdb::recorded_calls(first)); },
       "The calls from this number on.");
   m.def("stop_recording", &pdb::stop_recording, "Ends one start_recording().");
+  m.def(
+      "clear_packed_weights", [] { pdb::cpu::PackedCache::instance().clear(); },
+      "Frees the packed weights that calls on the CPU have left (packed_cache.h).");
+  m.def("packed_weights_size", [] { return pdb::cpu::PackedCache::instance().bytes(); }, "Their size in bytes.");
   m.def("start_caching_weights", &pdb::start_caching_weights, "Starts keeping packed weights (weight_cache.h).");
   m.def("stop_caching_weights", &pdb::stop_caching_weights, "Ends one start_caching_weights().");
   m.def("forget_weights", &pdb::forget_weights, "Nothing kept so far, in any thread, will be reused.");

@@ -3,6 +3,7 @@
 
 #include "cpu/kernels/cell_impl.h"
 #include "cpu/kernels/convolution_impl.h"
+#include "cpu/kernels/filters_impl.h"
 #include "cpu/kernels/transpose_impl.h"
 #include "cpu/kernels/winograd_impl.h"
 
@@ -14,10 +15,19 @@ namespace pdb::cpu::PDB_ISA {
 template <class T>
 const Kernels<T>& table() {
   static_assert(kRowBlock<T> <= kMaxRowBlock);
-  static constexpr Kernels<T> kernels = {PDB_STRING(PDB_ISA), kRowBlock<T>,       convolve<T>,
-                                         winograd<T>,         cell_forward<T>,    cell_backward<T>,
-                                         tanh_strip<T>,       weight_gradient<T>, winograd_weight_gradient<T>,
-                                         bias_gradient<T>,    transpose<T>};
+  static constexpr Kernels<T> kernels = {PDB_STRING(PDB_ISA),
+                                         kRowBlock<T>,
+                                         convolve<T>,
+                                         winograd<T>,
+                                         cell_forward<T>,
+                                         cell_backward<T>,
+                                         tanh_strip<T>,
+                                         weight_gradient<T>,
+                                         winograd_weight_gradient<T>,
+                                         winograd_filters<T>,
+                                         winograd_filter_gradients<T>,
+                                         bias_gradient<T>,
+                                         transpose<T>};
   return kernels;
 }
 

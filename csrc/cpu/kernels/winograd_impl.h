@@ -45,8 +45,8 @@ PDB_INLINE void transform_input(const WinogradConvolution<T>& c, const Source<T>
 // once per strip, and are too many for the nearer caches: the second group of tiles prefetches those of the next
 // position, `ahead` values behind these.
 template <class T>
-void multiply_position(const T* weight, const T* values, int64_t value_stride, int64_t channels, int64_t tiles,
-                       int64_t ahead, T* products) {
+void multiply_position(const T* weight, int64_t part_stride, const T* values, int64_t parts, int64_t channels,
+                       int64_t tiles, int64_t ahead, T* products) {
   using V = Vec<T>;
   const auto product = [&](auto size, auto prefetch, int64_t tile) __attribute__((always_inline)) {
     constexpr int N = decltype(size)::value;
@@ -55,9 +55,12 @@ void multiply_position(const T* weight, const T* values, int64_t value_stride, i
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j) {
       sums[j][0] = sums[j][1] = V(T(0));
-      left[j] = values + (tile + j) * value_stride;
+      left[j] = values + (tile + j) * parts * channels;
     }
-    multiply_channels<T, N, decltype(prefetch)::value != 0>(sums, left, weight, channels, ahead);
+    for (int64_t part = 0; part < parts; ++part) {
+      multiply_channels<T, N, decltype(prefetch)::value != 0>(sums, left, weight + part * part_stride, channels, ahead);
+      for (int j = 0; j < N; ++j) left[j] += channels;
+    }
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j) {
       sums[j][0].store(products + (tile + j) * kRowBlock<T>);
@@ -93,17 +96,19 @@ template <class T>
 void winograd(const WinogradConvolution<T>& c, const Source<T>& source, const int64_t* corners, int64_t tiles,
               const T* init, T* scratch, T* out) {
   using V = Vec<T>;
-  const int64_t value_position = tiles * source.channels + kGap, product_position = tiles * kRowBlock<T> + kGap;
-  T* values = scratch;                          // [16][tiles][channels]
+  const int64_t width = c.parts * source.channels, part_stride = c.channels * kRowBlock<T>;
+  const int64_t value_position = tiles * width + kGap, product_position = tiles * kRowBlock<T> + kGap;
+  T* values = scratch;                          // [16][tiles][parts][channels]
   T* products = scratch + 16 * value_position;  // [16][tiles][row_block]
   for (int64_t tile = 0; tile < tiles; ++tile)
-    transform_input(c, source, corners[tile], values + tile * source.channels, value_position);
+    for (int64_t part = 0; part < c.parts; ++part)
+      transform_input(c, source, corners[tile] + c.shifts[part], values + tile * width + part * source.channels,
+                      value_position);
   for (int64_t row = 0; row < c.rows; row += kRowBlock<T>) {
-    const T* block = c.weight + row * 16 * c.channels;
+    const T* block = c.weight + row * 16 * c.parts * c.channels;
     for (int position = 0; position < 16; ++position)
-      multiply_position(block + position * c.channels * kRowBlock<T>, values + position * value_position,
-                        source.channels, source.channels, tiles, c.channels * kRowBlock<T>,
-                        products + position * product_position);
+      multiply_position(block + position * c.parts * part_stride, part_stride, values + position * value_position,
+                        c.parts, source.channels, tiles, c.parts * part_stride, products + position * product_position);
     for (int64_t tile = 0; tile < tiles; ++tile)
       for (int64_t lane = 0; lane < kRowBlock<T>; lane += V::size)
         transform_output(products + tile * kRowBlock<T> + lane, product_position, V::load(init + row + lane),
@@ -203,7 +208,7 @@ void winograd_weight_gradient(const WinogradConvolution<T>& c, const Source<T>& 
       for (int j = 0; j < 4; ++j)
         add_products(values + j * value_position, source.channels,
                      gradients + j * gradient_position + block * kRowBlock<T>, rows, count,
-                     dweight + ((first_block + block) * 16 + 4 * line + j) * c.channels * kRowBlock<T>);
+                     dweight + ((first_block + block) * 16 + 4 * line + j) * c.parts * c.channels * kRowBlock<T>);
   }
 }
 

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "cell_tests.h"
+#include "cpu/packing.h"
 #include "cpu/strips.h"
-#include "cpu/winograd.h"
 
 // 64-byte vectors for the compiler's baseline processor: the compiler splits them, so that the tile shape of AVX-512 is
 // tested on processors without it.
@@ -75,6 +75,19 @@ std::vector<double> convolution(const Case& c, const Grid& grid, const std::vect
   return sums;
 }
 
+// The first `left` columns of a matrix, and the others.
+template <class T>
+std::pair<std::vector<T>, std::vector<T>> split(const std::vector<T>& matrix, int64_t rows, int64_t columns,
+                                                int64_t left) {
+  std::pair<std::vector<T>, std::vector<T>> parts;
+  for (int64_t row = 0; row < rows; ++row) {
+    const auto begin = matrix.begin() + row * columns;
+    parts.first.insert(parts.first.end(), begin, begin + left);
+    parts.second.insert(parts.second.end(), begin + left, begin + columns);
+  }
+  return parts;
+}
+
 // Both forms of the convolution, over all channels and over the first few, on all strips.
 template <class T>
 void test_convolutions(const Kernels<T>& kernel, const Case& c) {
@@ -82,22 +95,23 @@ void test_convolutions(const Kernels<T>& kernel, const Case& c) {
   const int64_t area = c.kernel_size * c.kernel_size, block = kernel.row_block, padded = round_up(c.rows, block);
   const auto weight = normal<T>(c.rows * c.channels * area, 1 / std::sqrt(double(c.channels * area)));
   const auto init = normal<T>(padded);
-  const FilterStrides strides{c.channels * area, area};
+  const int64_t x_channels = (c.channels + 1) / 3;
+  const auto [weight_x, weight_h] = split(weight, c.rows, c.channels * area, x_channels * area);
   for (const bool winograd : {false, true}) {
-    if (winograd && c.kernel_size != 3) continue;
-    const Grid grid{c.height, c.width, (winograd ? 2 : window.reach_y) * c.dilation,
-                    (winograd ? 2 : window.reach_x) * c.dilation};
-    const Strips strips = winograd ? Strips::tiled(grid, c.dilation) : Strips::rows(grid);
+    if (winograd && c.kernel_size < 3) continue;
+    const Grid grid{c.height, c.width, (winograd ? winograd_border(c.kernel_size) : window.reach_y) * c.dilation,
+                    (winograd ? winograd_border(c.kernel_size) : window.reach_x) * c.dilation};
+    const Strips strips = winograd ? Strips::tiled(grid, c.dilation, c.batch) : Strips::rows(grid, c.batch);
     const auto frame = random_frames<T>({c.height, c.width, 0, 0, 0, 0, 1}, grid, c.channels, 0);
-    const auto offsets = window.offsets(grid, 1);
-    std::vector<T> packed(padded * c.channels * (winograd ? 16 : window.size())), out(kStripSlots * padded);
-    std::vector<T> scratch(winograd_scratch(c.channels));
-    if (winograd)
-      for (int64_t row = 0; row < c.rows; row += block)
-        pack_winograd_block(weight.data(), strides, false, row, c.rows, c.channels, block,
-                            packed.data() + row * 16 * c.channels);
-    else
-      pack_weight(weight.data(), strides, c.rows, c.channels, window.taps(), block, packed.data());
+    const auto offsets = winograd ? winograd_shifts(grid, c.kernel_size, c.dilation) : window.offsets(grid, 1);
+    const int64_t parts = static_cast<int64_t>(offsets.size());
+    std::vector<T> packed(padded * c.channels * (winograd ? 16 * parts : window.size())), out(kStripSlots * padded);
+    std::vector<T> scratch(winograd_scratch(parts * c.channels));
+    const PackedWeight<T> form{kernel, c.rows, c.channels, winograd, false, c.kernel_size, window.taps()};
+    std::vector<T> filters(form.filters_size(area));
+    for (int64_t i = 0; i < form.blocks(); ++i)
+      form.pack({weight_x.data(), weight_h.data(), x_channels, c.channels - x_channels, area}, i, filters.data(),
+                packed.data());
     for (const int64_t channels : {c.channels, (c.channels + 1) / 2}) {
       const auto expected = convolution(c, grid, frame, weight, channels);
       const Source<T> source{frame.data(), c.channels, channels};
@@ -105,9 +119,9 @@ void test_convolutions(const Kernels<T>& kernel, const Case& c) {
       for (int64_t strip = 0; strip < strips.size(); ++strip) {
         const int64_t first = strips.begin[strip];
         if (winograd)
-          kernel.winograd({packed.data(), c.channels, padded, c.dilation * grid.pitch(), c.dilation}, source,
-                          strips.corner.data() + strip * kStripTiles, strips.tiles(strip), init.data(), scratch.data(),
-                          out.data());
+          kernel.winograd(
+              {packed.data(), c.channels, padded, c.dilation * grid.pitch(), c.dilation, parts, offsets.data()}, source,
+              strips.corners(strip), strips.tiles(strip), init.data(), scratch.data(), out.data());
         else
           kernel.convolve({packed.data(), offsets.data(), window.size(), c.channels, padded}, source,
                           strips.position.data() + first, strips.pixels(strip), init.data(), out.data());
@@ -119,6 +133,13 @@ void test_convolutions(const Kernels<T>& kernel, const Case& c) {
       if (seen != grid.pixels()) fail("strips cover the picture", kernel.name, seen, grid.pixels());
     }
   }
+}
+
+template <class T>
+void unpack(const PackedWeight<T>& form, const std::vector<T>& packed, int64_t area, std::vector<T>& weight) {
+  std::vector<T> filters(form.filters_size(area));
+  for (int64_t i = 0; i < form.blocks(); ++i)
+    form.unpack(packed.data(), i, filters.data(), {weight.data(), nullptr, form.channels, 0, area});
 }
 
 template <class T>
@@ -144,7 +165,6 @@ void test_gradients(const Kernels<T>& kernel, const Case& c) {
   const auto compare = [&](const char* what, const std::vector<T>& weight) {
     for (size_t i = 0; i < expected.size(); ++i) expect_near<T>(what, kernel.name, weight[i], expected[i], scale);
   };
-  const FilterStrides strides{c.channels * k * k, k * k};
 
   std::vector<T> weight(expected.size(), T(0)), packed(padded * window.size() * c.channels, T(0)), bias(padded, T(0));
   const auto offsets = window.offsets(grid, 1);
@@ -159,25 +179,29 @@ void test_gradients(const Kernels<T>& kernel, const Case& c) {
                                  c.rows, c.width, 1, grid.pitch(),
                                  packed.data() + (row * window.size() + tap * block) * c.channels);
       }
-  unpack_weight(packed.data(), strides, c.rows, c.channels, window.taps(), block, weight.data());
+  unpack({kernel, c.rows, c.channels, false, false, k, window.taps()}, packed, k * k, weight);
   compare("weight_gradient", weight);
   for (int64_t row = 0; row < c.rows; ++row)
     expect_near<T>("bias_gradient", kernel.name, bias[row], expected_bias[row], scale);
 
-  if (k != 3) return;
+  if (k < 3) return;
   const Strips strips = Strips::tiled(grid, c.dilation);
-  const WinogradConvolution<T> convolution{nullptr, c.channels, padded, c.dilation * grid.pitch(), c.dilation};
-  std::vector<T> transformed(padded * 16 * c.channels, T(0)),
+  const auto shifts = winograd_shifts(grid, k, c.dilation);
+  const int64_t parts = static_cast<int64_t>(shifts.size());
+  const WinogradConvolution<T> convolution{nullptr,    c.channels, padded,       c.dilation * grid.pitch(),
+                                           c.dilation, parts,      shifts.data()};
+  std::vector<T> transformed(padded * 16 * parts * c.channels, T(0)),
       scratch(winograd_gradient_scratch(c.channels, padded / block));
   for (int64_t n = 0; n < c.batch; ++n)
-    for (int line = 0; line < 4; ++line)
-      kernel.winograd_weight_gradient(
-          convolution, {source.data() + n * grid.frame_pixels() * c.channels, c.channels, c.channels},
-          strips.corner.data(), {dgates.data() + n * grid.frame_pixels() * c.rows, c.rows, c.rows}, strips.first.data(),
-          static_cast<int64_t>(strips.first.size()), line, 0, padded / block, scratch.data(), transformed.data());
-  for (int64_t row = 0; row < c.rows; row += block)
-    unpack_winograd_block(transformed.data() + row * 16 * c.channels, strides, row, c.rows, c.channels, block,
-                          weight.data());
+    for (int64_t part = 0; part < parts; ++part)
+      for (int line = 0; line < 4; ++line)
+        kernel.winograd_weight_gradient(
+            convolution,
+            {source.data() + (n * grid.frame_pixels() + shifts[part]) * c.channels, c.channels, c.channels},
+            strips.corner.data(), {dgates.data() + n * grid.frame_pixels() * c.rows, c.rows, c.rows},
+            strips.first.data(), static_cast<int64_t>(strips.first.size()), line, 0, padded / block, scratch.data(),
+            transformed.data() + part * c.channels * block);
+  unpack({kernel, c.rows, c.channels, true, false, k, {}}, transformed, k * k, weight);
   compare("winograd_weight_gradient", weight);
 }
 

@@ -1,0 +1,156 @@
+// Weights from PyTorch's order to the kernels' (kernels.h) and, for gradients, back. In between a row block lies as
+// "filters", [channels][taps][row_block], some channels at a time: few enough to stay in the nearest cache.
+#pragma once
+
+#include <algorithm>
+
+#include "cpu/kernels/kernels.h"
+#include "cpu/layout.h"
+
+namespace pdb::cpu {
+
+// Two weights (rows, channels, k, k) side by side, those of x and h: (rows, x_channels + h_channels, k, k). Where T is
+// not const a null one is left out.
+template <class T>
+struct WeightPair {
+  T *x, *h;
+  int64_t x_channels, h_channels, area;
+
+  int64_t channels() const { return x_channels + h_channels; }
+
+  // Calls body(weight, its channels, first, count, offset) for each part of channels [begin, end): they are the count
+  // channels from `first` on of one of the weights, and begin at begin + offset.
+  template <class Body>
+  void for_each_part(int64_t begin, int64_t end, const Body& body) const {
+    if (x && begin < x_channels) body(x, x_channels, begin, std::min(end, x_channels) - begin, int64_t(0));
+    const int64_t first = std::max(begin, x_channels);
+    if (h && first < end) body(h, h_channels, first - x_channels, end - first, first - begin);
+  }
+};
+
+// What a convolution packs. The forward one has the weights' rows as its rows. The transposed one exchanges the two:
+// its rows are the weights' channels, its channels are the weights' rows, and the window is mirrored.
+template <class T>
+struct PackedWeight {
+  const Kernels<T>& kernel;
+  int64_t rows, channels;  // of the convolution
+  bool winograd, transposed;
+  int64_t kernel_size;
+  std::vector<int64_t> taps;  // of the direct form (Window::taps)
+
+  // Windows of 3x3 that cover the window (WinogradConvolution).
+  int64_t parts() const { return winograd_side(kernel_size) * winograd_side(kernel_size); }
+  int64_t positions() const { return winograd ? 16 * parts() : static_cast<int64_t>(taps.size()); }
+  int64_t block_size() const { return positions() * channels * kernel.row_block; }
+  int64_t blocks() const { return (rows + kernel.row_block - 1) / kernel.row_block; }
+  // Values of a thread's buffer of filters.
+  int64_t filters_size(int64_t area) const { return chunk(area) * (area + 9) * kernel.row_block; }
+
+  // Fills the row block `block` of `packed`.
+  void pack(const WeightPair<const T>& weights, int64_t block, T* filters, T* packed) const {
+    const int64_t row_block = kernel.row_block, row = block * row_block, count = std::min(row_block, rows - row);
+    if (count < row_block) std::fill_n(filters, filters_size(weights.area), T(0));
+    T* to = packed + block * block_size();
+    for (int64_t c = 0; c < channels; c += chunk(weights.area)) {
+      const int64_t some = std::min(chunk(weights.area), channels - c);
+      transposed ? load_columns(weights, row, count, c, some, filters)
+                 : load_rows(weights, row, count, c, some, filters);
+      if (winograd)
+        for (int64_t part = 0; part < parts(); ++part)
+          kernel.winograd_filters(part_of(filters, some, part), some, transposed && parts() == 1,
+                                  to + (part * channels + c) * row_block, parts() * channels * row_block);
+      else
+        for (int64_t i = 0; i < positions(); ++i)
+          for (int64_t j = 0; j < some; ++j)
+            std::copy_n(filters + (j * weights.area + taps[i]) * row_block, row_block,
+                        to + (i * channels + c + j) * row_block);
+    }
+  }
+
+  // The inverse, for gradients, of the forward convolution only. `weights` must be zero at the taps that were left out.
+  void unpack(const T* packed, int64_t block, T* filters, const WeightPair<T>& weights) const {
+    const int64_t row_block = kernel.row_block, row = block * row_block, count = std::min(row_block, rows - row);
+    const T* from = packed + block * block_size();
+    if (!winograd && positions() < weights.area) std::fill_n(filters, filters_size(weights.area), T(0));
+    for (int64_t c = 0; c < channels; c += chunk(weights.area)) {
+      const int64_t some = std::min(chunk(weights.area), channels - c);
+      if (winograd)
+        for (int64_t part = 0; part < parts(); ++part) {
+          T* small = parts() == 1 ? filters : filters + some * weights.area * row_block;
+          kernel.winograd_filter_gradients(from + (part * channels + c) * row_block, parts() * channels * row_block,
+                                           some, small);
+          if (parts() > 1)
+            for_each_tap(part, [&](int64_t small_tap, int64_t tap) {
+              for (int64_t j = 0; j < some; ++j)
+                std::copy_n(small + (9 * j + small_tap) * row_block, row_block,
+                            filters + (j * weights.area + tap) * row_block);
+            });
+        }
+      else
+        for (int64_t i = 0; i < positions(); ++i)
+          for (int64_t j = 0; j < some; ++j)
+            std::copy_n(from + (i * channels + c + j) * row_block, row_block,
+                        filters + (j * weights.area + taps[i]) * row_block);
+      const int64_t area = weights.area;
+      weights.for_each_part(c, c + some, [&](T* weight, int64_t own, int64_t first, int64_t size, int64_t offset) {
+        kernel.transpose(filters + offset * area * row_block, row_block, size * area, count,
+                         weight + (row * own + first) * area, own * area);
+      });
+    }
+  }
+
+ private:
+  // Calls body(tap of the 3x3 filter, tap of the whole one) for the taps of a part that lie inside the window.
+  template <class Body>
+  void for_each_tap(int64_t part, const Body& body) const {
+    const int64_t side = winograd_side(kernel_size), top = part / side * 3, left = part % side * 3;
+    for (int64_t y = top; y < std::min(top + 3, kernel_size); ++y)
+      for (int64_t x = left; x < std::min(left + 3, kernel_size); ++x)
+        body((y - top) * 3 + x - left, y * kernel_size + x);
+  }
+
+  // The 3x3 filters of one part, behind the whole ones if there are several parts; mirrored there.
+  const T* part_of(T* filters, int64_t some, int64_t part) const {
+    if (parts() == 1) return filters;
+    const int64_t area = kernel_size * kernel_size, row_block = kernel.row_block;
+    T* small = filters + some * area * row_block;
+    std::fill_n(small, 9 * some * row_block, T(0));
+    for_each_tap(part, [&](int64_t small_tap, int64_t tap) {
+      const int64_t from = transposed ? area - 1 - tap : tap;
+      for (int64_t j = 0; j < some; ++j)
+        std::copy_n(filters + (j * area + from) * row_block, row_block, small + (9 * j + small_tap) * row_block);
+    });
+    return small;
+  }
+
+  // Channels that are packed at once.
+  int64_t chunk(int64_t area) const { return std::max<int64_t>(1, 144 / area); }
+
+  void load_rows(const WeightPair<const T>& weights, int64_t row, int64_t count, int64_t channel, int64_t some,
+                 T* filters) const {
+    const int64_t area = weights.area;
+    weights.for_each_part(channel, channel + some,
+                          [&](const T* weight, int64_t own, int64_t first, int64_t size, int64_t offset) {
+                            kernel.transpose(weight + (row * own + first) * area, own * area, count, size * area,
+                                             filters + offset * area * kernel.row_block, kernel.row_block);
+                          });
+  }
+
+  void load_columns(const WeightPair<const T>& weights, int64_t row, int64_t count, int64_t channel, int64_t some,
+                    T* filters) const {
+    const int64_t area = weights.area;
+    weights.for_each_part(row, row + count,
+                          [&](const T* weight, int64_t own, int64_t first, int64_t size, int64_t offset) {
+                            for (int64_t c = 0; c < some; ++c) {
+                              const T* from = weight + ((channel + c) * own + first) * area;
+                              T* to = filters + c * area * kernel.row_block + offset;
+                              if (area == 1)
+                                std::copy_n(from, size, to);
+                              else
+                                kernel.transpose(from, area, size, area, to, kernel.row_block);
+                            }
+                          });
+  }
+};
+
+}  // namespace pdb::cpu
