@@ -2,6 +2,7 @@
 // by measurements on an H100 in bfloat16 and TF32 (docs/cuda.md). Elsewhere it is not measured.
 #include "cuda/choose_path.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -37,7 +38,7 @@ const char* path_name(CudaPath path) {
 }
 
 const char* kernel_name(CudaPath path, Pass pass, bool tensor_cores, const Device& device) {
-  const bool forward = pass == Pass::forward;
+  const bool forward = pass != Pass::backward;
   if (path == CudaPath::persistent) return "persistent_kernel";
   if (path == CudaPath::aten) {
     if (!device.has_kernels()) return "none: PyTorch's operators";
@@ -63,7 +64,7 @@ double break_even_operations(const Layer& layer, int64_t element_size, const Dev
 }
 
 bool persistent_fits(const Chains& chains, int64_t element_size, Pass pass) {
-  if (pass == Pass::forward)
+  if (pass != Pass::backward)
     return (element_size == 8   ? persistent_forward_workspace<double>(chains)
             : element_size == 4 ? persistent_forward_workspace<float>(chains)
                                 : persistent_forward_workspace<Half>(chains)) > 0;
@@ -76,16 +77,20 @@ CudaPath choose_path(const Chains& chains, int64_t element_size, const Device& d
   if (!device.has_kernels()) return CudaPath::aten;
   const std::optional<CudaPath> forced = path_from_environment();
   if (forced && *forced != CudaPath::persistent) return *forced;
-  for (int i = 0; !forced && i < chains.chains * chains.depth; ++i) {
+  double share = 0;  // of the operations at which both take the same time, in the largest layer
+  for (int i = 0; i < chains.chains * chains.depth; ++i) {
     const Layer& layer = chains.layers[i];
     const double operations =
         2.0 * 4 * layer.channels * (layer.in_channels + layer.channels) * layer.taps() * layer.batch * layer.pixels();
-    if (operations > break_even_operations(layer, element_size, device)) return CudaPath::aten;
+    share = std::max(share, operations / break_even_operations(layer, element_size, device));
   }
+  if (!forced && share > 1) return CudaPath::aten;
   if (persistent_fits(chains, element_size, pass)) return CudaPath::persistent;
+  if (forced || !chains.layers[0].tensor_cores) return CudaPath::step;
   // Backward through time has one convolution a step, which cuDNN computes faster at every size that was measured.
-  const bool measured = !forced && chains.layers[0].tensor_cores && pass == Pass::backward;
-  return measured ? CudaPath::aten : CudaPath::step;
+  // Where it does, a fused forward step pays in small layers only, for cuDNN converts what it reads of the step's.
+  const bool cudnn = pass == Pass::backward || (pass == Pass::training && share > 0.25);
+  return cudnn ? CudaPath::aten : CudaPath::step;
 }
 
 }  // namespace pdb::cuda

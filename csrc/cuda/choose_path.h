@@ -23,7 +23,8 @@ std::optional<CudaPath> path_from_environment();
 // The number of operations in a step above which cuDNN's faster convolutions outweigh its additional launches.
 double break_even_operations(const Layer& layer, int64_t element_size, const Device& device);
 
-enum class Pass { forward, backward };
+// training: the forward pass that stores what backward needs.
+enum class Pass { forward, training, backward };
 
 // Part of the names of the kernels that compute the steps of a layer, as a profiler shows them.
 const char* kernel_name(CudaPath path, Pass pass, bool tensor_cores, const Device& device);

@@ -12,6 +12,7 @@ from helpers.cuda_ops_on_host import last_call
 from helpers.paths import ROOT
 
 PATHS = ("step", "persistent", "aten")
+PASSES = ("forward", "training", "backward")
 SIZES_OF_PATHS = {  # T, N, Cin, C, H, W, dilation, bytes of an element
     "the paper's layer": ((5, 1, 32, 32, 60, 60), 1, 2, "step"),
     "the paper's layer, dilation 2, TF32": ((5, 1, 32, 32, 60, 60), 2, 4, "step"),
@@ -24,11 +25,11 @@ SIZES_OF_PATHS = {  # T, N, Cin, C, H, W, dilation, bytes of an element
 }
 
 
-def chosen(emulation, sizes, dilation, element_size, architecture=90, multiprocessors=132, backward=False):
+def chosen(emulation, sizes, dilation, element_size, architecture=90, multiprocessors=132, which="forward"):
     T, N, Cin, C, H, W = sizes
     layer = Arguments(T, N, Cin, C, H, W, 3, dilation, False, False, element_size < 8)
     size = ctypes.c_int64(element_size)
-    index = emulation.pdb_choose_path(ctypes.byref(layer), size, architecture, multiprocessors, backward)
+    index = emulation.pdb_choose_path(ctypes.byref(layer), size, architecture, multiprocessors, PASSES.index(which))
     return PATHS[index] if index >= 0 else None
 
 
@@ -51,11 +52,22 @@ def test_the_rule_takes_the_persistent_path_where_the_layer_fits(emulation, monk
     for resident, path in ((0, "step"), (tiles - 1, "step"), (tiles, "persistent")):
         emulation.pdb_set_resident_blocks(resident)
         assert chosen(emulation, sizes, *rest) == path
-        assert chosen(emulation, sizes, *rest, backward=True) == ("aten" if path == "step" else path)
+        assert chosen(emulation, sizes, *rest, which="backward") == ("aten" if path == "step" else path)
         monkeypatch.setenv("PDB_EXT_CUDA_PATH", "persistent")
         assert chosen(emulation, sizes, *rest) == path and chosen(emulation, large, *other) == "step"
         monkeypatch.delenv("PDB_EXT_CUDA_PATH")
         assert chosen(emulation, large, *other) == "aten"
+
+
+def test_a_large_layer_in_training_takes_the_convolutions_that_its_backward_pass_takes(emulation, monkeypatch):
+    monkeypatch.delenv("PDB_EXT_CUDA_PATH", raising=False)
+    emulation.pdb_set_resident_blocks(0)
+    sizes, large = (5, 4, 32, 32, 60, 60), (5, 4, 32, 32, 120, 120)
+    assert chosen(emulation, sizes, 1, 2, which="training") == "step"
+    assert chosen(emulation, large, 1, 2, which="training") == "aten"
+    assert chosen(emulation, large, 1, 2) == "step"
+    # Without tensor cores backward is fused, too. This layer has 0.4 of the operations at which cuDNN pays.
+    assert chosen(emulation, (5, 1, 16, 16, 40, 40), 1, 8, which="training") == "step"
 
 
 def test_a_forced_path_that_cannot_be_taken_is_an_error(ops, emulation, monkeypatch):

@@ -71,7 +71,7 @@ ForwardResult convlstm(const at::Tensor& x, const at::Tensor& weight_x, const at
   dispatch(x.scalar_type(), [](auto) {});  // refuses other dtypes
   const Save save = check_save(save_);
   const c10::cuda::CUDAGuard guard(x.device());
-  const Plan plan(given, x.scalar_type(), Pass::forward);
+  const Plan plan(given, x.scalar_type(), save == Save::nothing ? Pass::forward : Pass::training);
   const Layer& layer = plan.layer;
   if (plan.path == CudaPath::aten && layer.batch > 0) {
     ForwardResult result = aten_forward(layer, inputs, save, plan.aten_options());

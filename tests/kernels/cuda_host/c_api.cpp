@@ -104,11 +104,10 @@ extern "C" int64_t pdb_backward_workspace(int dtype, const Arguments* a, int gat
 
 // The CudaPath, or -1 for a wrong value of the environment variable.
 extern "C" int pdb_choose_path(const Arguments* a, int64_t element_size, int architecture, int multiprocessors,
-                               bool backward) {
+                               int pass) {
   try {
     const Device device{architecture, multiprocessors, architecture};
-    return static_cast<int>(
-        choose_path({&a->layer, 1, 1}, element_size, device, backward ? Pass::backward : Pass::forward));
+    return static_cast<int>(choose_path({&a->layer, 1, 1}, element_size, device, static_cast<Pass>(pass)));
   } catch (const std::exception&) {
     return -1;
   }
