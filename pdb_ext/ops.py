@@ -1,4 +1,4 @@
-"""`convlstm`: the public function, and what `torch.library` needs around the native op (fake kernels, autograd).
+"""`convlstm`: the public function, and the fake kernels of the native op. Its autograd is in csrc/ops/autograd.cpp.
 
 The ops beside it (`pdb_convlstm`, `merge`) use from here: `autocast`, `needs_reference`, `saves`, `reserve_dtype`,
 `reserve_share`.
@@ -12,18 +12,12 @@ import torch
 from torch import Tensor
 from torch._C import _are_functorch_transforms_active as are_functorch_transforms_active
 from torch._C._functorch import TransformType, get_interpreter_stack
-from torch.autograd.forward_ad import unpack_dual
+from torch.autograd import forward_ad
 from torch.fx import Proxy
 
 from . import reference
 from ._library import NATIVE_DEVICES, native, record, why_not_native
-from .checkpointing import (
-    SAVE_CELLS,
-    SAVE_GATES_AND_CELLS,
-    SAVE_NOTHING,
-    CheckpointedConvLSTM,
-    refuse_double_backward,
-)
+from .checkpointing import SAVE_CELLS, SAVE_GATES_AND_CELLS, SAVE_NOTHING, CheckpointedConvLSTM
 from .checks import check_choice_of_flag, check_implementation, check_inputs, check_steps, is_autocast_enabled
 from .flops import register_flop_formulas
 
@@ -155,7 +149,9 @@ def needs_reference(tensors: tuple[Tensor | None, ...]) -> bool:
         return False
     if are_functorch_transforms_active():
         return any(level.key() in (TransformType.Grad, TransformType.Jvp) for level in get_interpreter_stack())
-    return any(tensor is not None and unpack_dual(tensor).tangent is not None for tensor in tensors)
+    if forward_ad._current_level < 0:  # outside of dual_level(), where asking every tensor would take long
+        return False
+    return any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
 def _warn_of_fallback(device: str) -> None:
@@ -234,27 +230,7 @@ def _fake_convlstm_backward(
     return tuple(x.new_empty(shape if needed else (0,)) for shape, needed in zip(shapes, needs))
 
 
-def _setup_context(ctx, inputs, output):
-    *tensors, ctx.dilation, ctx.reverse, ctx.peephole_current, save = inputs
-    h, _, reserve = output
-    ctx.mark_non_differentiable(reserve)
-    ctx.set_materialize_grads(False)
-    ctx.saved = save != SAVE_NOTHING
-    ctx.save_for_backward(*tensors, h, reserve)
-
-
-def _backward(ctx, grad_output, grad_c_n, _grad_reserve):
-    if not ctx.saved:
-        raise RuntimeError("convlstm: the op was called with save=0; call it with save=1 or 2 to differentiate it")
-    needs = list(ctx.needs_input_grad[:7])
-    options = (ctx.dilation, ctx.reverse, ctx.peephole_current, needs)
-    grads = torch.ops.pdb_ext.convlstm_backward(grad_output, grad_c_n, *ctx.saved_tensors, *options)
-    return (*(grad if needed else None for grad, needed in zip(grads, needs)), None, None, None, None)
-
-
 if native is not None:
     torch.library.register_fake("pdb_ext::convlstm")(_fake_convlstm)
     torch.library.register_fake("pdb_ext::convlstm_backward")(_fake_convlstm_backward)
-    torch.library.register_autograd("pdb_ext::convlstm", _backward, setup_context=_setup_context)
-    torch.library.register_autograd("pdb_ext::convlstm_backward", refuse_double_backward)
     register_flop_formulas()

@@ -127,6 +127,22 @@ def test_compile_fullgraph(dynamic):
 
 
 @needs_native
+def test_compiled_autograd():
+    problem = Problem(bias=False)  # an argument that is left out has no place among the gradients
+
+    @torch.compile(backend="aot_eager")
+    def train(inputs):
+        output, _ = pdb_ext.convlstm(**inputs)
+        output.square().sum().backward()
+
+    ours, expected = ({k: v.requires_grad_() for k, v in problem.inputs().items() if v is not None} for _ in range(2))
+    reference.convlstm(**expected)[0].square().sum().backward()
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        train(ours)
+    for name in expected:
+        torch.testing.assert_close(ours[name].grad, expected[name].grad)
+
+
 def test_compile_under_autocast():
     inputs = {k: v for k, v in Problem().inputs(torch.float32).items() if v is not None}
 
