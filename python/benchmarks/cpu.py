@@ -1,7 +1,6 @@
-"""CPU benchmark of the ConvLSTM layer: `python python/benchmarks/cpu.py [--sweep] [--steps] [--threads N]`.
+"""CPU benchmark of the ConvLSTM layer: `python python/benchmarks/cpu.py [--sweep] [--threads N] [--json FILE]`.
 
 --sweep also varies T, N, channels and side, one at a time and in four corners: about 15 minutes with 2 threads.
---steps also times a cell that is called in a loop, one step a call with the state carried on.
 
 Checks every implementation against float64, then times all of them interleaved, and prints medians with quartiles, the
 ratios to naive eager and to the best peer, and beside them the time that a direct convolution's multiplications take at
@@ -18,7 +17,7 @@ import os
 
 import torch
 
-from cpu_workload import Steps, Workload
+from cpu_workload import Workload
 from measure import check, interleave, machine, ratio, summary
 from pdb_ext import build_info
 from peers import compiled_peers, eager_peers, naive, ours
@@ -38,20 +37,11 @@ SWEEP = [  # (T, N, channels, side)
 ]
 
 
-STEPS = [  # (N, channels, side, kernel size)
-    *((1, C, 8, 3) for C in (16, 64, 256, 512)),
-    *((1, C, 32, 3) for C in (16, 64, 128)),
-    *((1, 32, 120, 3), (4, 64, 16, 3)),
-    *((1, 64, 16, k) for k in (1, 5, 7)),
-]
-
-
 def measure(row, implementations, training, seconds, samples, jax):
     """One row of TABLE: every implementation's times, and how they compare."""
     torch.compiler.reset()  # else the shapes of all rows count against the compiler's limit, beyond which it gives up
-    kind = Steps if implementations is Steps.implementations else Workload
-    workload, exact = kind(*row), kind(*row, dtype=torch.float64)
-    step = kind.training if training else kind.inference
+    workload, exact = Workload(*row), Workload(*row, dtype=torch.float64)
+    step = Workload.training if training else Workload.inference
     contestants = {name: lambda layer=layer: step(workload, layer) for name, layer in implementations.items()}
     answers = dict(contestants)
     if jax:
@@ -60,7 +50,7 @@ def measure(row, implementations, training, seconds, samples, jax):
         name = "JAX lax.scan, unrolled"
         contestants[name], to_tensors = jax_peers.contestant(workload, training, "float32", unroll=True)
         answers[name] = lambda: to_tensors(contestants[name]())
-    check(answers, step(exact, next(iter(implementations.values())) if kind is Steps else naive))
+    check(answers, step(exact, naive))
     times = interleave(contestants, seconds, samples)
     result = summary(times)
     over = {name: ratio(times, name, "pdb_ext") for name in times if name != "pdb_ext"}
@@ -68,9 +58,7 @@ def measure(row, implementations, training, seconds, samples, jax):
     flops = workload.flops * (3 if training else 1)
     return {
         "workload": workload.name + (", forward and backward" if training else ", forward"),
-        "sizes": dict(
-            zip(("N", "channels", "side", "kernel") if kind is Steps else ("T", "N", "channels", "side"), row[1:5])
-        ),
+        "sizes": dict(zip(("T", "N", "channels", "side"), row[1:5])),
         "training": training,
         "times": result,
         "best_peer": best_peer,
@@ -128,7 +116,6 @@ def main():
         "--threads", type=int, default=torch.get_num_threads(), help="threads, and processors to run on"
     )
     parser.add_argument("--sweep", action="store_true", help="also vary T, N, channels and side (eager peers)")
-    parser.add_argument("--steps", action="store_true", help="also time a cell in a loop, one step a call")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile (saves its compile time)")
     parser.add_argument("--seconds", type=float, default=10, help="timing budget for a row, after at least 5 rounds")
     parser.add_argument("--samples", type=int, default=50, help="most rounds for a row")
@@ -145,10 +132,6 @@ def main():
     jax = importlib.util.find_spec("jax") is not None
     report = {"machine": info, "table": run_rows(TABLE, compiled | implementations, *budget, jax)}
     save(report, arguments.json)
-    if arguments.steps:
-        rows = [(f"single steps, N={N}, C={C}, side={side}, {k}x{k}", N, C, side, k) for N, C, side, k in STEPS]
-        report["steps"] = run_rows(rows, Steps.implementations, arguments.seconds / 4, arguments.samples)
-        save(report, arguments.json)
     if arguments.sweep:  # compiling anew for every size, unrolled over 80 steps, would take hours
         rows = [(f"T={T}, N={N}, C={C}, side={side}", T, N, C, side, (1,), False) for T, N, C, side in (BASE, *SWEEP)]
         report["sweep"] = run_rows(rows, implementations, arguments.seconds / 2, arguments.samples)

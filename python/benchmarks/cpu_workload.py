@@ -1,9 +1,9 @@
-"""What cpu.py times: one layer, or the pyramid of the paper, or a cell in a loop, with any implementation."""
+"""What cpu.py times: one layer, or the pyramid of the paper, with any implementation of the layer."""
 
 import torch
 
 from pdb_ext import PDBConvLSTM
-from peers import naive_step, naive_step_in_channels_last, our_step, ours
+from peers import ours
 
 
 class Workload:
@@ -73,56 +73,3 @@ class Workload:
     def training(self, layer):
         output = self.forward(layer)
         return [output, *torch.autograd.grad(output, self.leaves(), output.detach())]
-
-
-class Steps:
-    """A cell called in a loop with its state carried on: STEPS calls of one step each."""
-
-    STEPS = 4
-    implementations = {
-        "naive eager": naive_step,
-        "naive channels_last": naive_step_in_channels_last,
-        "pdb_ext": our_step,
-    }
-
-    def __init__(self, name, N, channels, side, kernel_size, dtype=torch.float32):
-        self.name = name
-        generator = torch.Generator().manual_seed(0)
-
-        def normal(*shape, scale):
-            return (torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(dtype).requires_grad_()
-
-        self.x = normal(self.STEPS, N, channels, side, side, scale=1)
-        self.h, self.c = (normal(N, channels, side, side, scale=0.3) for _ in range(2))
-        scale = (2 * channels) ** -0.5 / kernel_size
-        joint = normal(4 * channels, 2 * channels, kernel_size, kernel_size, scale=scale).detach()
-        # Every implementation has its weight in its own form, as its module would.
-        self.weights = {
-            naive_step: (joint.requires_grad_(),),
-            naive_step_in_channels_last: (joint.detach().contiguous(memory_format=torch.channels_last),),
-            our_step: tuple(half.detach().contiguous() for half in joint.chunk(2, dim=1)),
-        }
-        for weights in self.weights.values():
-            for weight in weights:
-                weight.requires_grad_()
-        self.bias = normal(4 * channels, scale=0.1)
-        self.flops = self.STEPS * 2 * kernel_size**2 * 2 * channels * 4 * channels * N * side**2
-
-    def inference(self, step):
-        with torch.no_grad():
-            return [self._loop(step)[-1]]
-
-    def training(self, step):
-        outputs, weights = self._loop(step), self.weights[step]
-        leaves = (self.x, self.h, self.c, self.bias, *weights)
-        grads = torch.autograd.grad(outputs, leaves, [output.detach() for output in outputs])
-        return [outputs[-1], *grads[:4], torch.cat(grads[4:], dim=1)]
-
-    def _loop(self, step):
-        weights = self.weights[step]
-        weight = weights if step is our_step else weights[0]
-        h, c, outputs = self.h, self.c, []
-        for x in self.x:
-            h, c = step(x, weight, self.bias, h, c)
-            outputs.append(h)
-        return outputs

@@ -67,15 +67,6 @@ def naive_step(x: Tensor, weight: Tensor, bias: Tensor, h: Tensor, c: Tensor) ->
     return _cell(conv2d(torch.cat([x, h], dim=1), weight, bias, padding=weight.shape[-1] // 2), c)
 
 
-def naive_step_in_channels_last(x: Tensor, weight: Tensor, bias: Tensor, h: Tensor, c: Tensor):
-    """The same in channels_last, once the weight is: a user converts a model before its loop."""
-    return naive_step(x.contiguous(memory_format=torch.channels_last), weight, bias, h, c)
-
-
-def our_step(x: Tensor, weights: tuple[Tensor, Tensor], bias: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-    return pdb_ext.convlstm(x.unsqueeze(0), *weights, bias, state=(h, c))[1]
-
-
 def eager_peers() -> dict:
     return {
         "naive eager": naive,
