@@ -172,7 +172,9 @@ def test_the_arrows_of_pdb_ext_lead_down():
 
 
 def test_the_arrows_of_the_modules_lead_down():
-    order = [f"pdb_ext.modules.{name}" for name in "weights state padded stack convlstm cell paper __init__".split()]
+    order = [
+        f"pdb_ext.modules.{name}" for name in "weights options state padded stack convlstm cell paper __init__".split()
+    ]
     for path in python_files(ROOT / "pdb_ext" / "modules"):
         for module, _ in imports(path):
             if module.startswith("pdb_ext.modules"):
