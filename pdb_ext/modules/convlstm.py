@@ -163,7 +163,10 @@ class ConvLSTM(HasCellOptions):
         return [width for width in widths for _ in range(directions)]
 
     def reset_parameters(self) -> None:
-        """Uniform within 1/sqrt(fan-in), like `torch.nn.Conv2d`; the fan-in counts x and h. Peepholes start at 0."""
+        """Uniform within 1/sqrt(fan-in), like `torch.nn.Conv2d`; the fan-in counts x and h. Peepholes start at 0.
+
+        norm_weight starts at 1, norm_bias at 0.
+        """
         for weights, (suffix, _) in zip(self._weights(), self._directions()):
             reset_weights(weights)
             self._reset_norm(suffix)
