@@ -140,11 +140,10 @@ def convlstm(
         check_steps(checkpoint_every)
     check_choice_of_flag("recompute_gates", recompute_gates)
     h_0, c_0 = state if state is not None else (None, None)
-    *tensors, mask = autocast(x, weight_x, weight_h, bias, peephole, h_0, c_0, recurrent_mask)
+    tensors = autocast(x, weight_x, weight_h, bias, peephole, h_0, c_0)
     if not has_native_cell or not _is_native(tensors, implementation):
         x, weight_x, weight_h, bias, peephole, h_0, c_0 = tensors
         state = None if h_0 is None else (h_0, c_0)
-        options = options._replace(recurrent_mask=mask)
         return reference.convlstm_of_checked(
             x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole, options
         )
