@@ -4,6 +4,7 @@ from . import reference
 from ._info import build_info
 from ._version import __version__
 from .convert import Conversion, convert, unconvert
+from .keras_weights import from_keras
 from .modules import ConvLSTM, ConvLSTMCell, DBConvLSTM, PDBConvLSTM
 from .ops import convlstm
 from .runtime import cache_weights, clear_weight_cache, record_calls
@@ -20,6 +21,7 @@ __all__ = [
     "clear_weight_cache",
     "convert",
     "convlstm",
+    "from_keras",
     "record_calls",
     "reference",
     "unconvert",

@@ -56,6 +56,12 @@ _REFERENCE = "reference (PyTorch)"
 _REFERENCE_OPTIONS = {
     "implementation": '"reference"',
     "kernel_size": "(kh, kw) with kh != kw",
+    "padding_mode": 'all but "zeros"',
+    "activation": 'all but "tanh"',
+    "recurrent_activation": 'all but "sigmoid"',
+    "norm": "all but None",
+    "recurrent_dropout": "above 0, in training",
+    "recurrent_mask": "all but None",
 }
 
 

@@ -8,6 +8,10 @@ from torch.fx import Proxy
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+ACTIVATIONS = ("tanh", "sigmoid", "relu", "hard_sigmoid", "hard_sigmoid_keras2")
+PADDING_MODES = ("zeros", "circular", "replicate", "reflect")
+NORMS = (None, "group", "layer")
+
 
 def check_inputs(
     x: Tensor,
@@ -46,6 +50,45 @@ def check_inputs(
         _fail("reverse", "be True or False", repr(reverse))
     if output_peephole not in ("previous", "current"):
         _fail("output_peephole", "be 'previous' or 'current'", repr(output_peephole))
+
+
+def check_cell_options(x: Tensor, weight_h: Tensor, dilation: int, options) -> None:
+    """options: a `pdb_ext.reference.CellOptions`; the rest has passed `check_inputs`."""
+    (_, N, _, H, W), (rows, C, kh, kw) = x.shape, weight_h.shape
+    for name, choices in (
+        ("padding_mode", PADDING_MODES), ("activation", ACTIVATIONS), ("recurrent_activation", ACTIVATIONS),
+        ("norm", NORMS),
+    ):  # fmt: skip
+        if getattr(options, name) not in choices:
+            _fail(name, f"be one of {choices}", repr(getattr(options, name)))
+    padding = dilation * (kh // 2), dilation * (kw // 2)
+    most = {"circular": (H, W), "reflect": (H - 1, W - 1)}.get(options.padding_mode)
+    if most is not None and (padding[0] > most[0] or padding[1] > most[1]):
+        expected = f"be 'zeros' or 'replicate' for a picture of (H, W) = {(H, W)} that is to be padded by {padding}"
+        _fail("padding_mode", expected, repr(options.padding_mode))
+    if not _fits_groups(options.num_groups, options.norm, C):
+        _fail("num_groups", _groups_expected(C), repr(options.num_groups))
+    names = ("norm_weight", "norm_bias", "recurrent_mask")
+    tensors = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    _check_kind({"x": x} | tensors)
+    for name in ("norm_weight", "norm_bias"):
+        if name in tensors and options.norm is None:
+            _fail(name, "be None without norm", _shape(tensors[name]))
+        if name in tensors and tuple(tensors[name].shape) != (rows,):
+            _fail(name, f"have shape (4C,) = {(rows,)}", _shape(tensors[name]))
+    if "recurrent_mask" in tensors and not _broadcasts(tensors["recurrent_mask"], (N, C, H, W)):
+        actual = _shape(tensors["recurrent_mask"])
+        _fail("recurrent_mask", f"be broadcastable to (N, C, H, W) = {(N, C, H, W)}", actual)
+
+
+def _fits_groups(num_groups: int, norm: str | None, C: int) -> bool:
+    if type(num_groups) is not int or num_groups < 1:
+        return False
+    return 4 * C % num_groups == 0 if norm == "group" else num_groups == 1
+
+
+def _groups_expected(C: int) -> str:
+    return f"be an integer of at least 1 that divides 4C = {4 * C}, or 1 without norm='group'"
 
 
 def check_steps(checkpoint_every: int) -> None:
@@ -167,9 +210,15 @@ def unpack_widths(hidden_channels: int | list[int], num_layers: int) -> tuple[in
     return tuple(hidden_channels)
 
 
-def check_dropout(dropout: float) -> None:
-    if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
-        raise ValueError(f"ConvLSTM: dropout must be a probability from 0 to 1, got {dropout!r}")
+def check_probabilities(**probabilities: float) -> None:
+    for name, value in probabilities.items():
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+            raise ValueError(f"ConvLSTM: {name} must be a probability from 0 to 1, got {value!r}")
+
+
+def check_groups(num_groups: int, norm: str | None, C: int) -> None:
+    if not _fits_groups(num_groups, norm, C):
+        raise ValueError(f"ConvLSTM: num_groups must {_groups_expected(C)}, got {num_groups!r}")
 
 
 def check_directions(bidirectional: bool, reverse: bool) -> None:

@@ -18,8 +18,17 @@ from torch.fx import Proxy
 from . import reference
 from ._library import NATIVE_DEVICES, native, record, why_not_native
 from .checkpointing import SAVE_CELLS, SAVE_GATES_AND_CELLS, SAVE_NOTHING, CheckpointedConvLSTM
-from .checks import check_choice_of_flag, check_implementation, check_inputs, check_steps, is_autocast_enabled
+from .checks import (
+    check_cell_options,
+    check_choice_of_flag,
+    check_implementation,
+    check_inputs,
+    check_steps,
+    is_autocast_enabled,
+)
 from .flops import register_flop_formulas
+
+_NATIVE_CELL = reference.CellOptions()
 
 
 def convlstm(
@@ -33,6 +42,14 @@ def convlstm(
     dilation: int = 1,
     reverse: bool = False,
     output_peephole: str = "previous",
+    padding_mode: str = "zeros",
+    activation: str = "tanh",
+    recurrent_activation: str = "sigmoid",
+    norm: str | None = None,
+    num_groups: int = 1,
+    norm_weight: Tensor | None = None,
+    norm_bias: Tensor | None = None,
+    recurrent_mask: Tensor | None = None,
     checkpoint_every: int | None = None,
     recompute_gates: bool | None = None,
     implementation: str = "auto",
@@ -60,6 +77,19 @@ def convlstm(
         reverse: run t = T-1 ... 0. Outputs stay in frame order, and (h_n, c_n) is then the state at frame 0.
         output_peephole: whether the output gate reads c_{t-1} ("previous", as in the authors' released model)
             or c_t ("current", as in Shi et al. 2015).
+        padding_mode: what the convolutions see beyond the edge, as in `torch.nn.Conv2d`: "zeros", "circular",
+            "replicate" or "reflect". This option and those down to recurrent_mask are computed by the reference where
+            they are not the default.
+        activation: the function in place of both tanh: "tanh", "relu", "sigmoid", "hard_sigmoid", which is
+            clip(x / 6 + 0.5, 0, 1) as in `torch.nn.Hardsigmoid` and Keras 3, or "hard_sigmoid_keras2", which is
+            clip(0.2 x + 0.5, 0, 1) as in Keras 1 and 2.
+        recurrent_activation: that in place of the sigmoid of i, f and o; of the same.
+        norm: normalisation of the sums W_x * x_t + W_h * h_{t-1} + b, before peepholes: "group" for
+            `torch.nn.GroupNorm(num_groups, 4C)`, "layer" for a LayerNorm over the 4C channels of each pixel; None.
+        num_groups: of norm="group"; it divides 4C.
+        norm_weight, norm_bias: scale and offset of the normalised sums, each (4C,).
+        recurrent_mask: factor of h_{t-1} in the convolutions, the same at every step, broadcastable to (N, C, H, W):
+            that of a dropout, for instance.
         checkpoint_every: saves memory in training: the state is stored only every so many steps, and the steps between
             are computed again in the backward pass. About sqrt(T) needs least. None stores what backward needs at every
             step, see recompute_gates. The results are the same up to rounding. The reference ignores it.
@@ -86,23 +116,30 @@ def convlstm(
     CPU uses Winograd's form of the convolution. Calls that need no gradient store nothing for one; to export a program
     for inference, trace it under `torch.no_grad()`.
     """
+    options = reference.CellOptions(
+        padding_mode, activation, recurrent_activation, norm, num_groups, norm_weight, norm_bias, recurrent_mask
+    )
     if isinstance(x, Proxy):
-        options = {"dilation": dilation, "reverse": reverse, "output_peephole": output_peephole}
-        options |= {"checkpoint_every": checkpoint_every, "recompute_gates": recompute_gates}
-        options["implementation"] = implementation
-        return record_call(convlstm, x, weight_x, weight_h, bias, peephole, state, **options)
+        return record_call(
+            convlstm, x, weight_x, weight_h, bias, peephole, state, dilation=dilation, reverse=reverse,
+            output_peephole=output_peephole, checkpoint_every=checkpoint_every, recompute_gates=recompute_gates,
+            implementation=implementation, **options._asdict(),
+        )  # fmt: skip
     check_inputs(x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole)
+    has_native_cell = options == _NATIVE_CELL
+    if not has_native_cell:
+        check_cell_options(x, weight_h, dilation, options)
     check_implementation(implementation)
     if checkpoint_every is not None:
         check_steps(checkpoint_every)
     check_choice_of_flag("recompute_gates", recompute_gates)
     h_0, c_0 = state if state is not None else (None, None)
     tensors = autocast(x, weight_x, weight_h, bias, peephole, h_0, c_0)
-    if not _is_native(tensors, implementation):
+    if not has_native_cell or not _is_native(tensors, implementation):
         x, weight_x, weight_h, bias, peephole, h_0, c_0 = tensors
         state = None if h_0 is None else (h_0, c_0)
         return reference.convlstm_of_checked(
-            x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole
+            x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole, options
         )
     dtype = tensors[0].dtype
     if x.device.type == "cpu" and dtype in (torch.float16, torch.bfloat16):

@@ -14,8 +14,8 @@ State = tuple[Tensor, Tensor]
 def runs_in_one_op(x: Tensor, layers: list, states: list[State | None]) -> bool:
     """Whether pdb_convlstm may compute these `ConvLSTM` layers of a pyramid (forward, backward, forward ...).
 
-    Only on CUDA, and without what the op does not support: checkpoints, rectangular kernels, derivatives of other kinds
-    than reverse mode's first.
+    Only on CUDA, and without what the op does not support: checkpoints, what the reference computes in any case,
+    derivatives of other kinds than reverse mode's first.
     """
     if x.device.type != "cuda" or "cuda" not in NATIVE_DEVICES or x.numel() == 0:
         return False
@@ -24,7 +24,7 @@ def runs_in_one_op(x: Tensor, layers: list, states: list[State | None]) -> bool:
         *(t for layer in layers for t in layer.parameters()),
         *(t for s in states if s is not None for t in s),
     ]
-    if any(layer.implementation != "auto" or not isinstance(layer.kernel_size, int) for layer in layers):
+    if not all(layer.allows_native() for layer in layers):
         return False
     options = {(layer.checkpoint_every, layer.recompute_gates) for layer in layers}
     return options in ({(None, None)}, {(None, False)}, {(None, True)}) and not ops.needs_reference(tuple(tensors))

@@ -161,7 +161,7 @@ def test_modules_of_pdb_ext_use_no_private_name_of_each_other():
 
 def test_the_arrows_of_pdb_ext_lead_down():
     order = "_version _sources checks reference _library _info runtime checkpointing flops ops merge pdb_convlstm"
-    order = [f"pdb_ext.{name}" for name in [*order.split(), "modules", "convert"]]
+    order = [f"pdb_ext.{name}" for name in [*order.split(), "modules", "keras_weights", "convert"]]
     for path in python_files(ROOT / "pdb_ext"):
         place = f"pdb_ext.{path.relative_to(ROOT / 'pdb_ext').parts[0].removesuffix('.py')}"
         for module, names in imports(path):
@@ -172,7 +172,9 @@ def test_the_arrows_of_pdb_ext_lead_down():
 
 
 def test_the_arrows_of_the_modules_lead_down():
-    order = [f"pdb_ext.modules.{name}" for name in "weights state padded stack convlstm cell paper __init__".split()]
+    order = [
+        f"pdb_ext.modules.{name}" for name in "weights options state padded stack convlstm cell paper __init__".split()
+    ]
     for path in python_files(ROOT / "pdb_ext" / "modules"):
         for module, _ in imports(path):
             if module.startswith("pdb_ext.modules"):

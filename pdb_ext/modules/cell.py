@@ -1,7 +1,7 @@
 """`ConvLSTMCell`: one step, with the arguments and meanings of `torch.nn.LSTMCell`."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import Proxy
 
 from pdb_ext.checks import (
@@ -17,22 +17,26 @@ from pdb_ext.checks import (
 from pdb_ext.ops import convlstm, record_call
 from pdb_ext.reference import convlstm_of_checked
 
+from .options import HasCellOptions
 from .weights import State, Weights, check_scriptable, register_weights, reset_weights, weights_of
 
 
-class ConvLSTMCell(nn.Module):
+class ConvLSTMCell(HasCellOptions):
     """One step of a dilated ConvLSTM; equations and gate order as in :func:`pdb_ext.convlstm`.
 
     The parameters have the names and shapes of a single :class:`ConvLSTM`: state_dicts fit either. Over frames that
     are all there, a ConvLSTM is faster than a loop of cells.
 
     Args:
-        in_channels, hidden_channels, kernel_size, bias, dilation, peephole, output_peephole, implementation: as in
-            :class:`ConvLSTM`.
+        in_channels, hidden_channels, kernel_size, bias, dilation, peephole, output_peephole, padding_mode, activation,
+            recurrent_activation, norm, num_groups, implementation: as in :class:`ConvLSTM`.
 
     Shapes:
         x (N, Cin, H, W); hx (h, c), each (N, C, H, W), zeros if absent. Returns (h, c), each (N, C, H, W).
         Without a batch: x (Cin, H, W) and states (C, H, W).
+        recurrent_mask, broadcastable to the states: factor of h in the convolution. For dropout on the states, which
+        has one mask for all steps of a sequence, draw it before the first step:
+        `torch.nn.functional.dropout(torch.ones(N, C, H, W), p)`.
     """
 
     def __init__(
@@ -45,6 +49,11 @@ class ConvLSTMCell(nn.Module):
         dilation: int = 1,
         peephole: tuple[int, ...] | None = None,
         output_peephole: str = "previous",
+        padding_mode: str = "zeros",
+        activation: str = "tanh",
+        recurrent_activation: str = "sigmoid",
+        norm: str | None = None,
+        num_groups: int = 1,
         implementation: str = "auto",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -56,6 +65,10 @@ class ConvLSTMCell(nn.Module):
         check_peephole(peephole, hidden_channels)
         check_choice("output_peephole", output_peephole, ("previous", "current"))
         check_implementation(implementation)
+        self._set_cell_options(
+            (hidden_channels,), padding_mode=padding_mode, activation=activation,
+            recurrent_activation=recurrent_activation, norm=norm, num_groups=num_groups,
+        )  # fmt: skip
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels
         self.kernel_size = sides[0] if sides[0] == sides[1] else sides
@@ -64,25 +77,28 @@ class ConvLSTMCell(nn.Module):
         self.implementation = implementation
         factory = {"device": device, "dtype": dtype}
         register_weights(self, "", in_channels, hidden_channels, sides, bias, peephole, factory)
+        self._register_norm("", hidden_channels, factory)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """As :meth:`ConvLSTM.reset_parameters`."""
         reset_weights(weights_of(self, ""))
+        self._reset_norm("")
 
-    def forward(self, x: Tensor, hx: State | None = None) -> State:
+    def forward(self, x: Tensor, hx: State | None = None, recurrent_mask: Tensor | None = None) -> State:
         if torch.jit.is_scripting():
-            return self._scripted(x, hx)
+            return self._scripted(x, hx, recurrent_mask)
         options = {"dilation": self.dilation, "output_peephole": self.output_peephole}
-        options["implementation"] = self.implementation
+        options |= {"implementation": self.implementation, "recurrent_mask": recurrent_mask}
+        options |= self.cell_options()
         return run_cell(x, hx, weights_of(self, ""), name=type(self).__name__, options=options)
 
-    def _scripted(self, x: Tensor, hx: State | None) -> State:
+    def _scripted(self, x: Tensor, hx: State | None, recurrent_mask: Tensor | None) -> State:
         """What `torch.jit.script` compiles in place of `run_cell`."""
         assert x.dim() == 4, "ConvLSTMCell: under torch.jit.script x must have shape (N, Cin, H, W)"
         _, state = convlstm_of_checked(
             x[None], self.weight_x, self.weight_h, self.bias, self.peephole, hx, self.dilation, False,
-            self.output_peephole,
+            self.output_peephole, self._scripted_options(recurrent_mask),
         )  # fmt: skip
         return state
 
@@ -96,6 +112,7 @@ class ConvLSTMCell(nn.Module):
             text += ", bias=False"
         if self.peephole is not None:
             text += f", peephole={tuple(self.peephole.shape)}, output_peephole={self.output_peephole!r}"
+        text += self._cell_repr()
         return text + (f", implementation={self.implementation!r}" if self.implementation != "auto" else "")
 
 

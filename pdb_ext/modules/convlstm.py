@@ -3,15 +3,15 @@
 import warnings
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pdb_ext.checks import (
     check_choice,
     check_choice_of_flag,
     check_directions,
-    check_dropout,
     check_implementation,
     check_peephole,
+    check_probabilities,
     check_sizes,
     check_steps,
     one_of_two,
@@ -20,11 +20,12 @@ from pdb_ext.checks import (
 )
 from pdb_ext.reference import convlstm_of_checked
 
+from .options import HasCellOptions, draw_mask
 from .stack import run_stack
 from .weights import State, Weights, check_scriptable, register_weights, reset_weights, suffix_of, weights_of
 
 
-class ConvLSTM(nn.Module):
+class ConvLSTM(HasCellOptions):
     """Dilated ConvLSTM layers; equations and gate order as in :func:`pdb_ext.convlstm`, the rest as `torch.nn.LSTM`.
 
     Time-major like `torch.nn.LSTM` unless batch_first=True (the layers of the paper are batch-first by default).
@@ -41,13 +42,19 @@ class ConvLSTM(nn.Module):
         peephole: shape of the peephole weights, broadcastable to (3, C, H, W): for example (3, C, 1, 1) for one
             weight a channel, or (3, 1, 60, 60) for the authors' released model. None: no peepholes.
         output_peephole: whether the output gate reads c_{t-1} ("previous") or c_t ("current").
+        padding_mode, activation, recurrent_activation, norm, num_groups: see :func:`pdb_ext.convlstm`. Where one is
+            not the default the reference computes the layer.
+        recurrent_dropout: probability with which, in training, elements of h_{t-1} are zero in the convolution, the
+            others multiplied by 1 / (1 - recurrent_dropout): one mask (N, C, H, W) for each sequence, layer and
+            direction, the same at every step (Gal and Ghahramani 2016, with one mask for all gates). In training the
+            reference then computes the layer.
         reverse: run backward in time; outputs stay in frame order. Not together with bidirectional.
         batch_first: x and output are (N, T, C, H, W) instead of (T, N, C, H, W). States have no axis for time.
         checkpoint_every, recompute_gates: less memory in training for more computation, see :func:`pdb_ext.convlstm`.
         implementation: "auto", or "reference" for PyTorch's own operators alone, see :func:`pdb_ext.convlstm`.
 
-    Parameters: `weight_x`, `weight_h`, `bias` and `peephole` of layer 0; those of others end in `_l1`, `_l2` ..., those
-    of the second direction in `_reverse`, `_l1_reverse` ...
+    Parameters: `weight_x`, `weight_h`, `bias` and `peephole` of layer 0, with norm `norm_weight` and `norm_bias`; those
+    of others end in `_l1`, `_l2` ..., those of the second direction in `_reverse`, `_l1_reverse` ...
 
     Shapes:
         x (T, N, Cin, H, W) or, batch first, (N, T, Cin, H, W). hx (h_0, c_0), zeros if absent, each
@@ -61,7 +68,7 @@ class ConvLSTM(nn.Module):
     """
 
     # Objects that were pickled before these attributes existed have these.
-    num_layers, bidirectional, dropout, implementation = 1, False, 0.0, "auto"
+    num_layers, bidirectional, dropout, recurrent_dropout, implementation = 1, False, 0.0, 0.0, "auto"
 
     def __init__(
         self,
@@ -76,6 +83,12 @@ class ConvLSTM(nn.Module):
         bias: bool = True,
         peephole: tuple[int, ...] | None = None,
         output_peephole: str = "previous",
+        padding_mode: str = "zeros",
+        activation: str = "tanh",
+        recurrent_activation: str = "sigmoid",
+        norm: str | None = None,
+        num_groups: int = 1,
+        recurrent_dropout: float = 0.0,
         reverse: bool = False,
         batch_first: bool = False,
         checkpoint_every: int | None = None,
@@ -87,13 +100,17 @@ class ConvLSTM(nn.Module):
         super().__init__()
         check_sizes(in_channels=in_channels, num_layers=num_layers, dilation=dilation)
         widths, sides = unpack_widths(hidden_channels, num_layers), unpack_kernel_size(kernel_size)
-        check_dropout(dropout)
+        check_probabilities(dropout=dropout, recurrent_dropout=recurrent_dropout)
         check_directions(bidirectional, reverse)
         check_choice("output_peephole", output_peephole, ("previous", "current"))
         if checkpoint_every is not None:
             check_steps(checkpoint_every)
         check_choice_of_flag("recompute_gates", recompute_gates)
         check_implementation(implementation)
+        self._set_cell_options(
+            widths, padding_mode=padding_mode, activation=activation, recurrent_activation=recurrent_activation,
+            norm=norm, num_groups=num_groups,
+        )  # fmt: skip
         if dropout and num_layers == 1:
             warnings.warn(
                 f"ConvLSTM: dropout={dropout} has no effect with num_layers=1: it acts between layers.", stacklevel=2
@@ -104,6 +121,7 @@ class ConvLSTM(nn.Module):
         self.num_layers = num_layers
         self.bidirectional = bidirectional
         self.dropout = dropout
+        self.recurrent_dropout = recurrent_dropout
         self.dilation = dilation
         self.output_peephole = output_peephole
         self.reverse = reverse
@@ -120,6 +138,7 @@ class ConvLSTM(nn.Module):
         for suffix, layer in self._directions():
             check_peephole(peephole, widths[layer])
             register_weights(self, suffix, given[layer], widths[layer], sides, bias, peephole, factory)
+            self._register_norm(suffix, widths[layer], factory)
 
     def _directions(self) -> list[tuple[str, int]]:
         """(suffix of the parameters' names, layer) of layer 0, of layer 0 reverse if bidirectional, of layer 1 ..."""
@@ -131,6 +150,11 @@ class ConvLSTM(nn.Module):
             return [(self.weight_x, self.weight_h, self.bias, self.peephole)]
         return [weights_of(self, suffix) for suffix, _ in self._directions()]
 
+    def _cells(self) -> list[dict]:
+        if self.num_layers == 1 and not self.bidirectional:
+            return [self.cell_options("")]
+        return [self.cell_options(suffix) for suffix, _ in self._directions()]
+
     def _widths(self) -> list[int]:
         """C of each layer and direction."""
         widths, directions = self.hidden_channels, 2 if self.bidirectional else 1
@@ -139,9 +163,18 @@ class ConvLSTM(nn.Module):
         return [width for width in widths for _ in range(directions)]
 
     def reset_parameters(self) -> None:
-        """Uniform within 1/sqrt(fan-in), like `torch.nn.Conv2d`; the fan-in counts x and h. Peepholes start at 0."""
-        for weights in self._weights():
+        """Uniform within 1/sqrt(fan-in), like `torch.nn.Conv2d`; the fan-in counts x and h. Peepholes start at 0.
+
+        norm_weight starts at 1, norm_bias at 0.
+        """
+        for weights, (suffix, _) in zip(self._weights(), self._directions()):
             reset_weights(weights)
+            self._reset_norm(suffix)
+
+    def allows_native(self) -> bool:
+        """Whether the options leave the layer to the native op."""
+        is_plain = self.implementation == "auto" and isinstance(self.kernel_size, int) and not self.cell_options()
+        return is_plain and not (self.training and self.recurrent_dropout)
 
     def forward(
         self,
@@ -163,6 +196,7 @@ class ConvLSTM(nn.Module):
             reverse=self.reverse,
             batch_first=self.batch_first,
             dropout=float(self.dropout) if self.training else 0.0,
+            recurrent_dropout=float(self.recurrent_dropout) if self.training else 0.0,
             options={
                 "dilation": self.dilation,
                 "output_peephole": self.output_peephole,
@@ -170,14 +204,17 @@ class ConvLSTM(nn.Module):
                 "recompute_gates": self.recompute_gates,
                 "implementation": self.implementation,
             },
+            cells=self._cells(),
         )
 
     def _scripted(self, x: Tensor, hx: State | None, lengths: Tensor | list[int] | None) -> tuple[Tensor, State]:
         """What `torch.jit.script` compiles in place of `run_stack`."""
         assert lengths is None, "ConvLSTM: torch.jit.script knows no lengths"
+        x = x.transpose(0, 1) if self.batch_first else x
+        p = float(self.recurrent_dropout) if self.training else 0.0
         output, state = convlstm_of_checked(
-            x.transpose(0, 1) if self.batch_first else x, self.weight_x, self.weight_h, self.bias, self.peephole, hx,
-            self.dilation, self.reverse, self.output_peephole,
+            x, self.weight_x, self.weight_h, self.bias, self.peephole, hx, self.dilation, self.reverse,
+            self.output_peephole, self._scripted_options(draw_mask(x, self.weight_h.shape[1], p)),
         )  # fmt: skip
         return output.transpose(0, 1) if self.batch_first else output, state
 
@@ -198,6 +235,9 @@ class ConvLSTM(nn.Module):
             text += ", bias=False"
         if self.peephole is not None:
             text += f", peephole={tuple(self.peephole.shape)}, output_peephole={self.output_peephole!r}"
+        text += self._cell_repr()
+        if self.recurrent_dropout:
+            text += f", recurrent_dropout={self.recurrent_dropout}"
         if self.reverse:
             text += ", reverse=True"
         if self.implementation != "auto":

@@ -24,8 +24,10 @@ def convlstm_of_lengths(
     if lengths is None or all(length == T for length in lengths):
         return convlstm(x, *weights, state, reverse=reverse, **options)
     check_inputs(x, *weights, state, options["dilation"], reverse, options["output_peephole"])
+    mask = options["recurrent_mask"]
     order = sorted(range(N), key=lambda n: -lengths[n])
     x, state = _in_order(x, 1, order), state and tuple(_in_order(part, 0, order) for part in state)
+    options["recurrent_mask"] = None if mask is None else _in_order(mask, 0, order)
     # (first frame, frame after the last, number of clips that have these frames); longest clips come first.
     ends = [0, *sorted(set(lengths))]
     segments = [(begin, end, sum(length >= end for length in lengths)) for begin, end in pairwise(ends)]
@@ -42,7 +44,7 @@ def _forward_in_time(x, weights, state, segments, options) -> tuple[list[Tensor]
     going_on = [active for _, _, active in segments[1:]] + [0]
     for (begin, end, active), remaining in zip(segments, going_on):
         state = state and tuple(part[:active] for part in state)
-        output, state = convlstm(x[begin:end, :active], *weights, state, reverse=False, **options)
+        output, state = convlstm(x[begin:end, :active], *weights, state, reverse=False, **_of_first(options, active))
         outputs.append(output)
         ended.append(tuple(part[remaining:] for part in state))
     return outputs, tuple(torch.cat(parts[::-1]) for parts in zip(*ended))
@@ -55,10 +57,15 @@ def _backward_in_time(x, weights, initial, segments, options) -> tuple[list[Tens
         if state is not None:
             joining = joining or tuple(part.new_zeros(active - active_before, *part.shape[1:]) for part in state)
             joining = tuple(torch.cat(parts) for parts in zip(state, joining))
-        output, state = convlstm(x[begin:end, :active], *weights, joining, reverse=True, **options)
+        output, state = convlstm(x[begin:end, :active], *weights, joining, reverse=True, **_of_first(options, active))
         outputs.append(output)
         active_before = active
     return outputs[::-1], state
+
+
+def _of_first(options: dict, active: int) -> dict:
+    mask = options["recurrent_mask"]
+    return options if mask is None else options | {"recurrent_mask": mask[:active]}
 
 
 def _in_order(tensor: Tensor, axis: int, order: list[int]) -> Tensor:

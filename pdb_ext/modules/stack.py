@@ -8,6 +8,7 @@ from torch.nn.functional import dropout as drop
 from pdb_ext.checks import check_sequence
 from pdb_ext.ops import record_call
 
+from .options import draw_mask
 from .padded import convlstm_of_lengths
 from .state import pack_state, unpack_lengths, unpack_state
 from .weights import State, Weights
@@ -25,17 +26,20 @@ def run_stack(
     reverse: bool,
     batch_first: bool,
     dropout: float,
+    recurrent_dropout: float,
     options: dict,
+    cells: list[dict],
 ) -> tuple[Tensor, State]:
     """What :class:`ConvLSTM` returns.
 
     weights: of layer 0, of layer 0 reverse if bidirectional, of layer 1 ...; widths: C of each of these.
-    name: the layer in messages. dropout: between layers, 0 outside training. options: those of `pdb_ext.convlstm`.
+    name: the layer in messages. dropout: between layers, recurrent_dropout: of states; both 0 outside training.
+    options: those of `pdb_ext.convlstm`; cells: the others of it, of each layer and direction.
     """
     if isinstance(x, Proxy):  # The whole stack becomes one node: its loops depend on sizes, which a proxy has not.
         return record_call(
             run_stack, x, hx, lengths, weights, name=name, widths=widths, bidirectional=bidirectional, reverse=reverse,
-            batch_first=batch_first, dropout=dropout, options=options,
+            batch_first=batch_first, dropout=dropout, recurrent_dropout=recurrent_dropout, options=options, cells=cells,
         )  # fmt: skip
     directions = 2 if bidirectional else 1
     in_channels = weights[0][0].shape[1]
@@ -49,7 +53,10 @@ def run_stack(
         outputs = []
         for i in range(first, first + directions):
             is_reverse = reverse or i > first
-            output, end = convlstm_of_lengths(x, weights[i], states[i], lengths, reverse=is_reverse, **options)
+            mask = draw_mask(x, widths[i], recurrent_dropout)
+            output, end = convlstm_of_lengths(
+                x, weights[i], states[i], lengths, reverse=is_reverse, recurrent_mask=mask, **options, **cells[i]
+            )
             outputs.append(output)
             ends.append(end)
         x = torch.cat(outputs, dim=2) if bidirectional else outputs[0]

@@ -87,6 +87,8 @@ def test_bad_input(x, hx, error, message):
         ((3, 0), {}, "hidden_channels must be an integer of at least 1, got 0"),
         ((3, 4, 2), {}, "kernel_size must be an odd integer"),
         ((3, 4, 3, 2), {}, "bias must be True or False, got 2"),
+        ((3, 4), {"padding_mode": 0}, "padding_mode must be one of .*, got 0"),
+        ((3, 4), {"norm": "group", "num_groups": 3}, "num_groups must .* divides 4C = 16, .*, got 3"),
         ((3, 4), {"implementation": None}, "implementation must be 'auto' or 'reference', got None"),
     ],
 )

@@ -57,10 +57,25 @@ BAD = [
     ({"dilation": 2**63}, "dilation must be an integer of at least 1.*, got 9223372036854775808"),
     ({"reverse": "no"}, "reverse must be True or False, got 'no'"),
     ({"output_peephole": "next"}, "output_peephole must be 'previous' or 'current', got 'next'"),
+    ({"padding_mode": "constant"}, "padding_mode must be one of .*'reflect'.*, got 'constant'"),
+    ({"padding_mode": "circular", "dilation": 7}, r"padding_mode must .* \(7, 6\) .* to be padded by \(7, 7\), got"),
+    ({"padding_mode": "reflect", "dilation": 6}, r"padding_mode must .* \(7, 6\) .* to be padded by \(6, 6\), got"),
+    ({"activation": "gelu"}, "activation must be one of .*'relu'.*, got 'gelu'"),
+    ({"recurrent_activation": None}, "recurrent_activation must be one of .*'hard_sigmoid'.*, got None"),
+    ({"norm": "batch"}, "norm must be one of .*'group', 'layer'.*, got 'batch'"),
+    ({"norm": "group", "num_groups": 3}, "num_groups must .* divides 4C = 20, .*, got 3"),
+    ({"norm": "group", "num_groups": True}, "num_groups must be an integer of at least 1 .*, got True"),
+    ({"num_groups": 2}, "num_groups must .*, or 1 without norm='group', got 2"),
+    ({"norm": "layer", "norm_weight": randn(5)}, r"norm_weight must have shape \(4C,\) = \(20,\), got shape \(5,\)"),
+    ({"norm": "layer", "norm_bias": randn(20).double()}, "norm_bias must have the dtype of x, torch.float32, got"),
+    ({"norm_bias": randn(20)}, r"norm_bias must be None without norm, got shape \(20,\)"),
+    ({"recurrent_mask": randn(2, 5, 7, 7)}, r"recurrent_mask must be broadcastable .* = \(2, 5, 7, 6\), got .*7, 7\)"),
 ]  # fmt: skip
 NO_TENSORS = [
     ({"x": None}, "x must be a tensor, got NoneType"),
     ({"weight_h": [1.0]}, "weight_h must be a tensor, got list"),
+    ({"norm": "layer", "norm_weight": 1.0}, "norm_weight must be a tensor, got float"),
+    ({"recurrent_mask": 0.5}, "recurrent_mask must be a tensor, got float"),
 ]
 
 

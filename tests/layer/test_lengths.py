@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from pdb_ext import ConvLSTM, DBConvLSTM, PDBConvLSTM
+from pdb_ext.modules import stack
 
 LENGTHS = [3, 5, 1, 5]
 LAYERS = {
@@ -17,6 +18,7 @@ LAYERS = {
     "reversed stack": lambda: ConvLSTM(3, 4, num_layers=2, reverse=True),
     "checkpoints": lambda: ConvLSTM(3, 4, checkpoint_every=2),
     "reference": lambda: ConvLSTM(3, 4, (3, 5), num_layers=2),
+    "options": lambda: ConvLSTM(3, 4, num_layers=2, padding_mode="circular", activation="relu", norm="layer"),
     "DB tanh": lambda: DBConvLSTM(3, 4, batch_first=False),
     "DB sum": lambda: DBConvLSTM(3, 4, merge="sum", batch_first=False),
     "PDB": lambda: PDBConvLSTM(3, 4, batch_first=False),
@@ -87,6 +89,20 @@ def test_any_order_of_lengths(reverse):
             torch.testing.assert_close(output[:length, n], alone[n, length][:, 0])
             torch.testing.assert_close(h_n[n], output[0 if reverse else length - 1, n])
             assert (output[length:, n] == 0).all()
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_every_clip_keeps_its_mask_of_dropout(reverse, monkeypatch):
+    masks = (torch.rand(4, 4, 5, 6) > 0.5).double() * 2
+    layer = ConvLSTM(3, 4, recurrent_dropout=0.5, reverse=reverse).double()
+    x = torch.randn(6, 4, 3, 5, 6, dtype=torch.float64)
+    monkeypatch.setattr(stack, "draw_mask", lambda *_: masks)
+    output, (h_n, _) = layer(x, lengths=LENGTHS)
+    for n, length in enumerate(LENGTHS):
+        monkeypatch.setattr(stack, "draw_mask", lambda *_, n=n: masks[n : n + 1])
+        alone, (h, _) = layer(x[:length, n : n + 1])
+        torch.testing.assert_close(output[:length, n], alone[:, 0])
+        torch.testing.assert_close(h_n[n], h[0])
 
 
 @EACH

@@ -10,10 +10,15 @@ from torch import nn
 import pdb_ext
 from pdb_ext import ConvLSTM, ConvLSTMCell, DBConvLSTM, PDBConvLSTM
 
+CELL_OPTIONS = {
+    "padding_mode": "circular", "activation": "relu", "recurrent_activation": "hard_sigmoid", "norm": "group",
+    "num_groups": 2,
+}  # fmt: skip
 LAYERS = {
     "ConvLSTM": lambda **options: ConvLSTM(3, 4, batch_first=True, **options),
     "stack": lambda **options: ConvLSTM(3, [4, 5], num_layers=2, bidirectional=True, batch_first=True, **options),
     "rectangle": lambda **options: ConvLSTM(3, 4, (3, 5), batch_first=True, peephole=(3, 4, 1, 1), **options),
+    "options": lambda **options: ConvLSTM(3, 4, batch_first=True, **CELL_OPTIONS, **options),
     "DBConvLSTM": lambda **options: DBConvLSTM(3, 4, **options),
     "PDBConvLSTM": lambda **options: PDBConvLSTM(3, 4, merge="sum", **options),
 }
@@ -39,7 +44,7 @@ def model_and_clip(name, **options):
     return Model(layer, channels).eval(), torch.randn(2, 3, 1, 6, 7)
 
 
-@pytest.mark.parametrize("name", ["ConvLSTM", "stack", "rectangle"])
+@pytest.mark.parametrize("name", ["ConvLSTM", "stack", "rectangle", "options"])
 @pytest.mark.parametrize("implementation", ["auto", "reference"])
 def test_fx(name, implementation):
     model, clip = model_and_clip(name, implementation=implementation)
@@ -90,7 +95,9 @@ def test_jit_trace(name, implementation):
         warnings.simplefilter("ignore")
         program = torch.jit.trace(model, clip)
     ours = "pdb_ext::" in str(program.inlined_graph)
-    assert ours == (implementation == "auto" and name != "rectangle" and pdb_ext.build_info()["native"])
+    assert ours == (
+        implementation == "auto" and name not in ("rectangle", "options") and pdb_ext.build_info()["native"]
+    )
     file = io.BytesIO()
     torch.jit.save(program, file)
     file.seek(0)
@@ -98,7 +105,7 @@ def test_jit_trace(name, implementation):
     torch.testing.assert_close(torch.jit.load(file)(other), model(other))
 
 
-@pytest.mark.slow(but=["stack-False", "rectangle-True", "DBConvLSTM-False", "PDBConvLSTM-False"])
+@pytest.mark.slow(but=["stack-False", "rectangle-True", "options-False", "DBConvLSTM-False", "PDBConvLSTM-False"])
 @pytest.mark.parametrize("dynamo", [True, False])
 @EACH
 def test_onnx(name, dynamo, tmp_path):
@@ -115,7 +122,11 @@ def test_onnx(name, dynamo, tmp_path):
     torch.testing.assert_close(torch.from_numpy(answer), model(other), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("options", [{}, {"bias": False, "dilation": 2}, {"peephole": (3, 4, 1, 1)}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"bias": False, "dilation": 2}, {"peephole": (3, 4, 1, 1)}, CELL_OPTIONS, {"norm": "layer"}],
+    ids=str,
+)
 def test_jit_script(options):
     class Both(nn.Module):
         def __init__(self):
@@ -137,6 +148,21 @@ def test_jit_script(options):
         assert isinstance(model.layer, ConvLSTM) and script.state_dict().keys() == model.state_dict().keys()
         with pytest.raises(torch.jit.Error, match="torch.jit.script knows no lengths"):
             torch.jit.script(ConvLSTM(3, 4, implementation="reference"))(x, lengths=[1, 2, 3])
+
+
+def test_jit_script_of_dropout_and_masks():
+    layer, x = ConvLSTM(3, 4, recurrent_dropout=0.5, implementation="reference"), torch.randn(4, 2, 3, 6, 7)
+    cell, mask = ConvLSTMCell(3, 4, implementation="reference"), torch.rand(2, 4, 1, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        script, script_of_cell = torch.jit.script(layer), torch.jit.script(cell)
+    torch.manual_seed(1)
+    expected = layer(x)
+    torch.manual_seed(1)
+    torch.testing.assert_close(script(x), expected)
+    torch.testing.assert_close(script.eval()(x), layer.eval()(x))
+    hx = cell(x[0])
+    torch.testing.assert_close(script_of_cell(x[1], hx, mask), cell(x[1], hx, mask))
 
 
 @pytest.mark.parametrize(
