@@ -1,30 +1,16 @@
 """`ConvLSTM`: layers of ConvLSTM with the arguments and meanings of `torch.nn.LSTM`."""
 
-import warnings
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pdb_ext.checks import (
-    check_choice,
-    check_choice_of_flag,
-    check_directions,
-    check_dropout,
-    check_implementation,
-    check_peephole,
-    check_sizes,
-    check_steps,
-    one_of_two,
-    unpack_kernel_size,
-    unpack_widths,
-)
+from pdb_ext.checks import check_choice, check_choice_of_flag, check_peephole, check_steps, one_of_two
 from pdb_ext.reference import convlstm_of_checked
 
-from .stack import run_stack
-from .weights import State, Weights, check_scriptable, register_weights, reset_weights, suffix_of, weights_of
+from .stacked import StackedLayer
+from .weights import NAMES, State, register_weights
 
 
-class ConvLSTM(nn.Module):
+class ConvLSTM(StackedLayer):
     """Dilated ConvLSTM layers; equations and gate order as in :func:`pdb_ext.convlstm`, the rest as `torch.nn.LSTM`.
 
     Time-major like `torch.nn.LSTM` unless batch_first=True (the layers of the paper are batch-first by default).
@@ -60,8 +46,7 @@ class ConvLSTM(nn.Module):
         frame 0 backward in time.
     """
 
-    # Objects that were pickled before these attributes existed have these.
-    num_layers, bidirectional, dropout, implementation = 1, False, 0.0, "auto"
+    kind, names = "ConvLSTM", NAMES
 
     def __init__(
         self,
@@ -85,63 +70,22 @@ class ConvLSTM(nn.Module):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        check_sizes(in_channels=in_channels, num_layers=num_layers, dilation=dilation)
-        widths, sides = unpack_widths(hidden_channels, num_layers), unpack_kernel_size(kernel_size)
-        check_dropout(dropout)
-        check_directions(bidirectional, reverse)
+        layers = self._set_options(
+            in_channels, hidden_channels, kernel_size, num_layers, bidirectional=bidirectional, dropout=dropout,
+            dilation=dilation, reverse=reverse, batch_first=batch_first, implementation=implementation,
+        )  # fmt: skip
         check_choice("output_peephole", output_peephole, ("previous", "current"))
         if checkpoint_every is not None:
             check_steps(checkpoint_every)
         check_choice_of_flag("recompute_gates", recompute_gates)
-        check_implementation(implementation)
-        if dropout and num_layers == 1:
-            warnings.warn(
-                f"ConvLSTM: dropout={dropout} has no effect with num_layers=1: it acts between layers.", stacklevel=2
-            )
-        self.in_channels = in_channels
-        self.hidden_channels = widths[0] if len(set(widths)) == 1 else widths
-        self.kernel_size = sides[0] if sides[0] == sides[1] else sides
-        self.num_layers = num_layers
-        self.bidirectional = bidirectional
-        self.dropout = dropout
-        self.dilation = dilation
         self.output_peephole = output_peephole
-        self.reverse = reverse
-        self.batch_first = batch_first
         self.checkpoint_every = checkpoint_every
         self.recompute_gates = recompute_gates
-        self.implementation = implementation
-        self._register_weights(widths, sides, bias, peephole, {"device": device, "dtype": dtype})
+        for suffix, given, width, sides in layers:
+            check_peephole(peephole, width)
+            factory = {"device": device, "dtype": dtype}
+            register_weights(self, suffix, given, width, sides, bias, peephole, factory)
         self.reset_parameters()
-
-    def _register_weights(self, widths, sides, bias, peephole, factory) -> None:
-        directions = 2 if self.bidirectional else 1
-        given = [self.in_channels, *(directions * width for width in widths)]
-        for suffix, layer in self._directions():
-            check_peephole(peephole, widths[layer])
-            register_weights(self, suffix, given[layer], widths[layer], sides, bias, peephole, factory)
-
-    def _directions(self) -> list[tuple[str, int]]:
-        """(suffix of the parameters' names, layer) of layer 0, of layer 0 reverse if bidirectional, of layer 1 ..."""
-        ways = (False, True) if self.bidirectional else (False,)
-        return [(suffix_of(layer, way), layer) for layer in range(self.num_layers) for way in ways]
-
-    def _weights(self) -> list[Weights]:
-        if self.num_layers == 1 and not self.bidirectional:  # in loops of single steps this is quicker
-            return [(self.weight_x, self.weight_h, self.bias, self.peephole)]
-        return [weights_of(self, suffix) for suffix, _ in self._directions()]
-
-    def _widths(self) -> list[int]:
-        """C of each layer and direction."""
-        widths, directions = self.hidden_channels, 2 if self.bidirectional else 1
-        if isinstance(widths, int):
-            return [widths] * (self.num_layers * directions)
-        return [width for width in widths for _ in range(directions)]
-
-    def reset_parameters(self) -> None:
-        """Uniform within 1/sqrt(fan-in), like `torch.nn.Conv2d`; the fan-in counts x and h. Peepholes start at 0."""
-        for weights in self._weights():
-            reset_weights(weights)
 
     def forward(
         self,
@@ -152,25 +96,14 @@ class ConvLSTM(nn.Module):
     ) -> tuple[Tensor, State]:
         if torch.jit.is_scripting():
             return self._scripted(x, state if hx is None else hx, lengths)
-        return run_stack(
-            x,
-            one_of_two("hx", hx, "state", state),
-            lengths,
-            self._weights(),
-            name=type(self).__name__,
-            widths=self._widths(),
-            bidirectional=self.bidirectional,
-            reverse=self.reverse,
-            batch_first=self.batch_first,
-            dropout=float(self.dropout) if self.training else 0.0,
-            options={
-                "dilation": self.dilation,
-                "output_peephole": self.output_peephole,
-                "checkpoint_every": self.checkpoint_every,
-                "recompute_gates": self.recompute_gates,
-                "implementation": self.implementation,
-            },
-        )
+        options = {
+            "dilation": self.dilation,
+            "output_peephole": self.output_peephole,
+            "checkpoint_every": self.checkpoint_every,
+            "recompute_gates": self.recompute_gates,
+            "implementation": self.implementation,
+        }
+        return self._run(x, one_of_two("hx", hx, "state", state), lengths, options)
 
     def _scripted(self, x: Tensor, hx: State | None, lengths: Tensor | list[int] | None) -> tuple[Tensor, State]:
         """What `torch.jit.script` compiles in place of `run_stack`."""
@@ -181,25 +114,7 @@ class ConvLSTM(nn.Module):
         )  # fmt: skip
         return output.transpose(0, 1) if self.batch_first else output, state
 
-    def __prepare_scriptable__(self):
-        is_single = self.num_layers == 1 and not self.bidirectional
-        check_scriptable(self, None if is_single else "num_layers=1 and bidirectional=False")
-        return self
-
-    def extra_repr(self) -> str:
-        text = f"{self.in_channels}, {self.hidden_channels}, kernel_size={self.kernel_size}, dilation={self.dilation}"
-        if self.num_layers > 1:
-            text += f", num_layers={self.num_layers}"
-        if self.bidirectional:
-            text += ", bidirectional=True"
-        if self.dropout:
-            text += f", dropout={self.dropout}"
-        if self.bias is None:
-            text += ", bias=False"
-        if self.peephole is not None:
-            text += f", peephole={tuple(self.peephole.shape)}, output_peephole={self.output_peephole!r}"
-        if self.reverse:
-            text += ", reverse=True"
-        if self.implementation != "auto":
-            text += f", implementation={self.implementation!r}"
-        return text + f", batch_first={self.batch_first}"
+    def _own_repr(self) -> str:
+        if self.peephole is None:
+            return ""
+        return f", peephole={tuple(self.peephole.shape)}, output_peephole={self.output_peephole!r}"

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from .checks import check_inputs
+from pdb_ext.checks import check_inputs
 
 
 def convlstm(
