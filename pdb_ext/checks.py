@@ -1,4 +1,4 @@
-"""Checks the arguments of `convlstm`, native and reference, and of the modules, in one place."""
+"""Checks the arguments of `convlstm` and `convgru`, native and reference, and of the modules, in one place."""
 
 from typing import NoReturn
 
@@ -29,27 +29,48 @@ def check_inputs(
     optional = {"bias": bias, "peephole": peephole, "state[0] (h_0)": state[0], "state[1] (c_0)": state[1]}
     tensors = {"x": x, "weight_x": weight_x, "weight_h": weight_h}
     tensors |= {name: value for name, value in optional.items() if value is not None}
-    _check_kind(tensors)
-    _check_rank("x", x, "(T, N, Cin, H, W)", 5)
-    T, N, in_channels, H, W = x.shape
-    if any(size < 1 for size in (T, in_channels, H, W)):  # min() would guard on which one is smallest when tracing
-        _fail("x", "have shape (T, N, Cin, H, W) with T, Cin, H and W at least 1", _shape(x))
-    C = _check_weights(weight_x, weight_h, in_channels)
-    for name, expected, formula in (
-        ("bias", (4 * C,), "(4C,)"),
-        ("state[0] (h_0)", (N, C, H, W), "(N, C, H, W)"),
-        ("state[1] (c_0)", (N, C, H, W), "(N, C, H, W)"),
-    ):
-        if name in tensors and tuple(tensors[name].shape) != expected:
-            _fail(name, f"have shape {formula} = {expected}", _shape(tensors[name]))
+    C, H, W = _check_layer("convlstm", 4, tensors, ("state[0] (h_0)", "state[1] (c_0)"), dilation, reverse)
     if peephole is not None and not _broadcasts(peephole, (3, C, H, W)):
         _fail("peephole", f"be broadcastable to (3, C, H, W) = {(3, C, H, W)}", _shape(peephole))
-    if isinstance(dilation, bool) or not isinstance(dilation, (int, torch.SymInt)) or not 1 <= dilation < 2**63:
-        _fail("dilation", "be an integer of at least 1 (and of 64 bits)", repr(dilation))
-    if not isinstance(reverse, bool):
-        _fail("reverse", "be True or False", repr(reverse))
     if output_peephole not in ("previous", "current"):
         _fail("output_peephole", "be 'previous' or 'current'", repr(output_peephole))
+
+
+def check_gru_inputs(
+    x: Tensor,
+    weight_x: Tensor,
+    weight_h: Tensor,
+    bias: Tensor | None,
+    h_0: Tensor | None,
+    dilation: int,
+    reverse: bool,
+) -> None:
+    """As :func:`check_inputs`, for `convgru`."""
+    tensors = {"x": x, "weight_x": weight_x, "weight_h": weight_h}
+    tensors |= {name: value for name, value in {"bias": bias, "h_0": h_0}.items() if value is not None}
+    _check_layer("convgru", 3, tensors, ("h_0",), dilation, reverse)
+
+
+def _check_layer(
+    op: str, gates: int, tensors: dict[str, Tensor], states: tuple[str, ...], dilation: int, reverse: bool
+) -> tuple[int, int, int]:
+    """Checks what every layer has, `states` being the names of those among the tensors. Returns C, H and W."""
+    _check_kind(op, tensors)
+    x = tensors["x"]
+    _check_rank(op, "x", x, "(T, N, Cin, H, W)", 5)
+    T, N, in_channels, H, W = x.shape
+    if any(size < 1 for size in (T, in_channels, H, W)):  # min() would guard on which one is smallest when tracing
+        _fail("x", "have shape (T, N, Cin, H, W) with T, Cin, H and W at least 1", _shape(x), op)
+    C = _check_weights(op, gates, tensors["weight_x"], tensors["weight_h"], in_channels)
+    expected = {"bias": ((gates * C,), f"({gates}C,)")} | dict.fromkeys(states, ((N, C, H, W), "(N, C, H, W)"))
+    for name, (shape, formula) in expected.items():
+        if name in tensors and tuple(tensors[name].shape) != shape:
+            _fail(name, f"have shape {formula} = {shape}", _shape(tensors[name]), op)
+    if isinstance(dilation, bool) or not isinstance(dilation, (int, torch.SymInt)) or not 1 <= dilation < 2**63:
+        _fail("dilation", "be an integer of at least 1 (and of 64 bits)", repr(dilation), op)
+    if not isinstance(reverse, bool):
+        _fail("reverse", "be True or False", repr(reverse), op)
+    return C, H, W
 
 
 def check_cell_options(x: Tensor, weight_h: Tensor, dilation: int, options) -> None:
@@ -70,7 +91,7 @@ def check_cell_options(x: Tensor, weight_h: Tensor, dilation: int, options) -> N
         _fail("num_groups", _groups_expected(C), repr(options.num_groups))
     names = ("norm_weight", "norm_bias", "recurrent_mask")
     tensors = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
-    _check_kind({"x": x} | tensors)
+    _check_kind("convlstm", {"x": x} | tensors)
     for name in ("norm_weight", "norm_bias"):
         if name in tensors and options.norm is None:
             _fail(name, "be None without norm", _shape(tensors[name]))
@@ -101,9 +122,9 @@ def check_choice_of_flag(name: str, value: bool | None) -> None:
         _fail(name, "be None, True or False", repr(value))
 
 
-def check_implementation(implementation: str) -> None:
+def check_implementation(implementation: str, op: str = "convlstm") -> None:
     if implementation not in ("auto", "reference"):
-        _fail("implementation", "be 'auto' or 'reference'", repr(implementation))
+        _fail("implementation", "be 'auto' or 'reference'", repr(implementation), op)
 
 
 def is_autocast_enabled(device: str) -> bool:
@@ -111,8 +132,8 @@ def is_autocast_enabled(device: str) -> bool:
     return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
 
 
-def _fail(name: str, expected: str, actual: str, error: type[Exception] = ValueError) -> NoReturn:
-    raise error(f"convlstm: {name} must {expected}, got {actual}")
+def _fail(name: str, expected: str, actual: str, op: str = "convlstm", error: type[Exception] = ValueError) -> NoReturn:
+    raise error(f"{op}: {name} must {expected}, got {actual}")
 
 
 def _shape(tensor: Tensor) -> str:
@@ -129,40 +150,42 @@ def _check_state_type(state) -> tuple[Tensor | None, Tensor | None]:
     return state[0], state[1]
 
 
-def _check_kind(tensors: dict[str, Tensor]) -> None:
+def _check_kind(op: str, tensors: dict[str, Tensor]) -> None:
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
-            _fail(name, "be a tensor", type(value).__name__, TypeError)
+            _fail(name, "be a tensor", type(value).__name__, op, TypeError)
     x = tensors["x"]
     if x.dtype not in _FLOATS:
-        _fail("x", "be of dtype float16, bfloat16, float32 or float64", str(x.dtype))
+        _fail("x", "be of dtype float16, bfloat16, float32 or float64", str(x.dtype), op)
     for name, value in tensors.items():
         if value.layout != torch.strided:
-            _fail(name, "be a dense (strided) tensor", str(value.layout))
+            _fail(name, "be a dense (strided) tensor", str(value.layout), op)
         if value.device != x.device:
-            _fail(name, f"be on the device of x, {x.device}", str(value.device))
+            _fail(name, f"be on the device of x, {x.device}", str(value.device), op)
         if value.dtype != x.dtype:
             mixing = is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, value.dtype)
             if not mixing:
-                _fail(name, f"have the dtype of x, {x.dtype}", str(value.dtype))
+                _fail(name, f"have the dtype of x, {x.dtype}", str(value.dtype), op)
 
 
-def _check_rank(name: str, tensor: Tensor, formula: str, rank: int) -> None:
+def _check_rank(op: str, name: str, tensor: Tensor, formula: str, rank: int) -> None:
     if tensor.dim() != rank:
-        _fail(name, f"have shape {formula}, {rank} dimensions", _shape(tensor))
+        _fail(name, f"have shape {formula}, {rank} dimensions", _shape(tensor), op)
 
 
-def _check_weights(weight_x: Tensor, weight_h: Tensor, in_channels: int) -> int:
+def _check_weights(op: str, gates: int, weight_x: Tensor, weight_h: Tensor, in_channels: int) -> int:
     """Returns C."""
-    _check_rank("weight_x", weight_x, "(4C, Cin, kh, kw)", 4)
-    _check_rank("weight_h", weight_h, "(4C, C, kh, kw)", 4)
+    formula_x, formula_h = f"({gates}C, Cin, kh, kw)", f"({gates}C, C, kh, kw)"
+    _check_rank(op, "weight_x", weight_x, formula_x, 4)
+    _check_rank(op, "weight_h", weight_h, formula_h, 4)
     C, kh, kw = weight_h.shape[1:]
+    rows = gates * C
     if kh % 2 == 0 or kw % 2 == 0:
-        _fail("weight_h", "have shape (4C, C, kh, kw) with odd kh and kw", _shape(weight_h))
-    if C < 1 or weight_h.shape[0] != 4 * C:
-        _fail("weight_h", f"have shape (4C, C, kh, kw) = {(4 * C, C, kh, kw)}", _shape(weight_h))
-    if tuple(weight_x.shape) != (4 * C, in_channels, kh, kw):
-        _fail("weight_x", f"have shape (4C, Cin, kh, kw) = {(4 * C, in_channels, kh, kw)}", _shape(weight_x))
+        _fail("weight_h", f"have shape {formula_h} with odd kh and kw", _shape(weight_h), op)
+    if C < 1 or weight_h.shape[0] != rows:
+        _fail("weight_h", f"have shape {formula_h} = {(rows, C, kh, kw)}", _shape(weight_h), op)
+    if tuple(weight_x.shape) != (rows, in_channels, kh, kw):
+        _fail("weight_x", f"have shape {formula_x} = {(rows, in_channels, kh, kw)}", _shape(weight_x), op)
     return C
 
 
@@ -175,45 +198,45 @@ def _broadcasts(tensor: Tensor, shape: tuple[int, ...]) -> bool:
 # The arguments of the modules
 
 
-def check_sizes(**sizes: int) -> None:
+def check_sizes(layer: str = "ConvLSTM", /, **sizes: int) -> None:
     for name, value in sizes.items():
         if type(value) is not int or value < 1:
-            raise ValueError(f"ConvLSTM: {name} must be an integer of at least 1, got {value!r}")
+            raise ValueError(f"{layer}: {name} must be an integer of at least 1, got {value!r}")
 
 
-def check_flags(**flags: bool) -> None:
+def check_flags(layer: str = "ConvLSTM", /, **flags: bool) -> None:
     for name, value in flags.items():
         if not isinstance(value, bool):
-            raise ValueError(f"ConvLSTM: {name} must be True or False, got {value!r}")
+            raise ValueError(f"{layer}: {name} must be True or False, got {value!r}")
 
 
-def unpack_kernel_size(kernel_size: int | tuple[int, int]) -> tuple[int, int]:
+def unpack_kernel_size(kernel_size: int | tuple[int, int], layer: str = "ConvLSTM") -> tuple[int, int]:
     """(kh, kw)."""
     sides = tuple(kernel_size) if isinstance(kernel_size, (tuple, list)) else (kernel_size, kernel_size)
     if len(sides) != 2 or any(type(side) is not int or side < 1 or side % 2 == 0 for side in sides):
         raise ValueError(
-            f"ConvLSTM: kernel_size must be an odd integer of at least 1, or a pair of them, got {kernel_size!r}"
+            f"{layer}: kernel_size must be an odd integer of at least 1, or a pair of them, got {kernel_size!r}"
         )
     return sides
 
 
-def unpack_widths(hidden_channels: int | list[int], num_layers: int) -> tuple[int, ...]:
+def unpack_widths(hidden_channels: int | list[int], num_layers: int, layer: str = "ConvLSTM") -> tuple[int, ...]:
     """The width of each layer."""
     if not isinstance(hidden_channels, (tuple, list)):
-        check_sizes(hidden_channels=hidden_channels)
+        check_sizes(layer, hidden_channels=hidden_channels)
         return (hidden_channels,) * num_layers
     if len(hidden_channels) != num_layers or any(type(width) is not int or width < 1 for width in hidden_channels):
         raise ValueError(
-            "ConvLSTM: hidden_channels must be an integer of at least 1, or a list of them, one for each of the "
+            f"{layer}: hidden_channels must be an integer of at least 1, or a list of them, one for each of the "
             f"num_layers = {num_layers} layers, got {hidden_channels!r}"
         )
     return tuple(hidden_channels)
 
 
-def check_probabilities(**probabilities: float) -> None:
+def check_probabilities(layer: str = "ConvLSTM", /, **probabilities: float) -> None:
     for name, value in probabilities.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
-            raise ValueError(f"ConvLSTM: {name} must be a probability from 0 to 1, got {value!r}")
+            raise ValueError(f"{layer}: {name} must be a probability from 0 to 1, got {value!r}")
 
 
 def check_groups(num_groups: int, norm: str | None, C: int) -> None:
@@ -221,10 +244,10 @@ def check_groups(num_groups: int, norm: str | None, C: int) -> None:
         raise ValueError(f"ConvLSTM: num_groups must {_groups_expected(C)}, got {num_groups!r}")
 
 
-def check_directions(bidirectional: bool, reverse: bool) -> None:
-    check_flags(bidirectional=bidirectional, reverse=reverse)
+def check_directions(bidirectional: bool, reverse: bool, layer: str = "ConvLSTM") -> None:
+    check_flags(layer, bidirectional=bidirectional, reverse=reverse)
     if bidirectional and reverse:
-        raise ValueError("ConvLSTM: reverse must be False with bidirectional=True, which runs both ways, got True")
+        raise ValueError(f"{layer}: reverse must be False with bidirectional=True, which runs both ways, got True")
 
 
 def check_peephole(shape: tuple[int, ...] | None, C: int) -> None:
@@ -273,6 +296,12 @@ def one_of_two(name: str, value, other_name: str, other):
     if value is not None and other is not None:
         raise ValueError(f"ConvLSTM: {name} and {other_name} are two names of one argument; got both")
     return value if value is not None else other
+
+
+def check_unbatched_hidden(layer: str, hx: Tensor | None) -> None:
+    if hx is not None and not (isinstance(hx, Tensor) and hx.dim() == 3):
+        actual = _shape(hx) if isinstance(hx, Tensor) else type(hx).__name__
+        fail_of_layer(layer, "hx", "be None or a tensor (C, H, W), as x is (Cin, H, W)", actual)
 
 
 def check_unbatched_state(layer: str, hx: tuple[Tensor, Tensor] | None) -> None:

@@ -18,6 +18,8 @@ def register_flop_formulas() -> None:
         (torch.ops.pdb_ext.pdb_convlstm, _pdb_convlstm),
         (torch.ops.pdb_ext.pdb_convlstm_backward, _pdb_convlstm_backward),
         (torch.ops.pdb_ext.merge, _merge),
+        (torch.ops.pdb_ext.convgru, _convgru),
+        (torch.ops.pdb_ext.convgru_backward, _convgru_backward),
     ):
         register_flop_formula(op)(formula)
 
@@ -46,6 +48,22 @@ def _convlstm_backward(
     count += of_h * (T * needs_weight_h + T - 1 + needs_h_0)
     only_cells_saved = prod(reserve) == prod(output)
     return count + (T * (of_x + of_h) if only_cells_saved else 0)
+
+
+def _convgru(x, weight_x, weight_h, *_, out_shape=None) -> int:
+    return x[0] * (_per_step(x, weight_x) + _per_step(x, weight_h))
+
+
+def _convgru_backward(
+    grad_output, x, weight_x, weight_h, h_0, output, gates, dilation, reverse, needs, out_shape=None
+) -> int:
+    T = x[0]
+    of_x, of_h = _per_step(x, weight_x), _per_step(x, weight_h)
+    needs_x, needs_weight_x, needs_weight_h, _, needs_h_0 = needs
+    # At the first step n reads r . h_0, which depends on r even where h_0 needs no gradient.
+    of_r_z, of_n = 2 * of_h // 3, of_h // 3
+    count = T * of_x * (needs_x + needs_weight_x) + T * (of_h * needs_weight_h + of_n)
+    return count + of_r_z * (T - 1 + needs_h_0)
 
 
 def _layers(x, parameters, needs=None):

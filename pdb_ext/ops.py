@@ -1,7 +1,7 @@
 """`convlstm`: the public function, and the fake kernels of the native op. Its autograd is in csrc/ops/autograd.cpp.
 
-The ops beside it (`pdb_convlstm`, `merge`) use from here: `autocast`, `needs_reference`, `saves`, `reserve_dtype`,
-`reserve_share`.
+The ops beside it (`convgru`, `pdb_convlstm`, `merge`) use from here: `autocast`, `record_call`, `is_native`,
+`in_computed_dtype`, `needs_reference`, `saves`, `reserve_dtype`, `reserve_share`.
 """
 
 import functools
@@ -135,15 +135,14 @@ def convlstm(
     check_choice_of_flag("recompute_gates", recompute_gates)
     h_0, c_0 = state if state is not None else (None, None)
     tensors = autocast(x, weight_x, weight_h, bias, peephole, h_0, c_0)
-    if not has_native_cell or not _is_native(tensors, implementation):
+    if not has_native_cell or not is_native(tensors, implementation):
         x, weight_x, weight_h, bias, peephole, h_0, c_0 = tensors
         state = None if h_0 is None else (h_0, c_0)
         return reference.convlstm_of_checked(
             x, weight_x, weight_h, bias, peephole, state, dilation, reverse, output_peephole, options
         )
     dtype = tensors[0].dtype
-    if x.device.type == "cpu" and dtype in (torch.float16, torch.bfloat16):
-        tensors = _cast(tensors, torch.float32)
+    tensors = in_computed_dtype(tensors)
     output, c_n = _call(tensors, (dilation, reverse, output_peephole == "current"), checkpoint_every, recompute_gates)
     output, c_n = output.to(dtype), c_n.to(dtype)
     h_n = output[0] if reverse else output[-1]
@@ -152,6 +151,12 @@ def convlstm(
 
 def _cast(tensors: tuple[Tensor | None, ...], dtype: torch.dtype) -> tuple[Tensor | None, ...]:
     return tuple(tensor.to(dtype) if tensor is not None else None for tensor in tensors)
+
+
+def in_computed_dtype(tensors: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """The arguments in the dtype in which the native op computes: the CPU has no half precision."""
+    is_half = tensors[0].dtype in (torch.float16, torch.bfloat16)
+    return _cast(tensors, torch.float32) if is_half and tensors[0].device.type == "cpu" else tensors
 
 
 def autocast(*tensors: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -167,12 +172,13 @@ def record_call(function: Callable, *arguments, **options) -> Proxy:
     return arguments[0].tracer.create_proxy("call_function", function, arguments, options)
 
 
-def _is_native(tensors: tuple[Tensor | None, ...], implementation: str) -> bool:
+def is_native(tensors: tuple[Tensor | None, ...], implementation: str, layer: str = "ConvLSTM") -> bool:
+    """Whether a native op computes the layer; tensors: x, weight_x and the others."""
     x, weight_x = tensors[:2]
     if implementation == "reference":
         return False
     if x.device.type not in NATIVE_DEVICES:
-        _warn_of_fallback(x.device.type)
+        _warn_of_fallback(x.device.type, layer)
         return False
     return weight_x.shape[2] == weight_x.shape[3] and not needs_reference(tensors)
 
@@ -191,18 +197,18 @@ def needs_reference(tensors: tuple[Tensor | None, ...]) -> bool:
     return any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
 
 
-def _warn_of_fallback(device: str) -> None:
+def _warn_of_fallback(device: str, layer: str) -> None:
     if not torch.compiler.is_compiling():
-        _warn_once(device)
+        _warn_once(device, layer)
 
 
 @functools.cache
-def _warn_once(device: str) -> None:
+def _warn_once(device: str, layer: str) -> None:
     reason = why_not_native or (
         record["why_no_cuda"] if device == "cuda" else f"it was built for {sorted(NATIVE_DEVICES)}"
     )
     warnings.warn(
-        f"pdb_ext has no native ConvLSTM for device '{device}' ({reason}); it uses the slower PyTorch reference.",
+        f"pdb_ext has no native {layer} for device '{device}' ({reason}); it uses the slower PyTorch reference.",
         stacklevel=5,
     )
 

@@ -3,8 +3,8 @@
 // one thread in one order). So the result does not depend on the number of threads.
 #include <memory>
 
+#include "cpu/input_gradient.h"
 #include "cpu/recompute.h"
-#include "cpu/strip_convolution.h"
 #include "cpu/weight_gradient.h"
 
 namespace pdb::cpu {
@@ -17,15 +17,16 @@ class Backward {
       : plan_(layer, threads),
         tensors_(tensors),
         x_rows_(tensors.grad_x ? layer.in_channels : 0),
-        to_inputs_(transposed()),
-        zeros_(Buffer<T>::zeros(to_inputs_.rows())),
+        to_inputs_(plan_, tensors.weight_x, tensors.weight_h, 0, plan_.gates(), x_rows_),
         peephole_(peephole_to_pixels(plan_, tensors.peephole)),
         dgates_(plan_.frames(plan_.gates())),
         dh_{Buffer<T>(plan_.state()), Buffer<T>(plan_.state())},
         dc_(Buffer<T>::zeros(plan_.state())),
         c_0_(tensors.c_0 ? plan_.state() : 0),
         dx_(layer.batch * plan_.grid.pixels() * x_rows_),
-        weights_(plan_, tensors.grad_weight_x || tensors.grad_weight_h, tensors.grad_bias) {
+        needs_weights_(tensors.grad_weight_x || tensors.grad_weight_h),
+        inputs_(needs_weights_ ? plan_.frames(plan_.inputs()) : Buffer<T>()),
+        weights_(plan_, 0, plan_.gates(), needs_weights_, tensors.grad_bias) {
     if (!tensors.gates) recomputation_ = std::make_unique<Recomputation<T>>(plan_, tensors, peephole_.data());
     if (tensors.grad_peephole) dpeephole_ = Buffer<T>::zeros(kPeepholeCount * plan_.picture_state());
     if (tensors.c_0) plan_.to_pixels(tensors.c_0, layer.batch, c_0_.data());
@@ -37,8 +38,11 @@ class Backward {
     plan_.parallel_rows(layer.channels, [&](int64_t n, int64_t y) { load_dh(layer.steps - 1, n, y); });
     for (int64_t step = layer.steps - 1; step >= 0; --step) {
       cell(step);
-      if (step > 0 || tensors_.grad_x || tensors_.grad_h_0) convolve(step);
-      weights_.add(step == layer.steps - 1, h_previous(step).data != nullptr, dgates_);
+      const bool wants_h = step > 0 || tensors_.grad_h_0;
+      to_inputs_.run(dgates_, false, dx_, wants_h, [&](int64_t n, int64_t strip, const T* sums, int64_t stride) {
+        plan_.add_to_pixels(strip, sums, stride, layer.channels, dh(step - 1) + n * plan_.picture_state());
+      });
+      weights_.add(step == layer.steps - 1, h_previous(step).data != nullptr, inputs_, dgates_);
     }
     if (x_rows_) plan_.parallel_rows(x_rows_, [&](int64_t n, int64_t y) { emit_dx(0, n, y); });
     weights_.result(tensors_.grad_weight_x, tensors_.grad_weight_h, tensors_.grad_bias);
@@ -48,13 +52,6 @@ class Backward {
   }
 
  private:
-  // Rows of x, if needed, and rows of h.
-  StripConvolution<T> transposed() const {
-    auto weights = plan_.weights(tensors_.weight_x, tensors_.weight_h);
-    if (!x_rows_) weights.x = nullptr, weights.x_channels = 0;
-    return StripConvolution<T>::transposed(plan_, weights, plan_.gates());
-  }
-
   // Cell states [N][pixels][C] after `step`; null for the zeros before step 0.
   const T* cells(int64_t step) const {
     if (step < 0) return tensors_.c_0 ? c_0_.data() : nullptr;
@@ -82,13 +79,20 @@ class Backward {
   // Copies that need no loop of their own: x and h for the weights' gradients and the gradient of the step before come
   // in, the gradient of the last step's x goes out.
   void move_row(int64_t step, int64_t n, int64_t y) const {
-    weights_.load_row(tensors_.x, plan_.layer.frame(step), h_previous(step), step > 0 ? plan_.layer.frame(step - 1) : 0,
-                      n, y);
+    if (needs_weights_) load_inputs(step, n, y);
     load_dh(step - 1, n, y);
     if (x_rows_ && step + 1 < plan_.layer.steps) emit_dx(step + 1, n, y);
   }
 
-  // The gradient of the output at a step; convolve() adds what comes from the next step.
+  void load_inputs(int64_t step, int64_t n, int64_t y) const {
+    const Layer& layer = plan_.layer;
+    const Frames<const T> h = h_previous(step);
+    plan_.row_to_frame(tensors_.x, layer.frame(step), n, y, layer.in_channels, 0, inputs_);
+    if (h.data)
+      plan_.row_to_frame(h, step > 0 ? layer.frame(step - 1) : 0, n, y, layer.channels, layer.in_channels, inputs_);
+  }
+
+  // The gradient of the output at a step; to_inputs_ adds what comes from the next step.
   void load_dh(int64_t step, int64_t n, int64_t y) const {
     const int64_t C = plan_.layer.channels, width = plan_.layer.width;
     T* to = dh(step) + n * plan_.picture_state() + y * width * C;
@@ -116,44 +120,19 @@ class Backward {
     plan_.kernel.cell_backward(cell);
   }
 
-  void convolve(int64_t step) const {
-    const bool wants_h = step > 0 || tensors_.grad_h_0;
-    const int64_t strips = plan_.strips.size(), rows = wants_h ? to_inputs_.rows() : plan_.padded(x_rows_);
-    plan_.parallel(plan_.layer.batch * strips, plan_.strip_work(), [&](int64_t begin, int64_t end) {
-      const Buffer<T> buffer(kStripSlots * rows + to_inputs_.scratch());
-      T *sums = buffer.data(), *scratch = sums + kStripSlots * rows;
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t n = unit / strips, strip = unit % strips;
-        const Source<T> source{plan_.frame(dgates_, n, plan_.gates()), plan_.gates(), plan_.gates()};
-        to_inputs_.run(strip, source, zeros_.data(), scratch, sums, rows);
-        const int64_t entry = plan_.strips.begin[strip];
-        const int64_t *pixel = plan_.strips.pixel.data() + entry, *slot = plan_.strips.slot.data() + entry;
-        T* dx = dx_.data() + n * plan_.grid.pixels() * x_rows_;
-        for (int64_t p = 0; p < plan_.strips.pixels(strip); ++p)
-          std::copy_n(sums + slot[p] * rows, x_rows_, dx + pixel[p] * x_rows_);
-        if (!wants_h) continue;
-        T* previous = dh(step - 1) + n * plan_.picture_state();
-        for (int64_t p = 0; p < plan_.strips.pixels(strip); ++p)
-          add(previous + pixel[p] * plan_.layer.channels, sums + slot[p] * rows + x_rows_, plan_.layer.channels);
-      }
-    });
-  }
-
-  static void add(T* to, const T* from, int64_t size) {
-    for (int64_t i = 0; i < size; ++i) to[i] += from[i];
-  }
-
   const Plan<T> plan_;
   const BackwardTensors<T>& tensors_;
   const int64_t x_rows_;
-  const StripConvolution<T> to_inputs_;
-  const Buffer<T> zeros_, peephole_;
+  const InputGradient<T> to_inputs_;
+  const Buffer<T> peephole_;
   const Buffer<T> dgates_;  // frames of 4C channels
   const Buffer<T> dh_[2];   // [N][pixels][C], of step `step` in [(step + 1) % 2]
   const Buffer<T> dc_;      // [N][pixels][C]: from later steps
   const Buffer<T> c_0_;
   const Buffer<T> dx_;  // [N][pixels][Cin], of one step
   Buffer<T> dpeephole_;
+  const bool needs_weights_;
+  const Buffer<T> inputs_;  // x_t and h_{t-1}, for the weights
   const WeightGradient<T> weights_;
   std::unique_ptr<Recomputation<T>> recomputation_;  // where the gates were not saved
 };

@@ -17,35 +17,31 @@ namespace pdb::cpu {
 // 1.56 times, of 7x7 1.36 times) but some additions per channel. With few channels these do not pay, and the sums are
 // so short that the additions' rounding shows; nor does it pay if the tiles mostly hang over the edge, or if a large
 // weight, which is two to three times as large in this form, serves few pixels.
-inline bool use_winograd(const Layer& layer) {
+inline bool use_winograd(const Layer& layer, int64_t gate_count = kGateCount) {
   const auto covered = [&](int64_t size) { return round_up(size, 2 * layer.dilation); };
   const int64_t side = winograd_side(layer.kernel);
-  const int64_t weight = 16 * side * side * kGateCount * layer.channels * (layer.in_channels + layer.channels);
+  const int64_t weight = 16 * side * side * gate_count * layer.channels * (layer.in_channels + layer.channels);
   return layer.kernel >= 3 && std::min(layer.channels, layer.in_channels) >= 16 &&
          covered(layer.height) * covered(layer.width) * 4 <= layer.height * layer.width * 5 &&
          (layer.kernel == 3 || layer.batch * layer.pixels() >= (weight < 12'000'000 ? 128 : 1024));
-}
-
-// Whether the gradient of the weights does, if the convolutions do: it reads and writes them, but does not multiply by
-// them.
-inline bool use_winograd_gradient(const Layer& layer) {
-  return use_winograd(layer) && (layer.kernel == 3 || layer.batch * layer.pixels() >= 512);
 }
 
 template <class T>
 struct Plan {
   const Layer layer;
   const Threads threads;
+  const int64_t gate_count;
   const bool winograd;
   const Window window;
   const Grid grid;
   const Strips strips;
   const Kernels<T>& kernel;
 
-  Plan(const Layer& l, const Threads& threads)
+  Plan(const Layer& l, const Threads& threads, int64_t gate_count = kGateCount)
       : layer(l),
         threads(threads),
-        winograd(use_winograd(l)),
+        gate_count(gate_count),
+        winograd(use_winograd(l, gate_count)),
         window(l.height, l.width, l.kernel, l.dilation),
         grid{l.height, l.width, (winograd ? winograd_border(l.kernel) : window.reach_y) * l.dilation,
              (winograd ? winograd_border(l.kernel) : window.reach_x) * l.dilation},
@@ -54,11 +50,13 @@ struct Plan {
 
   // Of an image, so that every thread has one.
   int64_t least_strips() const { return layer.batch ? (threads.count + layer.batch - 1) / layer.batch : 1; }
-  int64_t gates() const { return kGateCount * layer.channels; }
+  int64_t gates() const { return gate_count * layer.channels; }
   int64_t inputs() const { return layer.in_channels + layer.channels; }
   int64_t picture_state() const { return grid.pixels() * layer.channels; }  // values of one image's h or c
   int64_t state() const { return layer.batch * picture_state(); }
   int64_t pixels_of_call() const { return layer.steps * layer.batch * grid.pixels(); }
+  // Whether the gradient of the weights uses Winograd's form: it reads and writes them, but does not multiply by them.
+  bool winograd_gradient() const { return winograd && (layer.kernel == 3 || layer.batch * layer.pixels() >= 512); }
   int64_t padded(int64_t rows) const { return round_up(rows, kernel.row_block); }
 
   // `work`: multiplications of a unit. A thread takes enough units to be worth waking.
@@ -67,10 +65,12 @@ struct Plan {
     const int64_t grain = std::max<int64_t>(1, 100'000 / std::max<int64_t>(1, work));
     if (units > 0) threads.parallel_for(units, grain, body);
   }
-  // weight_x and weight_h, (rows, Cin, k, k) and (rows, C, k, k); or gradients of theirs.
+  // weight_x and weight_h, (rows, Cin, k, k) and (rows, C, k, k), from row `first` on; or gradients of theirs.
   template <class V>
-  WeightPair<V> weights(V* x, V* h) const {
-    return {x, h, layer.in_channels, layer.channels, layer.taps()};
+  WeightPair<V> weights(V* x, V* h, int64_t first = 0) const {
+    const int64_t area = layer.taps();
+    return {x ? x + first * layer.in_channels * area : nullptr, h ? h + first * layer.channels * area : nullptr,
+            layer.in_channels, layer.channels, area};
   }
   int64_t strip_work() const { return kStripSlots * window.size() * gates() * inputs() / 2; }
 
@@ -138,16 +138,23 @@ struct Plan {
                   inputs());
   }
 
+  // Adds the sums at the slots of a strip to pixels of `channels` values.
+  void add_to_pixels(int64_t strip, const T* sums, int64_t stride, int64_t channels, T* to) const {
+    const StripPixels at = strip_pixels(strip);
+    for (int64_t p = 0; p < at.pixels; ++p)
+      for (int64_t i = 0; i < channels; ++i) to[at.pixel[p] * channels + i] += sums[at.slot[p] * stride + i];
+  }
+
+  StripPixels strip_pixels(int64_t strip) const {
+    const int64_t entry = strips.begin[strip];
+    return {strips.pixels(strip), layer.channels, strips.pixel.data() + entry, strips.slot.data() + entry,
+            strips.position.data() + entry};
+  }
   // The part of a cell kernel's arguments that forward and backward share, for strip `strip` of image n. peephole: all
   // weights, pixel-major; c_previous: [N][pixels][C], or null for zeros.
   CellStrip<T> cell_strip(int64_t n, int64_t strip, const T* peephole, const T* c_previous) const {
-    const int64_t entry = strips.begin[strip];
     CellStrip<T> cell;
-    cell.pixels = strips.pixels(strip);
-    cell.channels = layer.channels;
-    cell.pixel = strips.pixel.data() + entry;
-    cell.slot = strips.slot.data() + entry;
-    cell.position = strips.position.data() + entry;
+    static_cast<StripPixels&>(cell) = strip_pixels(strip);
     cell.peephole_current = layer.peephole_current;
     cell.peephole = peephole;
     cell.peephole_stride = picture_state();

@@ -10,16 +10,18 @@ namespace pdb::cpu {
 template <class T>
 class WeightGradient {
  public:
-  WeightGradient(const Plan<T>& plan, bool needs_weights, bool needs_bias)
+  // Of the `rows` rows of gates from `first` on.
+  WeightGradient(const Plan<T>& plan, int64_t first, int64_t rows, bool needs_weights, bool needs_bias)
       : plan_(plan),
-        winograd_(use_winograd_gradient(plan.layer)),
+        first_(first),
+        rows_(rows),
+        winograd_(plan.winograd_gradient()),
         offsets_(winograd_ ? winograd_shifts(plan.grid, plan.layer.kernel, plan.layer.dilation)
                            : plan.window.offsets(plan.grid, 1)),
-        blocks_(plan.padded(plan.gates()) / plan.kernel.row_block) {
+        blocks_(plan.padded(rows) / plan.kernel.row_block) {
     if (needs_weights) {
       const int64_t positions = winograd_ ? 16 * parts() : plan.window.size();
-      size_ = plan.padded(plan.gates()) * positions * plan.inputs();
-      frames_ = plan.frames(plan.inputs());
+      size_ = plan.padded(rows) * positions * plan.inputs();
       total_ = Buffer<T>(size_);
       if (plan.layer.steps > 1) step_ = Buffer<T>(size_);
       // Winograd: a unit is one of 4 lines of positions and some row blocks: many, so that the source is transformed
@@ -28,41 +30,34 @@ class WeightGradient {
       blocks_a_unit_ = winograd_ ? std::max<int64_t>(1, blocks_ * 4 / threads) : 1;
       weight_units_ = (winograd_ ? 4 : positions) * ((blocks_ + blocks_a_unit_ - 1) / blocks_a_unit_);
     }
-    if (needs_bias) bias_ = Buffer<T>::zeros(plan.padded(plan.gates()));
+    if (needs_bias) bias_ = Buffer<T>::zeros(plan.padded(rows));
   }
 
-  // Row y of image n of the inputs of the next add(): frame t of x, and frame h_t of h_previous unless that is null.
-  void load_row(const Frames<const T>& x, int64_t t, const Frames<const T>& h_previous, int64_t h_t, int64_t n,
-                int64_t y) const {
-    if (!total_) return;
-    plan_.row_to_frame(x, t, n, y, plan_.layer.in_channels, 0, frames_);
-    if (h_previous.data)
-      plan_.row_to_frame(h_previous, h_t, n, y, plan_.layer.channels, plan_.layer.in_channels, frames_);
-  }
-
-  // Adds one step: the rows that were loaded (without h if it is zero) and the frames of the 4C gates' gradients.
-  // first: whether it is the first to be added.
-  void add(bool first, bool has_h, const Buffer<T>& dgates) const {
+  // Adds one step: the frames of its inputs (without h if it is zero), read only for the weights, and those of all
+  // gates' gradients. first: whether it is the first to be added.
+  void add(bool first, bool has_h, const Buffer<T>& inputs, const Buffer<T>& dgates) const {
     const Layer& layer = plan_.layer;
     const int64_t channels = has_h ? plan_.inputs() : layer.in_channels;
     const int64_t work = layer.batch * plan_.grid.pixels() * plan_.kernel.row_block * layer.channels;
     // Two loops: in one, one thread would get all units of the bias and another all those of the weights.
     plan_.parallel(weight_units_, work, [&](int64_t begin, int64_t end) {
       const Buffer<T> scratch(winograd_ ? winograd_gradient_scratch(plan_.inputs(), blocks_a_unit_) : 0);
-      for (int64_t unit = begin; unit < end; ++unit) add_weights(first, unit, channels, dgates, scratch.data());
+      for (int64_t unit = begin; unit < end; ++unit) add_weights(first, unit, channels, inputs, dgates, scratch.data());
     });
     plan_.parallel(bias_ ? blocks_ : 0, work / layer.channels, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) add_bias(block, dgates);
     });
   }
 
-  // weight_x (4C, Cin, k, k), weight_h (4C, C, k, k), bias (4C); each may be null.
+  // The rows' part of the gradients of all gates' weight_x, weight_h and bias; each may be null.
   void result(T* weight_x, T* weight_h, T* bias) const {
-    if (bias) std::copy_n(bias_.data(), plan_.gates(), bias);
+    if (bias) std::copy_n(bias_.data(), rows_, bias + first_);
     if (!total_) return;
-    const WeightPair<T> weights = plan_.weights(weight_x, weight_h);
-    const PackedWeight<T> form{plan_.kernel,         plan_.gates(),      plan_.inputs(),     winograd_,
-                               /*transposed=*/false, plan_.layer.kernel, plan_.window.taps()};
+    const WeightPair<T> weights = plan_.weights(weight_x, weight_h, first_);
+    const PackedWeight<T> form{plan_.kernel,         rows_,
+                               plan_.inputs(),       winograd_,
+                               /*transposed=*/false, plan_.layer.kernel,
+                               plan_.window.taps()};
     plan_.parallel(blocks_, form.block_size(), [&](int64_t begin, int64_t end) {
       const Buffer<T> filters(form.filters_size(weights.area));
       for (int64_t block = begin; block < end; ++block) form.unpack(total_.data(), block, filters.data(), weights);
@@ -72,13 +67,14 @@ class WeightGradient {
  private:
   int64_t parts() const { return static_cast<int64_t>(offsets_.size()); }  // of Winograd's form
 
-  void add_weights(bool first, int64_t unit, int64_t channels, const Buffer<T>& dgates, T* scratch) const {
+  void add_weights(bool first, int64_t unit, int64_t channels, const Buffer<T>& inputs, const Buffer<T>& dgates,
+                   T* scratch) const {
     T* sums = first ? total_.data() : step_.data();
     for_each_range(unit, [&](int64_t begin, int64_t size) { std::fill_n(sums + begin, size, T(0)); });
     if (winograd_)
-      add_winograd(unit, channels, dgates, scratch, sums);
+      add_winograd(unit, channels, inputs, dgates, scratch, sums);
     else
-      add_direct(unit, channels, dgates, sums);
+      add_direct(unit, channels, inputs, dgates, sums);
     if (first) return;
     for_each_range(unit, [&](int64_t begin, int64_t size) {
       const T* from = sums + begin;
@@ -98,7 +94,7 @@ class WeightGradient {
   }
 
   // Unit: one tap of the window and one row block.
-  void add_direct(int64_t unit, int64_t channels, const Buffer<T>& dgates, T* sums) const {
+  void add_direct(int64_t unit, int64_t channels, const Buffer<T>& frames, const Buffer<T>& dgates, T* sums) const {
     constexpr int64_t kChunkPixels = 256;  // stays in the second-level cache
     const Grid& grid = plan_.grid;
     const int64_t taps = plan_.window.size(), block = plan_.kernel.row_block, gates = plan_.gates(),
@@ -107,25 +103,26 @@ class WeightGradient {
     for (int64_t n = 0; n < plan_.layer.batch; ++n)
       for (int64_t y = 0; y < grid.height; y += chunk) {
         const int64_t position = grid.position(y, 0);
-        const T* source = plan_.frame(frames_, n, inputs) + (position + offsets_[unit % taps]) * inputs;
-        const T* from = plan_.frame(dgates, n, gates) + position * gates + unit / taps * block;
+        const T* source = plan_.frame(frames, n, inputs) + (position + offsets_[unit % taps]) * inputs;
+        const T* from = plan_.frame(dgates, n, gates) + position * gates + first_ + unit / taps * block;
         plan_.kernel.weight_gradient({source, inputs, channels}, from, gates, grid.width,
                                      std::min(chunk, grid.height - y), grid.pitch(), sums + unit * inputs * block);
       }
   }
 
   // Unit: one line of Winograd positions and some row blocks.
-  void add_winograd(int64_t unit, int64_t channels, const Buffer<T>& dgates, T* scratch, T* sums) const {
+  void add_winograd(int64_t unit, int64_t channels, const Buffer<T>& frames, const Buffer<T>& dgates, T* scratch,
+                    T* sums) const {
     const Strips& strips = plan_.strips;
     const int64_t first = unit / 4 * blocks_a_unit_, gates = plan_.gates(), inputs = plan_.inputs();
     const int64_t step = plan_.layer.dilation;
-    const WinogradConvolution<T> convolution{nullptr, inputs,  plan_.padded(gates), step * plan_.grid.pitch(),
+    const WinogradConvolution<T> convolution{nullptr, inputs,  plan_.padded(rows_), step * plan_.grid.pitch(),
                                              step,    parts(), offsets_.data()};
     for (int64_t n = 0; n < plan_.layer.batch; ++n)
       for (int64_t part = 0; part < parts(); ++part)
         plan_.kernel.winograd_weight_gradient(
-            convolution, {plan_.frame(frames_, n, inputs) + offsets_[part] * inputs, inputs, channels},
-            strips.corner.data(), {plan_.frame(dgates, n, gates), gates, gates}, strips.first.data(),
+            convolution, {plan_.frame(frames, n, inputs) + offsets_[part] * inputs, inputs, channels},
+            strips.corner.data(), {plan_.frame(dgates, n, gates) + first_, gates, rows_}, strips.first.data(),
             static_cast<int64_t>(strips.first.size()), static_cast<int>(unit % 4), first,
             std::min(blocks_a_unit_, blocks_ - first), scratch, sums + part * inputs * plan_.kernel.row_block);
   }
@@ -135,16 +132,17 @@ class WeightGradient {
     T step[kMaxRowBlock] = {};
     for (int64_t n = 0; n < plan_.layer.batch; ++n)
       for (int64_t y = 0; y < plan_.grid.height; ++y)
-        plan_.kernel.bias_gradient(plan_.frame(dgates, n, gates) + plan_.grid.position(y, 0) * gates + row, gates,
-                                   plan_.grid.width, step);
+        plan_.kernel.bias_gradient(plan_.frame(dgates, n, gates) + plan_.grid.position(y, 0) * gates + first_ + row,
+                                   gates, plan_.grid.width, step);
     for (int64_t i = 0; i < plan_.kernel.row_block; ++i) bias_.data()[row + i] += step[i];
   }
 
   const Plan<T>& plan_;
+  const int64_t first_, rows_;
   const bool winograd_;
   std::vector<int64_t> offsets_;  // of the taps, or of the parts
   int64_t blocks_, blocks_a_unit_ = 1, weight_units_ = 0, size_ = 0;
-  Buffer<T> frames_, bias_;
+  Buffer<T> bias_;
   Buffer<T> total_, step_;  // packed like the weights: of all steps so far, and of one that is not the first
 };
 

@@ -4,51 +4,12 @@
 #include <torch/library.h>
 
 namespace pdb {
-namespace {
-
-void check_tensor(const char* op, const char* name, const at::Tensor& tensor, at::IntArrayRef shape,
-                  const at::Tensor& x) {
-  TORCH_CHECK(tensor.sizes() == shape, op, ": ", name, " must have shape ", shape, ", got ", tensor.sizes());
-  TORCH_CHECK(tensor.device() == x.device(), op, ": ", name, " must be on the device of x, ", x.device(), ", got ",
-              tensor.device());
-  TORCH_CHECK(tensor.layout() == at::kStrided, op, ": ", name, " must be a strided tensor, got ", tensor.layout());
-}
-
-void check_like_x(const char* op, const char* name, const at::Tensor& tensor, at::IntArrayRef shape,
-                  const at::Tensor& x) {
-  check_tensor(op, name, tensor, shape, x);
-  TORCH_CHECK(tensor.scalar_type() == x.scalar_type(), op, ": ", name, " must have the dtype of x, ", x.scalar_type(),
-              ", got ", tensor.scalar_type());
-}
-
-void check_optional(const char* op, const char* name, const OptionalTensor& tensor, at::IntArrayRef shape,
-                    const at::Tensor& x) {
-  if (tensor) check_like_x(op, name, *tensor, shape, x);
-}
-
-}  // namespace
-
-Layer check_inputs(const char* op, const Inputs& inputs) {
-  const at::Tensor& x = inputs.x;
-  TORCH_CHECK(x.dim() == 5, op, ": x must have shape (T, N, Cin, H, W), got ", x.sizes());
-  TORCH_CHECK(x.size(0) > 0 && x.size(2) > 0 && x.size(3) > 0 && x.size(4) > 0, op,
-              ": x must have T, Cin, H and W of at least 1, got ", x.sizes());
-  TORCH_CHECK(at::isFloatingType(x.scalar_type()), op, ": x must be of a floating dtype, got ", x.scalar_type());
-  TORCH_CHECK(inputs.weight_h.dim() == 4 && inputs.weight_h.size(1) > 0 && inputs.weight_h.size(2) % 2 == 1, op,
-              ": weight_h must have shape (4C, C, k, k) with an odd k, got ", inputs.weight_h.sizes());
-  TORCH_CHECK(inputs.dilation > 0, op, ": dilation must be at least 1, got ", inputs.dilation);
-  TORCH_CHECK(inputs.h_0.has_value() == inputs.c_0.has_value(), op,
-              ": h_0 and c_0 must be given together or not at all");
-  const int64_t C = inputs.weight_h.size(1), k = inputs.weight_h.size(2);
-  const Layer l = with_bounded_dilation({x.size(0), x.size(1), x.size(2), C, x.size(3), x.size(4), k, inputs.dilation,
-                                         inputs.reverse, inputs.peephole_current});
-  check_like_x(op, "x", x, x.sizes(), x);
-  check_like_x(op, "weight_h", inputs.weight_h, {4 * C, C, k, k}, x);
-  check_like_x(op, "weight_x", inputs.weight_x, {4 * C, l.in_channels, k, k}, x);
-  check_optional(op, "bias", inputs.bias, {4 * C}, x);
-  check_optional(op, "peephole", inputs.peephole, {kPeepholeCount, C, l.height, l.width}, x);
-  check_optional(op, "h_0", inputs.h_0, {l.batch, C, l.height, l.width}, x);
-  check_optional(op, "c_0", inputs.c_0, {l.batch, C, l.height, l.width}, x);
+Layer check_inputs(const char* op, const Inputs& i) {
+  TORCH_CHECK(i.h_0.has_value() == i.c_0.has_value(), op, ": h_0 and c_0 must be given together or not at all");
+  Layer l = check_layer(op, kGateCount, i.x, i.weight_x, i.weight_h, i.bias, i.h_0, i.dilation, i.reverse);
+  l.peephole_current = i.peephole_current;
+  check_optional(op, "peephole", i.peephole, {kPeepholeCount, l.channels, l.height, l.width}, i.x);
+  check_optional(op, "c_0", i.c_0, {l.batch, l.channels, l.height, l.width}, i.x);
   return l;
 }
 

@@ -4,16 +4,15 @@
 #include <ATen/core/Tensor.h>
 
 #include <array>
-#include <optional>
 #include <tuple>
 #include <utility>
 
 #include "gate.h"
 #include "layer_arguments.h"
+#include "ops/check_layer.h"
 
 namespace pdb {
 
-using OptionalTensor = std::optional<at::Tensor>;
 using ForwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor>;  // output, c_n, reserve
 using BackwardResult = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 

@@ -1,31 +1,24 @@
 """`ConvLSTM`: layers of ConvLSTM with the arguments and meanings of `torch.nn.LSTM`."""
 
-import warnings
-
 import torch
 from torch import Tensor
 
 from pdb_ext.checks import (
     check_choice,
     check_choice_of_flag,
-    check_directions,
-    check_implementation,
     check_peephole,
     check_probabilities,
-    check_sizes,
     check_steps,
     one_of_two,
-    unpack_kernel_size,
-    unpack_widths,
 )
 from pdb_ext.reference import convlstm_of_checked
 
 from .options import HasCellOptions, draw_mask
-from .stack import run_stack
-from .weights import State, Weights, check_scriptable, register_weights, reset_weights, suffix_of, weights_of
+from .stacked import StackedLayer
+from .weights import NAMES, State, register_weights
 
 
-class ConvLSTM(HasCellOptions):
+class ConvLSTM(HasCellOptions, StackedLayer):
     """Dilated ConvLSTM layers; equations and gate order as in :func:`pdb_ext.convlstm`, the rest as `torch.nn.LSTM`.
 
     Time-major like `torch.nn.LSTM` unless batch_first=True (the layers of the paper are batch-first by default).
@@ -67,8 +60,9 @@ class ConvLSTM(HasCellOptions):
         frame 0 backward in time.
     """
 
-    # Objects that were pickled before these attributes existed have these.
-    num_layers, bidirectional, dropout, recurrent_dropout, implementation = 1, False, 0.0, 0.0, "auto"
+    kind, names = "ConvLSTM", NAMES
+
+    recurrent_dropout = 0.0  # of objects that were pickled before there was one
 
     def __init__(
         self,
@@ -98,77 +92,37 @@ class ConvLSTM(HasCellOptions):
         dtype: torch.dtype | None = None,
     ):
         super().__init__()
-        check_sizes(in_channels=in_channels, num_layers=num_layers, dilation=dilation)
-        widths, sides = unpack_widths(hidden_channels, num_layers), unpack_kernel_size(kernel_size)
-        check_probabilities(dropout=dropout, recurrent_dropout=recurrent_dropout)
-        check_directions(bidirectional, reverse)
+        layers = self._set_options(
+            in_channels, hidden_channels, kernel_size, num_layers, bidirectional=bidirectional, dropout=dropout,
+            dilation=dilation, reverse=reverse, batch_first=batch_first, implementation=implementation,
+        )  # fmt: skip
         check_choice("output_peephole", output_peephole, ("previous", "current"))
         if checkpoint_every is not None:
             check_steps(checkpoint_every)
         check_choice_of_flag("recompute_gates", recompute_gates)
-        check_implementation(implementation)
+        check_probabilities(recurrent_dropout=recurrent_dropout)
         self._set_cell_options(
-            widths, padding_mode=padding_mode, activation=activation, recurrent_activation=recurrent_activation,
-            norm=norm, num_groups=num_groups,
+            [width for _, _, width, _ in layers], padding_mode=padding_mode, activation=activation,
+            recurrent_activation=recurrent_activation, norm=norm, num_groups=num_groups,
         )  # fmt: skip
-        if dropout and num_layers == 1:
-            warnings.warn(
-                f"ConvLSTM: dropout={dropout} has no effect with num_layers=1: it acts between layers.", stacklevel=2
-            )
-        self.in_channels = in_channels
-        self.hidden_channels = widths[0] if len(set(widths)) == 1 else widths
-        self.kernel_size = sides[0] if sides[0] == sides[1] else sides
-        self.num_layers = num_layers
-        self.bidirectional = bidirectional
-        self.dropout = dropout
-        self.recurrent_dropout = recurrent_dropout
-        self.dilation = dilation
         self.output_peephole = output_peephole
-        self.reverse = reverse
-        self.batch_first = batch_first
         self.checkpoint_every = checkpoint_every
         self.recompute_gates = recompute_gates
-        self.implementation = implementation
-        self._register_weights(widths, sides, bias, peephole, {"device": device, "dtype": dtype})
+        self.recurrent_dropout = recurrent_dropout
+        for suffix, given, width, sides in layers:
+            check_peephole(peephole, width)
+            factory = {"device": device, "dtype": dtype}
+            register_weights(self, suffix, given, width, sides, bias, peephole, factory)
+            self._register_norm(suffix, width, factory)
         self.reset_parameters()
-
-    def _register_weights(self, widths, sides, bias, peephole, factory) -> None:
-        directions = 2 if self.bidirectional else 1
-        given = [self.in_channels, *(directions * width for width in widths)]
-        for suffix, layer in self._directions():
-            check_peephole(peephole, widths[layer])
-            register_weights(self, suffix, given[layer], widths[layer], sides, bias, peephole, factory)
-            self._register_norm(suffix, widths[layer], factory)
-
-    def _directions(self) -> list[tuple[str, int]]:
-        """(suffix of the parameters' names, layer) of layer 0, of layer 0 reverse if bidirectional, of layer 1 ..."""
-        ways = (False, True) if self.bidirectional else (False,)
-        return [(suffix_of(layer, way), layer) for layer in range(self.num_layers) for way in ways]
-
-    def _weights(self) -> list[Weights]:
-        if self.num_layers == 1 and not self.bidirectional:  # in loops of single steps this is quicker
-            return [(self.weight_x, self.weight_h, self.bias, self.peephole)]
-        return [weights_of(self, suffix) for suffix, _ in self._directions()]
-
-    def _cells(self) -> list[dict]:
-        if self.num_layers == 1 and not self.bidirectional:
-            return [self.cell_options("")]
-        return [self.cell_options(suffix) for suffix, _ in self._directions()]
-
-    def _widths(self) -> list[int]:
-        """C of each layer and direction."""
-        widths, directions = self.hidden_channels, 2 if self.bidirectional else 1
-        if isinstance(widths, int):
-            return [widths] * (self.num_layers * directions)
-        return [width for width in widths for _ in range(directions)]
 
     def reset_parameters(self) -> None:
         """Uniform within 1/sqrt(fan-in), like `torch.nn.Conv2d`; the fan-in counts x and h. Peepholes start at 0.
 
         norm_weight starts at 1, norm_bias at 0.
         """
-        for weights, (suffix, _) in zip(self._weights(), self._directions()):
-            reset_weights(weights)
+        super().reset_parameters()
+        for suffix, _ in self._directions():
             self._reset_norm(suffix)
 
     def allows_native(self) -> bool:
@@ -185,27 +139,16 @@ class ConvLSTM(HasCellOptions):
     ) -> tuple[Tensor, State]:
         if torch.jit.is_scripting():
             return self._scripted(x, state if hx is None else hx, lengths)
-        return run_stack(
-            x,
-            one_of_two("hx", hx, "state", state),
-            lengths,
-            self._weights(),
-            name=type(self).__name__,
-            widths=self._widths(),
-            bidirectional=self.bidirectional,
-            reverse=self.reverse,
-            batch_first=self.batch_first,
-            dropout=float(self.dropout) if self.training else 0.0,
-            recurrent_dropout=float(self.recurrent_dropout) if self.training else 0.0,
-            options={
-                "dilation": self.dilation,
-                "output_peephole": self.output_peephole,
-                "checkpoint_every": self.checkpoint_every,
-                "recompute_gates": self.recompute_gates,
-                "implementation": self.implementation,
-            },
-            cells=self._cells(),
-        )
+        options = {
+            "dilation": self.dilation,
+            "output_peephole": self.output_peephole,
+            "checkpoint_every": self.checkpoint_every,
+            "recompute_gates": self.recompute_gates,
+            "implementation": self.implementation,
+        }
+        hx = one_of_two("hx", hx, "state", state)
+        own = [self.cell_options(suffix) for suffix, _ in self._directions()]
+        return self._run(x, hx, lengths, [options | of_cell for of_cell in own], self.recurrent_dropout)
 
     def _scripted(self, x: Tensor, hx: State | None, lengths: Tensor | list[int] | None) -> tuple[Tensor, State]:
         """What `torch.jit.script` compiles in place of `run_stack`."""
@@ -218,28 +161,8 @@ class ConvLSTM(HasCellOptions):
         )  # fmt: skip
         return output.transpose(0, 1) if self.batch_first else output, state
 
-    def __prepare_scriptable__(self):
-        is_single = self.num_layers == 1 and not self.bidirectional
-        check_scriptable(self, None if is_single else "num_layers=1 and bidirectional=False")
-        return self
-
-    def extra_repr(self) -> str:
-        text = f"{self.in_channels}, {self.hidden_channels}, kernel_size={self.kernel_size}, dilation={self.dilation}"
-        if self.num_layers > 1:
-            text += f", num_layers={self.num_layers}"
-        if self.bidirectional:
-            text += ", bidirectional=True"
-        if self.dropout:
-            text += f", dropout={self.dropout}"
-        if self.bias is None:
-            text += ", bias=False"
+    def _own_repr(self) -> str:
+        text = self._cell_repr()
         if self.peephole is not None:
-            text += f", peephole={tuple(self.peephole.shape)}, output_peephole={self.output_peephole!r}"
-        text += self._cell_repr()
-        if self.recurrent_dropout:
-            text += f", recurrent_dropout={self.recurrent_dropout}"
-        if self.reverse:
-            text += ", reverse=True"
-        if self.implementation != "auto":
-            text += f", implementation={self.implementation!r}"
-        return text + f", batch_first={self.batch_first}"
+            text = f", peephole={tuple(self.peephole.shape)}, output_peephole={self.output_peephole!r}" + text
+        return text + (f", recurrent_dropout={self.recurrent_dropout}" if self.recurrent_dropout else "")

@@ -5,66 +5,93 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from pdb_ext.checks import check_inputs
+from pdb_ext.checks import check_gru_inputs, check_inputs
+from pdb_ext.convgru import convgru
 from pdb_ext.ops import convlstm
 
-from .weights import State, Weights
+from .weights import GRUWeights, Weights
+
+# What the state of a layer consists of, whichever op computes it. In here a state is a tuple of these, or None.
+PARTS = {"convlstm": "hc", "convgru": "h"}
+State = tuple[Tensor, ...]
 
 
-def convlstm_of_lengths(
-    x: Tensor, weights: Weights, state: State | None, lengths: list[int] | None, *, reverse: bool, **options
+def run_lengths(
+    op: str,
+    x: Tensor,
+    weights: Weights | GRUWeights,
+    state: State | None,
+    lengths: list[int] | None,
+    *,
+    reverse: bool,
+    **options,
 ) -> tuple[Tensor, State]:
-    """:func:`pdb_ext.convlstm` for clips of which x (T, N, Cin, H, W) holds the first `lengths[n]` frames.
+    """The op, "convlstm" or "convgru", for clips of which x (T, N, Cin, H, W) holds the first `lengths[n]` frames.
 
-    What lies behind a clip's end is not read, is zero in the output and gets a gradient of zero. (h_n, c_n) is the
-    state at each clip's last step; with reverse=True each clip starts at its own last frame, with its own (h_0, c_0).
-    None: all clips have T frames.
+    What lies behind a clip's end is not read, is zero in the output and gets a gradient of zero. The last
+    state is that at each clip's last step; with reverse=True each clip starts at its own last frame, with its own
+    state. None: all clips have T frames.
     """
     T, N = x.shape[:2]
     if lengths is None or all(length == T for length in lengths):
-        return convlstm(x, *weights, state, reverse=reverse, **options)
-    check_inputs(x, *weights, state, options["dilation"], reverse, options["output_peephole"])
-    mask = options["recurrent_mask"]
+        return _run(op, x, weights, state, reverse=reverse, **options)
+    _check(op, x, weights, state, reverse, options)
+    mask = options.get("recurrent_mask")
     order = sorted(range(N), key=lambda n: -lengths[n])
     x, state = _in_order(x, 1, order), state and tuple(_in_order(part, 0, order) for part in state)
-    options["recurrent_mask"] = None if mask is None else _in_order(mask, 0, order)
+    if mask is not None:
+        options["recurrent_mask"] = _in_order(mask, 0, order)
     # (first frame, frame after the last, number of clips that have these frames); longest clips come first.
     ends = [0, *sorted(set(lengths))]
     segments = [(begin, end, sum(length >= end for length in lengths)) for begin, end in pairwise(ends)]
     run = _backward_in_time if reverse else _forward_in_time
-    outputs, state = run(x, weights, state, segments, options)
+    outputs, state = run(op, x, weights, state, segments, options)
     pieces = [_with_zeros(output, 1, N) for output in outputs]
     output = _with_zeros(torch.cat(pieces), 0, T)
     back = sorted(range(N), key=order.__getitem__)
     return _in_order(output, 1, back), tuple(_in_order(part, 0, back) for part in state)
 
 
-def _forward_in_time(x, weights, state, segments, options) -> tuple[list[Tensor], State]:
+def _run(op: str, x: Tensor, weights: Weights | GRUWeights, state: State | None, **options) -> tuple[Tensor, State]:
+    if op == "convlstm":
+        return convlstm(x, *weights, state, **options)
+    output, h_n = convgru(x, *weights, state and state[0], **options)
+    return output, (h_n,)
+
+
+def _check(op: str, x: Tensor, weights, state: State | None, reverse: bool, options: dict) -> None:
+    if op == "convlstm":
+        check_inputs(x, *weights, state, options["dilation"], reverse, options["output_peephole"])
+    else:
+        check_gru_inputs(x, *weights, state and state[0], options["dilation"], reverse)
+
+
+def _forward_in_time(op, x, weights, state, segments, options) -> tuple[list[Tensor], State]:
     outputs, ended = [], []
     going_on = [active for _, _, active in segments[1:]] + [0]
     for (begin, end, active), remaining in zip(segments, going_on):
         state = state and tuple(part[:active] for part in state)
-        output, state = convlstm(x[begin:end, :active], *weights, state, reverse=False, **_of_first(options, active))
+        output, state = _run(op, x[begin:end, :active], weights, state, reverse=False, **_of_first(options, active))
         outputs.append(output)
         ended.append(tuple(part[remaining:] for part in state))
     return outputs, tuple(torch.cat(parts[::-1]) for parts in zip(*ended))
 
 
-def _backward_in_time(x, weights, initial, segments, options) -> tuple[list[Tensor], State]:
+def _backward_in_time(op, x, weights, initial, segments, options) -> tuple[list[Tensor], State]:
     outputs, state, active_before = [], None, 0
     for begin, end, active in reversed(segments):
         joining = initial and tuple(part[active_before:active] for part in initial)
         if state is not None:
             joining = joining or tuple(part.new_zeros(active - active_before, *part.shape[1:]) for part in state)
             joining = tuple(torch.cat(parts) for parts in zip(state, joining))
-        output, state = convlstm(x[begin:end, :active], *weights, joining, reverse=True, **_of_first(options, active))
+        output, state = _run(op, x[begin:end, :active], weights, joining, reverse=True, **_of_first(options, active))
         outputs.append(output)
         active_before = active
     return outputs[::-1], state
 
 
 def _of_first(options: dict, active: int) -> dict:
-    mask = options["recurrent_mask"]
+    mask = options.get("recurrent_mask")
     return options if mask is None else options | {"recurrent_mask": mask[:active]}
 
 

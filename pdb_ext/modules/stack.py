@@ -1,4 +1,4 @@
-"""One call of a stack of ConvLSTM layers, each in one direction of time or in both."""
+"""One call of a stack of ConvLSTM or ConvGRU layers, each in one direction of time or in both."""
 
 import torch
 from torch import Tensor
@@ -9,16 +9,16 @@ from pdb_ext.checks import check_sequence
 from pdb_ext.ops import record_call
 
 from .options import draw_mask
-from .padded import convlstm_of_lengths
+from .padded import PARTS, run_lengths
 from .state import pack_state, unpack_lengths, unpack_state
-from .weights import State, Weights
+from .weights import GRUWeights, State, Weights
 
 
 def run_stack(
     x: Tensor,
-    hx: State | None,
+    hx: State | Tensor | list[Tensor] | None,
     lengths: Tensor | list[int] | None,
-    weights: list[Weights],
+    weights: list[Weights] | list[GRUWeights],
     *,
     name: str,
     widths: list[int],
@@ -27,36 +27,36 @@ def run_stack(
     batch_first: bool,
     dropout: float,
     recurrent_dropout: float,
-    options: dict,
-    cells: list[dict],
-) -> tuple[Tensor, State]:
-    """What :class:`ConvLSTM` returns.
+    options: list[dict],
+    op: str,
+) -> tuple[Tensor, State | Tensor | list[Tensor]]:
+    """What :class:`ConvLSTM` returns, where op is "convlstm", or :class:`ConvGRU`, where it is "convgru".
 
     weights: of layer 0, of layer 0 reverse if bidirectional, of layer 1 ...; widths: C of each of these.
-    name: the layer in messages. dropout: between layers, recurrent_dropout: of states; both 0 outside training.
-    options: those of `pdb_ext.convlstm`; cells: the others of it, of each layer and direction.
+    options: those of the op, of each of these. name: the layer in messages. dropout: between layers,
+    recurrent_dropout: of states; both 0 outside training.
     """
     if isinstance(x, Proxy):  # The whole stack becomes one node: its loops depend on sizes, which a proxy has not.
         return record_call(
             run_stack, x, hx, lengths, weights, name=name, widths=widths, bidirectional=bidirectional, reverse=reverse,
-            batch_first=batch_first, dropout=dropout, recurrent_dropout=recurrent_dropout, options=options, cells=cells,
+            batch_first=batch_first, dropout=dropout, recurrent_dropout=recurrent_dropout, options=options, op=op,
         )  # fmt: skip
     directions = 2 if bidirectional else 1
     in_channels = weights[0][0].shape[1]
     check_sequence(name, x, in_channels, batch_first)
     if batch_first:
         x = x.transpose(0, 1)
-    states, has_layers = unpack_state(name, hx, widths, x)
+    states, has_layers = unpack_state(name, hx, widths, x, PARTS[op])
     lengths = unpack_lengths(name, lengths, x)
     ends = []
     for first in range(0, len(widths), directions):
         outputs = []
         for i in range(first, first + directions):
             is_reverse = reverse or i > first
-            mask = draw_mask(x, widths[i], recurrent_dropout)
-            output, end = convlstm_of_lengths(
-                x, weights[i], states[i], lengths, reverse=is_reverse, recurrent_mask=mask, **options, **cells[i]
-            )
+            own = options[i]
+            if recurrent_dropout:
+                own = own | {"recurrent_mask": draw_mask(x, widths[i], recurrent_dropout)}
+            output, end = run_lengths(op, x, weights[i], states[i], lengths, reverse=is_reverse, **own)
             outputs.append(output)
             ends.append(end)
         x = torch.cat(outputs, dim=2) if bidirectional else outputs[0]

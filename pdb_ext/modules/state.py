@@ -5,26 +5,27 @@ from torch import Tensor
 
 from pdb_ext.checks import fail_of_layer
 
-from .weights import State
 
-
-def unpack_state(name: str, hx, widths: list[int], x: Tensor) -> tuple[list[State | None], bool]:
-    """(the state of each layer and direction, whether the answer is to have an axis for these).
+def unpack_state(name: str, hx, widths: list[int], x: Tensor, parts: str = "hc") -> tuple[list, bool]:
+    """(the state of each layer and direction, a tuple or None, whether the answer is to have an axis for these).
 
     hx: None or (h_0, c_0), each (count, N, C, H, W) with count = len(widths); where widths differ, each a list of
-    (N, C, H, W); for a single layer also each (N, C, H, W). x: (T, N, Cin, H, W).
+    (N, C, H, W); for a single layer also each (N, C, H, W). With parts="h" it is h_0 itself. x: (T, N, Cin, H, W).
     """
     count = len(widths)
     if hx is None:
         return [None] * count, count > 1
-    is_pair = isinstance(hx, (tuple, list)) and len(hx) == 2
-    if count == 1 and not (is_pair and all(isinstance(part, Tensor) and part.dim() == 5 for part in hx)):
-        return [hx], False  # `convlstm` checks it
-    if not is_pair:
+    if len(parts) == 1:
+        hx = (hx,)
+    is_complete = isinstance(hx, (tuple, list)) and len(hx) == len(parts)
+    if count == 1 and not (is_complete and all(isinstance(part, Tensor) and part.dim() == 5 for part in hx)):
+        return [hx], False  # the op checks it
+    if not is_complete:
         length = f" of length {len(hx)}" if isinstance(hx, (tuple, list)) else ""
         fail_of_layer(name, "hx", "be None or a pair (h_0, c_0)", f"{type(hx).__name__}{length}")
-    parts = [_split(name, f"hx[{i}] ({'hc'[i]}_0)", part, widths, x) for i, part in enumerate(hx)]
-    return list(zip(*parts)), True
+    which = ["hx"] if len(parts) == 1 else [f"hx[{i}] ({part}_0)" for i, part in enumerate(parts)]
+    split = [_split(name, *named, widths, x) for named in zip(which, hx)]
+    return list(zip(*split)), True
 
 
 def _split(name: str, which: str, part, widths: list[int], x: Tensor) -> tuple[Tensor, ...]:
@@ -46,12 +47,13 @@ def _split(name: str, which: str, part, widths: list[int], x: Tensor) -> tuple[T
     return part.unbind()
 
 
-def pack_state(ends: list[State], widths: list[int], has_layers: bool) -> State:
-    """(h_n, c_n) in the form that `unpack_state` reads."""
-    if not has_layers:
-        return ends[0]
-    parts = zip(*ends)
-    return tuple(list(part) if _differ(widths) else torch.stack(part) for part in parts)
+def pack_state(ends: list[tuple], widths: list[int], has_layers: bool):
+    """(h_n, c_n), or h_n, in the form that `unpack_state` reads."""
+    if has_layers:
+        state = tuple(list(part) if _differ(widths) else torch.stack(part) for part in zip(*ends))
+    else:
+        state = ends[0]
+    return state if len(state) > 1 else state[0]
 
 
 def unpack_lengths(name: str, lengths: Tensor | list[int] | None, x: Tensor) -> list[int] | None:

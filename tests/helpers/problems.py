@@ -1,7 +1,8 @@
-"""Inputs for `convlstm`: a fixed list of awkward cases and random ones, and the comparison of two implementations."""
+"""Inputs for `convlstm` and `convgru`: awkward cases and random ones, and the comparison of two implementations."""
 
 import dataclasses
 import random
+from typing import ClassVar
 
 import torch
 
@@ -23,6 +24,9 @@ class Problem:
     peephole: str = ""  # "", "full", "map", "channel", "scalar"
     output_peephole: str = "previous"
     state: bool = False
+
+    gates: ClassVar[int] = 4
+    op: ClassVar[str] = "convlstm"
 
     def __str__(self):
         sizes = f"T{self.T}-N{self.N}-{self.in_channels}to{self.C}-{self.H}x{self.W}-k{self.k}-d{self.dilation}"
@@ -49,13 +53,44 @@ class Problem:
         }
         return {
             "x": normal(self.T, self.N, self.in_channels, self.H, self.W),
-            "weight_x": normal(4 * C, self.in_channels, self.k, self.k, scale=(self.in_channels * area) ** -0.5),
-            "weight_h": normal(4 * C, C, self.k, self.k, scale=(C * area) ** -0.5),
-            "bias": normal(4 * C) if self.bias else None,
+            "weight_x": normal(
+                self.gates * C, self.in_channels, self.k, self.k, scale=(self.in_channels * area) ** -0.5
+            ),
+            "weight_h": normal(self.gates * C, C, self.k, self.k, scale=(C * area) ** -0.5),
+            "bias": normal(self.gates * C) if self.bias else None,
             "peephole": normal(*shapes[self.peephole]) if self.peephole else None,
             "h_0": normal(self.N, C, self.H, self.W, scale=0.5) if self.state else None,
             "c_0": normal(self.N, C, self.H, self.W) if self.state else None,
         }
+
+    def call(self, function, inputs: dict) -> dict[str, torch.Tensor]:
+        """What the function returns, by name."""
+        rest = {k: v for k, v in inputs.items() if k not in ("h_0", "c_0")}
+        state = (inputs["h_0"], inputs["c_0"]) if self.state else None
+        output, (h_n, c_n) = function(**rest, state=state, **self.options())
+        return {"output": output, "h_n": h_n, "c_n": c_n}
+
+
+class GRUProblem(Problem):
+    """For `convgru`, which has no peepholes and no cell state."""
+
+    gates: ClassVar[int] = 3
+    op: ClassVar[str] = "convgru"
+
+    def options(self) -> dict:
+        return {"dilation": self.dilation, "reverse": self.reverse}
+
+    def inputs(self, dtype=torch.float64, seed=0) -> dict:
+        inputs = super().inputs(dtype, seed)
+        return {name: inputs[name] for name in ("x", "weight_x", "weight_h", "bias", "h_0")}
+
+    def call(self, function, inputs: dict) -> dict[str, torch.Tensor]:
+        output, h_n = function(**inputs, **self.options())
+        return {"output": output, "h_n": h_n}
+
+
+def as_gru(problem: Problem) -> GRUProblem:
+    return GRUProblem(**dataclasses.asdict(problem) | {"peephole": "", "output_peephole": "previous"})
 
 
 FIXED = [
@@ -97,10 +132,7 @@ def random_problems(count: int, seed: int) -> list[Problem]:
 def run(function, problem: Problem, inputs: dict, weights_seed=1) -> dict[str, torch.Tensor]:
     """Outputs and the gradients of a random linear function of all outputs with respect to all inputs."""
     leaves = {name: value.clone().requires_grad_() for name, value in inputs.items() if value is not None}
-    arguments = dict.fromkeys(("bias", "peephole")) | {k: v for k, v in leaves.items() if k not in ("h_0", "c_0")}
-    state = (leaves["h_0"], leaves["c_0"]) if problem.state else None
-    output, (h_n, c_n) = function(**arguments, state=state, **problem.options())
-    results = {"output": output, "h_n": h_n, "c_n": c_n}
+    results = problem.call(function, leaves)
     generator = torch.Generator().manual_seed(weights_seed)
     total = sum(
         (value.double() * torch.randn(value.shape, generator=generator, dtype=torch.float64)).sum()
@@ -122,11 +154,12 @@ def assert_as_accurate_as_pytorch(function, problem: Problem, dtype: torch.dtype
     roundings is luck. Two roundings of the values are always allowed (64 in float64, which is held against itself).
     """
     exact, theirs, ours = {}, {}, {}
+    reference_function = getattr(reference, problem.op)
     for seed in range(draws):
         inputs = problem.inputs(dtype, seed)
         doubled = {k: None if v is None else v.double() for k, v in inputs.items()}
         for results, run_function, values in (
-            (exact, reference.convlstm, doubled), (theirs, reference.convlstm, inputs), (ours, function, inputs),
+            (exact, reference_function, doubled), (theirs, reference_function, inputs), (ours, function, inputs),
         ):  # fmt: skip
             for name, value in run(run_function, problem, values).items():
                 assert value.dtype == values["x"].dtype, name

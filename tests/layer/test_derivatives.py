@@ -6,13 +6,14 @@ from torch import nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, vmap
 
 import pdb_ext
-from pdb_ext import ConvLSTM, ConvLSTMCell, DBConvLSTM, PDBConvLSTM, _library
+from pdb_ext import ConvGRU, ConvLSTM, ConvLSTMCell, DBConvLSTM, PDBConvLSTM, _library
 from pdb_ext.modules import paper
 
 needs_native = pytest.mark.skipif(_library.native is None, reason=f"no native library: {_library.why_not_native}")
 LAYERS = {
     "ConvLSTM": lambda **options: ConvLSTM(2, 3, **options),
     "stack": lambda **options: ConvLSTM(2, 3, num_layers=2, bidirectional=True, **options),
+    "ConvGRU": lambda checkpoint_every=None, recompute_gates=None, **options: ConvGRU(2, 3, **options),
     "DBConvLSTM": lambda **options: DBConvLSTM(2, 3, batch_first=False, **options),
     "PDBConvLSTM": lambda **options: PDBConvLSTM(2, 3, batch_first=False, **options),
 }

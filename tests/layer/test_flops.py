@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from pdb_ext import ConvLSTM, DBConvLSTM, PDBConvLSTM, _library
+from pdb_ext import ConvGRU, ConvLSTM, DBConvLSTM, PDBConvLSTM, _library
 from pdb_ext.modules import paper
 
 pytestmark = pytest.mark.skipif(_library.native is None, reason=f"no native library: {_library.why_not_native}")
@@ -28,6 +28,7 @@ def pair(make, **options):
         (lambda **options: ConvLSTM(3, 4, **options), {}),
         (lambda **options: ConvLSTM(3, 4, 5, bias=False, peephole=(3, 4, 1, 1), **options), {"dilation": 2}),
         (lambda **options: ConvLSTM(3, [4, 6], num_layers=2, bidirectional=True, **options), {}),
+        (lambda **options: ConvGRU(3, [4, 6], num_layers=2, bidirectional=True, **options), {}),
         (lambda **options: DBConvLSTM(3, 4, batch_first=False, **options), {}),
         (lambda **options: PDBConvLSTM(3, 4, batch_first=False, **options), {"merge": "sum"}),
     ],
@@ -49,9 +50,12 @@ def test_by_hand():
 
 @pytest.mark.parametrize("frozen", [["weight_h"], ["weight_x"], ["weight_x", "weight_h", "bias"]], ids=", ".join)
 @pytest.mark.parametrize("of_state", [False, True])
-def test_only_the_gradients_that_are_asked_for(frozen, of_state):
-    native, reference = pair(lambda **options: ConvLSTM(3, 4, **options))
+@pytest.mark.parametrize("kind", [ConvLSTM, ConvGRU])
+def test_only_the_gradients_that_are_asked_for(kind, frozen, of_state):
+    native, reference = pair(lambda **options: kind(3, 4, **options))
     state = tuple(torch.randn(2, 4, 6, 7).requires_grad_(of_state) for _ in "hc")
+    if kind is ConvGRU:
+        state = state[0]
     for layer in (native, reference):
         for name in frozen:
             getattr(layer, name).requires_grad_(False)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from pdb_ext import ConvLSTM, DBConvLSTM, PDBConvLSTM
+from pdb_ext import ConvGRU, ConvLSTM, DBConvLSTM, PDBConvLSTM
 from pdb_ext.modules import stack
 
 LENGTHS = [3, 5, 1, 5]
@@ -19,6 +19,8 @@ LAYERS = {
     "checkpoints": lambda: ConvLSTM(3, 4, checkpoint_every=2),
     "reference": lambda: ConvLSTM(3, 4, (3, 5), num_layers=2),
     "options": lambda: ConvLSTM(3, 4, num_layers=2, padding_mode="circular", activation="relu", norm="layer"),
+    "GRU": lambda: ConvGRU(3, 4),
+    "GRU stack": lambda: ConvGRU(3, [4, 5], num_layers=2, bidirectional=True),
     "DB tanh": lambda: DBConvLSTM(3, 4, batch_first=False),
     "DB sum": lambda: DBConvLSTM(3, 4, merge="sum", batch_first=False),
     "PDB": lambda: PDBConvLSTM(3, 4, batch_first=False),

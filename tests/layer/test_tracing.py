@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import pdb_ext
-from pdb_ext import ConvLSTM, ConvLSTMCell, DBConvLSTM, PDBConvLSTM
+from pdb_ext import ConvGRU, ConvGRUCell, ConvLSTM, ConvLSTMCell, DBConvLSTM, PDBConvLSTM
 
 CELL_OPTIONS = {
     "padding_mode": "circular", "activation": "relu", "recurrent_activation": "hard_sigmoid", "norm": "group",
@@ -19,6 +19,7 @@ LAYERS = {
     "stack": lambda **options: ConvLSTM(3, [4, 5], num_layers=2, bidirectional=True, batch_first=True, **options),
     "rectangle": lambda **options: ConvLSTM(3, 4, (3, 5), batch_first=True, peephole=(3, 4, 1, 1), **options),
     "options": lambda **options: ConvLSTM(3, 4, batch_first=True, **CELL_OPTIONS, **options),
+    "ConvGRU": lambda **options: ConvGRU(3, 4, batch_first=True, **options),
     "DBConvLSTM": lambda **options: DBConvLSTM(3, 4, **options),
     "PDBConvLSTM": lambda **options: PDBConvLSTM(3, 4, merge="sum", **options),
 }
@@ -44,7 +45,7 @@ def model_and_clip(name, **options):
     return Model(layer, channels).eval(), torch.randn(2, 3, 1, 6, 7)
 
 
-@pytest.mark.parametrize("name", ["ConvLSTM", "stack", "rectangle", "options"])
+@pytest.mark.parametrize("name", ["ConvLSTM", "stack", "rectangle", "options", "ConvGRU"])
 @pytest.mark.parametrize("implementation", ["auto", "reference"])
 def test_fx(name, implementation):
     model, clip = model_and_clip(name, implementation=implementation)
@@ -105,7 +106,11 @@ def test_jit_trace(name, implementation):
     torch.testing.assert_close(torch.jit.load(file)(other), model(other))
 
 
-@pytest.mark.slow(but=["stack-False", "rectangle-True", "options-False", "DBConvLSTM-False", "PDBConvLSTM-False"])
+@pytest.mark.slow(
+    but=[
+        "stack-False", "rectangle-True", "options-False", "ConvGRU-True", "DBConvLSTM-False", "PDBConvLSTM-False",
+    ]
+)  # fmt: skip
 @pytest.mark.parametrize("dynamo", [True, False])
 @EACH
 def test_onnx(name, dynamo, tmp_path):
@@ -165,9 +170,39 @@ def test_jit_script_of_dropout_and_masks():
     torch.testing.assert_close(script_of_cell(x[1], hx, mask), cell(x[1], hx, mask))
 
 
+def test_of_the_gru():
+    """fx of the function and of the cell, and jit.script."""
+
+    class Loop(nn.Module):
+        def __init__(self, **options):
+            super().__init__()
+            self.cell, self.layer = ConvGRUCell(3, 4, **options), ConvGRU(4, 4, reverse=True, **options)
+
+        def forward(self, x: torch.Tensor, h: torch.Tensor):
+            h = self.cell(x, self.cell(x, h))
+            output, h = self.layer(h[None], h)
+            return output, self.cell(x, h)
+
+    class WithFunction(Loop):
+        def forward(self, x, h):
+            output, h = super().forward(x, h)
+            return pdb_ext.convgru(output, self.layer.weight_x, self.layer.weight_h, h_0=h, dilation=2)
+
+    x, h = torch.randn(2, 3, 6, 7), torch.randn(2, 4, 6, 7)
+    loop = WithFunction()
+    torch.testing.assert_close(torch.fx.symbolic_trace(loop)(x, h), loop(x, h))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loop = Loop(implementation="reference", bias=False)
+        torch.testing.assert_close(torch.jit.script(loop)(x, h), loop(x, h))
+        with pytest.raises(torch.jit.Error, match="torch.jit.script knows no lengths"):
+            torch.jit.script(ConvGRU(3, 4, implementation="reference"))(x[None], lengths=[1, 1])
+
+
 @pytest.mark.parametrize(
     "layer, message",
     [
+        (ConvGRU(3, 4), 'ConvGRU: .* only with implementation="reference"; torch.jit.trace and torch.export'),
         (ConvLSTM(3, 4), 'ConvLSTM: .* only with implementation="reference"; torch.jit.trace and torch.export'),
         (ConvLSTM(3, 4, num_layers=2, implementation="reference"), "only with num_layers=1 and bidirectional=False;"),
         (ConvLSTMCell(3, 4), 'ConvLSTMCell: .* only with implementation="reference";'),

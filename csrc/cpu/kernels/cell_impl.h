@@ -33,7 +33,7 @@ PDB_INLINE Peephole<Vec<T>> load_peephole(const CellStrip<T>& strip, int64_t at,
 
 // Calls body(p, channel, lanes) for every vector of channels of every pixel; lanes < Vec<T>::size only at the end.
 template <class T, class Body>
-PDB_INLINE void for_each_vector(const CellStrip<T>& strip, Body body) {
+PDB_INLINE void for_each_vector(const StripPixels& strip, Body body) {
   for (int64_t p = 0; p < strip.pixels; ++p)
     for_each_vector<T>(strip.channels,
                        [&](int64_t channel, int lanes) __attribute__((always_inline)) { body(p, channel, lanes); });

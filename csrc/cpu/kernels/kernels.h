@@ -1,4 +1,4 @@
-// CPU kernels of the dilated ConvLSTM: raw pointers, no torch, no threads. Each call does one piece of work that a
+// CPU kernels of the dilated ConvLSTM and ConvGRU: raw pointers, no torch, no threads. Each call does one piece of work that a
 // caller may run in parallel with others. Compiled once for each instruction set; kernels<T>() picks one at run time.
 //
 // Inside the op every image is pixel-major: the channels of one pixel are neighbours in memory. A *frame* is such an
@@ -44,13 +44,16 @@ struct WinogradConvolution {
   const int64_t* shifts;
 };
 
-// The cell at the pixels of a strip. pixel[p] is the position in arrays over the whole image, [pixel][channels] or
-// [pixel][4 * channels]; slot[p] that among the pre-activations of the strip; position[p] that in a frame. Null arrays
-// are absent.
-template <class T>
-struct CellStrip {
+// The pixels of a strip. pixel[p] is the position in arrays over the whole image, [pixel][channels] or [pixel][gates *
+// channels]; slot[p] that among the pre-activations of the strip; position[p] that in a frame.
+struct StripPixels {
   int64_t pixels, channels;
   const int64_t *pixel, *slot, *position;
+};
+
+// The ConvLSTM's cell at the pixels of a strip. Null arrays are absent.
+template <class T>
+struct CellStrip : StripPixels {
   bool peephole_current;
   const T* peephole;  // [3][peephole_stride]
   int64_t peephole_stride;
@@ -75,6 +78,41 @@ struct CellBackward : CellStrip<T> {
   T* dpeephole;  // laid out like the peephole; added to
 };
 
+// The ConvGRU's cell: the two halves of a step forward, and of one backward. Gates are [pixel][3 * channels], their
+// gradients [position][3 * channels].
+template <class T>
+struct GruForward : StripPixels {
+  const T* sums;  // [slot][sums_stride], pre-activations: of r and z in the first half, of n in the second
+  int64_t sums_stride;
+  const T* h_previous;  // [position][stride]; zeros if null
+  T* result;  // [position][stride]: r . h_{t-1}, not written where that is zeros; then h_t, maybe in its place
+  int64_t stride;
+  T* gates;        // activations; the second half reads z
+  bool saves_all;  // r and n as well, not z alone
+};
+// The first half backward, over a row of neighbouring pixels.
+template <class T>
+struct GruUpdateBackward {
+  int64_t pixels, channels;
+  const T* gates;
+  const T* h_previous;  // [pixel][stride]; zeros if null
+  int64_t stride;
+  const T* grad;  // [pixel][channels], gradient of h_t as an output; zeros if null
+  T* dh;          // [pixel][channels]: in, the gradient of h_t from later steps; out, what z . h_{t-1} passes on
+  T* dgates;      // those of z and n; zeros for r if h_{t-1} is zeros
+  T* reset;       // [pixel][stride]: r . h_{t-1}, for the gradient of the weights; null: not wanted
+};
+template <class T>
+struct GruResetBackward : StripPixels {
+  const T* sums;  // [slot][sums_stride], gradients of r . h_{t-1}
+  int64_t sums_stride;
+  const T* gates;
+  const T* h_previous;  // [position][stride]; zeros if null
+  int64_t stride;
+  T* dgates;  // that of r
+  T* dh;      // [pixel][channels]; added to
+};
+
 template <class T>
 struct Kernels {
   const char* name;
@@ -93,6 +131,10 @@ struct Kernels {
 
   void (*cell_forward)(const CellForward<T>&);
   void (*cell_backward)(const CellBackward<T>&);
+  void (*gru_reset)(const GruForward<T>&);
+  void (*gru_update)(const GruForward<T>&);
+  void (*gru_update_backward)(const GruUpdateBackward<T>&);
+  void (*gru_reset_backward)(const GruResetBackward<T>&);
 
   // to[pixel[p]][channel] = tanh(sums[slot[p]][channel]), sums [slot][stride], to [pixel][channels].
   void (*tanh)(const T* sums, int64_t stride, const int64_t* slot, const int64_t* pixel, int64_t pixels,

@@ -4,6 +4,7 @@
 #include "cpu/kernels/cell_impl.h"
 #include "cpu/kernels/convolution_impl.h"
 #include "cpu/kernels/filters_impl.h"
+#include "cpu/kernels/gru_impl.h"
 #include "cpu/kernels/transpose_impl.h"
 #include "cpu/kernels/winograd_impl.h"
 
@@ -21,6 +22,10 @@ const Kernels<T>& table() {
                                          winograd<T>,
                                          cell_forward<T>,
                                          cell_backward<T>,
+                                         gru_reset<T>,
+                                         gru_update<T>,
+                                         gru_update_backward<T>,
+                                         gru_reset_backward<T>,
                                          tanh_strip<T>,
                                          weight_gradient<T>,
                                          winograd_weight_gradient<T>,

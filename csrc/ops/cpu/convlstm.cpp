@@ -3,19 +3,11 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
-#include "cpu/kernels/kernels.h"
-#include "cpu/plan.h"
-#include "ops/calls.h"
 #include "ops/cpu/tensors.h"
 #include "ops/gradients.h"
 
 namespace pdb::cpu {
 namespace {
-
-void note(const char* op, const Layer& layer) {
-  if (layer.batch > 0)
-    record_call({op, "cpu", kernels<float>().name, use_winograd(layer) ? "winograd" : "direct", 1, false});
-}
 
 template <class T>
 PeepholeWeights<T> read_peephole(const OptionalTensor& p) {
@@ -50,7 +42,7 @@ ForwardResult convlstm(const at::Tensor& x, const at::Tensor& weight_x, const at
                                     gates,
                                     cells};
     forward(layer, tensors, torch_threads());
-    note("convlstm", layer);
+    note("convlstm", layer, kGateCount);
   });
   return {output, c_n, reserve};
 }
@@ -90,7 +82,7 @@ BackwardResult convlstm_backward(const OptionalTensor& grad_output, const Option
                                      write<T>(grads[kH0]),
                                      write<T>(grads[kC0])};
     backward(layer, tensors, torch_threads());
-    note("convlstm_backward", layer);
+    note("convlstm_backward", layer, kGateCount);
   });
   return to_result(grads);
 }

@@ -1,10 +1,12 @@
-// CPU tensors and PyTorch's threads in the form that the kernels take (cpu/layer.h).
+// CPU tensors and PyTorch's threads in the form that the kernels take (cpu/layer.h), and the record of a call.
 #pragma once
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
-#include "cpu/layer.h"
+#include "cpu/kernels/kernels.h"
+#include "cpu/plan.h"
+#include "ops/calls.h"
 #include "ops/convlstm.h"
 
 namespace pdb::cpu {
@@ -35,6 +37,12 @@ template <class T>
 Frames<const T> read_frames(const OptionalTensor& t) {
   if (!t) return {};
   return {t->const_data_ptr<T>(), t->stride(0), t->stride(1), t->stride(2), t->stride(3), t->stride(4)};
+}
+
+inline void note(const char* op, const Layer& layer, int64_t gate_count) {
+  if (layer.batch == 0) return;
+  const char* form = use_winograd(layer, gate_count) ? "winograd" : "direct";
+  record_call({op, "cpu", kernels<float>().name, form, 1, false});
 }
 
 }  // namespace pdb::cpu

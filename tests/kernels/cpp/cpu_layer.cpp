@@ -1,31 +1,12 @@
 // The whole CPU layer without torch: forward against plain loops, backward against finite differences along random
 // directions; and the merge of two, against plain loops. Meant for AddressSanitizer and UBSan: every array is exactly
 // as large as cpu/layer.h says.
-#include <cmath>
-#include <cstdio>
-#include <cstdlib>
-#include <random>
-#include <thread>
-#include <vector>
-
 #include "cell.h"
-#include "cpu/layer.h"
+#include "plain.h"
 
-using namespace pdb::cpu;
-using pdb::Layer;
 using pdb::PeepholeWeights;
-using Values = std::vector<double>;
 
 namespace {
-
-std::mt19937 generator(0);
-
-Values normal(int64_t size, double scale) {
-  std::normal_distribution<double> distribution(0, scale);
-  Values values(size);
-  for (double& value : values) value = distribution(generator);
-  return values;
-}
 
 struct Case {
   Layer layer;
@@ -55,20 +36,6 @@ struct Outputs {
   Values output, c_n, gates, cells;
 };
 
-const double* data_or_null(const Values& values) { return values.empty() ? nullptr : values.data(); }
-
-void run_in_parts(int64_t size, int64_t, const std::function<void(int64_t, int64_t)>& body) {
-  std::thread first([&] { body(0, size / 2); });
-  body(size / 2, size);
-  first.join();
-}
-void run_at_once(int64_t size, int64_t, const std::function<void(int64_t, int64_t)>& body) { body(0, size); }
-Threads threads(const Case& c) { return {c.threads > 1 ? run_in_parts : run_at_once, c.threads}; }
-
-Frames<const double> frames(const Case& c, const Values& values, int64_t channels) {
-  const int64_t pixels = c.layer.height * c.layer.width;
-  return {values.data(), c.layer.batch * channels * pixels, channels * pixels, pixels, c.layer.width, 1};
-}
 PeepholeWeights<double> peephole(const Case& c, const Inputs& in) {
   const int64_t pixels = c.layer.height * c.layer.width;
   return {data_or_null(in.peephole), c.layer.channels * pixels, pixels, c.layer.width, 1};
@@ -80,24 +47,11 @@ Outputs run_forward(const Case& c, const Inputs& in, bool save) {
   Outputs out{Values(l.steps * state), Values(state), Values(save ? 4 * l.steps * state : 0),
               Values(save ? l.steps * state : 0)};
   forward<double>(l,
-                  {frames(c, in.x, l.in_channels), in.weight_x.data(), in.weight_h.data(), in.bias.data(),
+                  {frames(c.layer, in.x, l.in_channels), in.weight_x.data(), in.weight_h.data(), in.bias.data(),
                    peephole(c, in), data_or_null(in.h_0), data_or_null(in.c_0), out.output.data(), out.c_n.data(),
                    save ? out.gates.data() : nullptr, save ? out.cells.data() : nullptr},
-                  threads(c));
+                  threads(c.threads));
   return out;
-}
-
-// conv2d(input, weight) at one pixel: input (channels, H, W), weight (channels, k, k) of one row.
-double convolve(const Layer& l, const double* input, int64_t channels, const double* weight, int64_t y, int64_t x) {
-  double sum = 0;
-  for (int64_t channel = 0; channel < channels; ++channel)
-    for (int64_t tap = 0; tap < l.kernel * l.kernel; ++tap) {
-      const int64_t from_y = y + (tap / l.kernel - l.kernel / 2) * l.dilation;
-      const int64_t from_x = x + (tap % l.kernel - l.kernel / 2) * l.dilation;
-      if (from_y >= 0 && from_y < l.height && from_x >= 0 && from_x < l.width)
-        sum += input[(channel * l.height + from_y) * l.width + from_x] * weight[channel * l.kernel * l.kernel + tap];
-    }
-  return sum;
 }
 
 Outputs plain_forward(const Case& c, const Inputs& in) {
@@ -137,18 +91,6 @@ Outputs plain_forward(const Case& c, const Inputs& in) {
   return out;
 }
 
-double dot(const Values& a, const Values& b) {
-  double sum = 0;
-  for (size_t i = 0; i < a.size(); ++i) sum += a[i] * b[i];
-  return sum;
-}
-
-void expect_near(const char* what, double got, double expected, double tolerance) {
-  if (std::abs(got - expected) <= tolerance) return;
-  std::printf("%s: got %.12g, expected %.12g\n", what, got, expected);
-  std::exit(1);
-}
-
 Inputs run_backward(const Case& c, Inputs in, const Outputs& out, const Values& grad_output, const Values& grad_c_n,
                     bool recompute = false) {
   const Layer& l = c.layer;
@@ -156,12 +98,12 @@ Inputs run_backward(const Case& c, Inputs in, const Outputs& out, const Values& 
   for (Values* values : grads.all()) std::fill(values->begin(), values->end(), std::nan(""));  // all must be written
   const auto pointer = [](Values& values) { return values.empty() ? nullptr : values.data(); };
   backward<double>(l,
-                   {frames(c, grad_output, l.channels), grad_c_n.data(), frames(c, in.x, l.in_channels),
+                   {frames(c.layer, grad_output, l.channels), grad_c_n.data(), frames(c.layer, in.x, l.in_channels),
                     in.weight_x.data(), in.weight_h.data(), in.bias.data(), peephole(c, in), data_or_null(in.h_0),
                     data_or_null(in.c_0), out.output.data(), recompute ? nullptr : out.gates.data(), out.cells.data(),
                     grads.x.data(), grads.weight_x.data(), grads.weight_h.data(), grads.bias.data(),
                     pointer(grads.peephole), pointer(grads.h_0), pointer(grads.c_0)},
-                   threads(c));
+                   threads(c.threads));
   return grads;
 }
 
@@ -206,9 +148,9 @@ void test_merge(Case c) {
   const Values bias = normal(c.state ? l.channels : 0, 0.5);
   Values output(h_f.size(), std::nan(""));
   merge<double>(l,
-                {frames(c, h_f, l.channels), frames(c, h_b, l.channels), weight_f.data(), weight_b.data(),
+                {frames(c.layer, h_f, l.channels), frames(c.layer, h_b, l.channels), weight_f.data(), weight_b.data(),
                  data_or_null(bias), output.data()},
-                threads(c));
+                threads(c.threads));
   for (int64_t at = 0; at < static_cast<int64_t>(output.size()); ++at) {
     const int64_t picture = at / frame, row = at / pixels % l.channels, y = at % pixels / l.width, x = at % l.width;
     const double sum = convolve(l, h_f.data() + picture * frame, l.channels, weight_f.data() + row * weight, y, x) +

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, group_norm, layer_norm, pad
 
-from .checks import check_cell_options, check_inputs
+from pdb_ext.checks import check_cell_options, check_inputs
 
 
 class CellOptions(NamedTuple):
