@@ -7,6 +7,8 @@
 #include <string>
 
 #include "cuda/step/kernels.h"
+#include "gate.h"
+#include "gru_cell.h"
 
 namespace pdb::cuda {
 namespace {
@@ -18,6 +20,12 @@ double operations_per_cycle(int architecture, bool tensor_cores, int64_t element
   const bool data_centre = architecture / 10 == 9 || architecture / 10 == 10;  // sm_90, sm_100
   const double half = data_centre ? 4096 : architecture == 80 ? 2048 : 1024;
   return element_size == 2 ? half : half / 2;
+}
+
+// Multiplications and additions of a step's convolutions.
+double step_operations(const Layer& layer, int gates) {
+  return 2.0 * gates * layer.channels * (layer.in_channels + layer.channels) * layer.taps() * layer.batch *
+         layer.pixels();
 }
 
 }  // namespace
@@ -78,14 +86,32 @@ CudaPath choose_path(const Chains& chains, int64_t element_size, const Device& d
   if (forced && *forced != CudaPath::persistent) return *forced;
   for (int i = 0; !forced && i < chains.chains * chains.depth; ++i) {
     const Layer& layer = chains.layers[i];
-    const double operations =
-        2.0 * 4 * layer.channels * (layer.in_channels + layer.channels) * layer.taps() * layer.batch * layer.pixels();
-    if (operations > break_even_operations(layer, element_size, device)) return CudaPath::aten;
+    if (step_operations(layer, kGateCount) > break_even_operations(layer, element_size, device)) return CudaPath::aten;
   }
   if (persistent_fits(chains, element_size, pass)) return CudaPath::persistent;
   // Backward through time has one convolution a step, which cuDNN computes faster at every size that was measured.
   const bool measured = !forced && chains.layers[0].tensor_cores && pass == Pass::backward;
   return measured ? CudaPath::aten : CudaPath::step;
+}
+
+const char* gru_kernel_name(CudaPath path, Pass pass, bool tensor_cores, const Device& device) {
+  const bool forward = pass == Pass::forward;
+  if (path == CudaPath::aten) {
+    if (!device.has_kernels()) return "none: PyTorch's operators";
+    return forward ? "gru_gates_forward_kernel" : "gru_gates_backward_kernel";
+  }
+  if (tensor_cores) return forward ? "mma_gru_forward_step_kernel" : "mma_gru_backward_step_kernel";
+  return forward ? "gru_forward_step_kernel" : "gru_backward_step_kernel";
+}
+
+// The break-even of the ConvLSTM's paths, whose steps have the same additional traffic for one launch more: derived
+// from them, not measured.
+CudaPath choose_gru_path(const Layer& layer, int64_t element_size, const Device& device, Pass pass) {
+  if (!device.has_kernels()) return CudaPath::aten;
+  if (const std::optional<CudaPath> forced = path_from_environment())
+    if (*forced != CudaPath::persistent) return *forced;
+  const bool large = step_operations(layer, kGruGateCount) > break_even_operations(layer, element_size, device);
+  return large || (layer.tensor_cores && pass == Pass::backward) ? CudaPath::aten : CudaPath::step;
 }
 
 }  // namespace pdb::cuda
