@@ -1,5 +1,5 @@
-// One ConvGRU layer over a whole sequence, as the CPU and the CUDA implementation receive it (sizes and options are those
-// of Layer, which has no peephole here). 3C rows are the gates in the order of gru_cell.h, C rows each.
+// One ConvGRU layer over a whole sequence, as the CPU and the CUDA implementation receive it (sizes and options are
+// those of Layer, which has no peephole here). 3C rows are the gates in the order of gru_cell.h, C rows each.
 #pragma once
 
 #include "gru_cell.h"

@@ -36,9 +36,9 @@ PDB_HD V gru_update_backward(V z, V n, V h_previous, V dh, V& dz, V& dn) {
   dn = dh * keep * (one - n * n);
   return dh * z;
 }
-// Second half: drh is the gradient of r . h_{t-1}, the transposed convolution of dn with W_hn. dr becomes the gradient of
-// the pre-activation. Returns what reaches h_{t-1} through r . h_{t-1}; what reaches it through the pre-activations of r
-// and z is the transposed convolution of dr and dz with W_hr and W_hz.
+// Second half: drh is the gradient of r . h_{t-1}, the transposed convolution of dn with W_hn. dr becomes the gradient
+// of the pre-activation. Returns what reaches h_{t-1} through r . h_{t-1}; what reaches it through the pre-activations
+// of r and z is the transposed convolution of dr and dz with W_hr and W_hz.
 template <class V>
 PDB_HD V gru_reset_backward(V r, V h_previous, V drh, V& dr) {
   dr = drh * h_previous * r * (unit(r) - r);

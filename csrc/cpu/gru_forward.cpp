@@ -1,6 +1,6 @@
-// The ConvGRU's forward pass. A step is two parallel loops over strips of pixels, as the convolution of n reads r . h at
-// the neighbours: that of r and z over x and h, then that of n over x and r . h, each followed by its half of the cell
-// while the pre-activations are in the cache.
+// The ConvGRU's forward pass. A step is two parallel loops over strips of pixels, as the convolution of n reads r . h
+// at the neighbours: that of r and z over x and h, then that of n over x and r . h, each followed by its half of the
+// cell while the pre-activations are in the cache.
 #include "cpu/gru_layer.h"
 #include "cpu/strip_convolution.h"
 

@@ -19,8 +19,8 @@ class InputGradient {
         convolution_(transposed(weight_x, weight_h)),
         zeros_(Buffer<T>::zeros(convolution_.rows())) {}
 
-  // dx: [N][pixels][Cin], overwritten or, with adds_dx, added to. of_h(n, strip, sums, stride), if wanted, gets the sums
-  // [slot][stride] of h.
+  // dx: [N][pixels][Cin], overwritten or, with adds_dx, added to. of_h(n, strip, sums, stride), if wanted, gets the
+  // sums [slot][stride] of h.
   template <class Body>
   void run(const Buffer<T>& dgates, bool adds_dx, const Buffer<T>& dx, bool wants_h, const Body& of_h) const {
     const int64_t strips = plan_.strips.size(), rows = wants_h ? convolution_.rows() : plan_.padded(x_rows_);

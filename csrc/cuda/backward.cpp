@@ -10,12 +10,6 @@ namespace {
 // Without saved gates, over more than two chunks, memory is what matters: only two chunks of gate gradients are kept.
 constexpr int64_t kChunkSteps = 4;
 
-// How many values of type accumulation_t<T> hold `elements` values of type T, rounded up to whole 16 bytes.
-template <class T>
-int64_t units(int64_t elements) {
-  return (elements * int64_t(sizeof(T)) + 15) / 16 * int64_t(16 / sizeof(accumulation_t<T>));
-}
-
 // Layers whose steps run together: in one persistent launch or, a single layer, step by step.
 template <class T>
 class BackwardPass {
@@ -81,8 +75,6 @@ class BackwardPass {
   }
 
  private:
-  static int64_t whole(int64_t elements) { return (elements + 3) / 4 * 4; }  // 16 bytes and more
-  static A* take(A*& room, int64_t elements) { return room += elements, room - elements; }
   int64_t grad_gates_units(int i) const { return units<T>(4 * chunk_ * layers_[i].state()); }
 
   // The chains with this many steps.

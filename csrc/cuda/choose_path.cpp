@@ -8,6 +8,8 @@
 #include <string>
 
 #include "cuda/step/kernels.h"
+#include "gate.h"
+#include "gru_cell.h"
 
 namespace pdb::cuda {
 namespace {
@@ -19,6 +21,19 @@ double operations_per_cycle(int architecture, bool tensor_cores, int64_t element
   const bool data_centre = architecture / 10 == 9 || architecture / 10 == 10;  // sm_90, sm_100
   const double half = data_centre ? 4096 : architecture == 80 ? 2048 : 1024;
   return element_size == 2 ? half : half / 2;
+}
+
+// Multiplications and additions of a step's convolutions.
+double step_operations(const Layer& layer, int gates) {
+  return 2.0 * gates * layer.channels * (layer.in_channels + layer.channels) * layer.taps() * layer.batch *
+         layer.pixels();
+}
+
+// On tensor cores, for a layer of that share of the operations at which both take the same time. Backward through time
+// has one convolution a step, which cuDNN computes faster at every size that was measured. Where it does, a fused
+// forward step pays in small layers only, for cuDNN converts what it reads of the step's.
+bool cudnn_in_training(Pass pass, double share) {
+  return pass == Pass::backward || (pass == Pass::training && share > 0.25);
 }
 
 }  // namespace
@@ -80,17 +95,32 @@ CudaPath choose_path(const Chains& chains, int64_t element_size, const Device& d
   double share = 0;  // of the operations at which both take the same time, in the largest layer
   for (int i = 0; i < chains.chains * chains.depth; ++i) {
     const Layer& layer = chains.layers[i];
-    const double operations =
-        2.0 * 4 * layer.channels * (layer.in_channels + layer.channels) * layer.taps() * layer.batch * layer.pixels();
-    share = std::max(share, operations / break_even_operations(layer, element_size, device));
+    share = std::max(share, step_operations(layer, kGateCount) / break_even_operations(layer, element_size, device));
   }
   if (!forced && share > 1) return CudaPath::aten;
   if (persistent_fits(chains, element_size, pass)) return CudaPath::persistent;
   if (forced || !chains.layers[0].tensor_cores) return CudaPath::step;
-  // Backward through time has one convolution a step, which cuDNN computes faster at every size that was measured.
-  // Where it does, a fused forward step pays in small layers only, for cuDNN converts what it reads of the step's.
-  const bool cudnn = pass == Pass::backward || (pass == Pass::training && share > 0.25);
-  return cudnn ? CudaPath::aten : CudaPath::step;
+  return cudnn_in_training(pass, share) ? CudaPath::aten : CudaPath::step;
+}
+
+const char* gru_kernel_name(CudaPath path, Pass pass, bool tensor_cores, const Device& device) {
+  const bool forward = pass != Pass::backward;
+  if (path == CudaPath::aten) {
+    if (!device.has_kernels()) return "none: PyTorch's operators";
+    return forward ? "gru_gates_forward_kernel" : "gru_gates_backward_kernel";
+  }
+  if (tensor_cores) return forward ? "mma_gru_forward_step_kernel" : "mma_gru_backward_step_kernel";
+  return forward ? "gru_forward_step_kernel" : "gru_backward_step_kernel";
+}
+
+// The break-even of the ConvLSTM's paths, whose steps have the same additional traffic for one launch more: derived
+// from them, not measured.
+CudaPath choose_gru_path(const Layer& layer, int64_t element_size, const Device& device, Pass pass) {
+  if (!device.has_kernels()) return CudaPath::aten;
+  if (const std::optional<CudaPath> forced = path_from_environment())
+    if (*forced != CudaPath::persistent) return *forced;
+  const double share = step_operations(layer, kGruGateCount) / break_even_operations(layer, element_size, device);
+  return share > 1 || (layer.tensor_cores && cudnn_in_training(pass, share)) ? CudaPath::aten : CudaPath::step;
 }
 
 }  // namespace pdb::cuda

@@ -37,4 +37,8 @@ bool persistent_fits(const Chains& chains, int64_t element_size, Pass pass);
 // an element of x.
 CudaPath choose_path(const Chains& chains, int64_t element_size, const Device& device, Pass pass);
 
+// The same for a ConvGRU, which has no persistent path.
+const char* gru_kernel_name(CudaPath path, Pass pass, bool tensor_cores, const Device& device);
+CudaPath choose_gru_path(const Layer& layer, int64_t element_size, const Device& device, Pass pass);
+
 }  // namespace pdb::cuda

@@ -1,6 +1,7 @@
-"""CPU benchmark of the ConvLSTM layer: `python python/benchmarks/cpu.py [--sweep] [--threads N] [--json FILE]`.
+"""CPU benchmark of the ConvLSTM layer: `python python/benchmarks/cpu.py [--sweep] [--gru] [--threads N]`.
 
 --sweep also varies T, N, channels and side, one at a time and in four corners: about 15 minutes with 2 threads.
+--gru also times a ConvGRU layer.
 
 Checks every implementation against float64, then times all of them interleaved, and prints medians with quartiles, the
 ratios to naive eager and to the best peer, and beside them the time that a direct convolution's multiplications take at
@@ -17,7 +18,8 @@ import os
 
 import torch
 
-from cpu_workload import Workload
+from cpu_workload import GRUWorkload, Workload
+from gru_peers import gru_implementations
 from measure import check, interleave, machine, ratio, summary
 from pdb_ext import build_info
 from peers import compiled_peers, eager_peers, naive, ours
@@ -37,11 +39,14 @@ SWEEP = [  # (T, N, channels, side)
 ]
 
 
-def measure(row, implementations, training, seconds, samples, jax):
+GRU = [(C, side) for side in (32, 60) for C in (16, 32, 64)]
+
+
+def measure(row, implementations, training, seconds, samples, jax, kind):
     """One row of TABLE: every implementation's times, and how they compare."""
     torch.compiler.reset()  # else the shapes of all rows count against the compiler's limit, beyond which it gives up
-    workload, exact = Workload(*row), Workload(*row, dtype=torch.float64)
-    step = Workload.training if training else Workload.inference
+    workload, exact = kind(*row), kind(*row, dtype=torch.float64)
+    step = kind.training if training else kind.inference
     contestants = {name: lambda layer=layer: step(workload, layer) for name, layer in implementations.items()}
     answers = dict(contestants)
     if jax:
@@ -50,7 +55,7 @@ def measure(row, implementations, training, seconds, samples, jax):
         name = "JAX lax.scan, unrolled"
         contestants[name], to_tensors = jax_peers.contestant(workload, training, "float32", unroll=True)
         answers[name] = lambda: to_tensors(contestants[name]())
-    check(answers, step(exact, naive))
+    check(answers, step(exact, naive if kind is Workload else implementations["naive eager"]))
     times = interleave(contestants, seconds, samples)
     result = summary(times)
     over = {name: ratio(times, name, "pdb_ext") for name in times if name != "pdb_ext"}
@@ -116,6 +121,7 @@ def main():
         "--threads", type=int, default=torch.get_num_threads(), help="threads, and processors to run on"
     )
     parser.add_argument("--sweep", action="store_true", help="also vary T, N, channels and side (eager peers)")
+    parser.add_argument("--gru", action="store_true", help="also time a ConvGRU layer")
     parser.add_argument("--no-compile", action="store_true", help="leave out torch.compile (saves its compile time)")
     parser.add_argument("--seconds", type=float, default=10, help="timing budget for a row, after at least 5 rounds")
     parser.add_argument("--samples", type=int, default=50, help="most rounds for a row")
@@ -132,6 +138,10 @@ def main():
     jax = importlib.util.find_spec("jax") is not None
     report = {"machine": info, "table": run_rows(TABLE, compiled | implementations, *budget, jax)}
     save(report, arguments.json)
+    if arguments.gru:
+        rows = [(f"ConvGRU, C={C}, side={side}", 8, 1, C, side, (1,), False) for C, side in GRU]
+        report["gru"] = run_rows(rows, gru_implementations(not arguments.no_compile), *budget, kind=GRUWorkload)
+        save(report, arguments.json)
     if arguments.sweep:  # compiling anew for every size, unrolled over 80 steps, would take hours
         rows = [(f"T={T}, N={N}, C={C}, side={side}", T, N, C, side, (1,), False) for T, N, C, side in (BASE, *SWEEP)]
         report["sweep"] = run_rows(rows, implementations, arguments.seconds / 2, arguments.samples)
@@ -145,11 +155,11 @@ def save(report, path):
             json.dump(report, file, indent=1)
 
 
-def run_rows(rows, implementations, seconds, samples, jax=False):
+def run_rows(rows, implementations, seconds, samples, jax=False, kind=Workload):
     results = []
     for row in rows:
         for training in (False, True):
-            results.append(measure(row, implementations, training, seconds, samples, jax))
+            results.append(measure(row, implementations, training, seconds, samples, jax, kind))
             show(results[-1])
     return results
 

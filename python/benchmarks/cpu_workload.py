@@ -1,4 +1,4 @@
-"""What cpu.py times: one layer, or the pyramid of the paper, with any implementation of the layer."""
+"""What cpu.py times: one layer, or the pyramid of the paper, or a ConvGRU, with any implementation of the layer."""
 
 import torch
 
@@ -9,6 +9,8 @@ from peers import ours
 class Workload:
     """One row: inputs, weights of every layer, and the function of one implementation over all of them."""
 
+    gates = 4
+
     def __init__(self, name, T, N, channels, side, dilations, pyramid, dtype=torch.float32):
         self.name, self.dilations, self.pyramid = name, dilations, pyramid
         generator = torch.Generator().manual_seed(0)
@@ -17,10 +19,10 @@ class Workload:
         def normal(*shape, scale):
             return torch.nn.Parameter((torch.randn(shape, generator=generator, dtype=torch.float64) * scale).to(dtype))
 
-        scale = (18 * channels) ** -0.5
+        scale, rows = (18 * channels) ** -0.5, self.gates * channels
         self.x = normal(T, N, channels, side, side, scale=1)
         self.layers = [
-            (*(normal(4 * channels, channels, 3, 3, scale=scale) for _ in range(2)), normal(4 * channels, scale=0.1))
+            (*(normal(rows, channels, 3, 3, scale=scale) for _ in range(2)), normal(rows, scale=0.1))
             for _ in range(layers)
         ]
         self.merges = [
@@ -42,7 +44,7 @@ class Workload:
 
     def _flops(self, T, N, channels, side):
         """Multiplications and additions of the forward pass; the first step has no h."""
-        product = 2 * 9 * channels * 4 * channels * N * side**2
+        product = 2 * 9 * channels * self.gates * channels * N * side**2
         merge = 2 * T * 2 * 9 * channels**2 * N * side**2
         return len(self.layers) * (2 * T - 1) * product + len(self.merges) * merge
 
@@ -73,3 +75,9 @@ class Workload:
     def training(self, layer):
         output = self.forward(layer)
         return [output, *torch.autograd.grad(output, self.leaves(), output.detach())]
+
+
+class GRUWorkload(Workload):
+    """A row without a pyramid, of a ConvGRU."""
+
+    gates = 3

@@ -17,7 +17,7 @@ def _cell(gates: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
-def _steps(T: int, reverse: bool):
+def in_order(T: int, reverse: bool):
     return range(T - 1, -1, -1) if reverse else range(T)
 
 
@@ -28,7 +28,7 @@ def naive(x: Tensor, weight_x: Tensor, weight_h: Tensor, bias: Tensor, dilation:
     padding = dilation * (weight.shape[-1] // 2)
     h = c = x.new_zeros(N, weight_h.shape[1], H, W)
     outputs = [h] * T
-    for t in _steps(T, reverse):
+    for t in in_order(T, reverse):
         h, c = _cell(conv2d(torch.cat([x[t], h], dim=1), weight, bias, padding=padding, dilation=dilation), c)
         outputs[t] = h
     return torch.stack(outputs)
@@ -41,7 +41,7 @@ def hoisted(x: Tensor, weight_x: Tensor, weight_h: Tensor, bias: Tensor, dilatio
     gates_x = conv2d(x.flatten(0, 1), weight_x, bias, padding=padding, dilation=dilation).unflatten(0, (T, N))
     h = c = x.new_zeros(N, weight_h.shape[1], H, W)
     outputs = [h] * T
-    for t in _steps(T, reverse):
+    for t in in_order(T, reverse):
         h, c = _cell(gates_x[t] + conv2d(h, weight_h, padding=padding, dilation=dilation), c)
         outputs[t] = h
     return torch.stack(outputs)

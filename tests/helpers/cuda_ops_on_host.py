@@ -24,6 +24,29 @@ def host_ops():
     return torch.ops.pdb_ext_on_host
 
 
+class _HostGru(torch.autograd.Function):
+    """`pdb_ext.convgru` by the ops on the host."""
+
+    @staticmethod
+    def forward(ctx, x, weight_x, weight_h, bias, h_0, dilation, reverse):
+        output, gates = host_ops().convgru(x, weight_x, weight_h, bias, h_0, dilation, reverse, True)
+        ctx.save_for_backward(x, weight_x, weight_h, h_0, output, gates)
+        ctx.options = dilation, reverse
+        return output
+
+    @staticmethod
+    def backward(ctx, grad_output):
+        needs = list(ctx.needs_input_grad[:5])
+        grads = host_ops().convgru_backward(grad_output, *ctx.saved_tensors, *ctx.options, needs)
+        return (*(grad if needed else None for grad, needed in zip(grads, needs)), None, None)
+
+
+def host_convgru(x, weight_x, weight_h, bias=None, h_0=None, *, dilation=1, reverse=False):
+    """As `pdb_ext.convgru`, on the emulated GPU."""
+    output = _HostGru.apply(x, weight_x, weight_h, bias, h_0, dilation, reverse)
+    return output, output[0 if reverse else -1]
+
+
 def last_call() -> tuple[str, str, str, int, bool]:
     """The record of the last call of an op: op, path, kernel, layers, tensor_cores."""
     library = ctypes.CDLL(str(ops_library()))

@@ -1,5 +1,7 @@
 """Calls of the CUDA kernels with random arguments, and what the reference makes of them."""
 
+import dataclasses
+
 import torch
 
 from pdb_ext import reference
@@ -101,4 +103,72 @@ TENSOR_CORE_CASES = {
     "two groups of channels": ((2, 1, 40, 34, 2, 3), {"reverse": True}),
     "largest halo": ((2, 1, 2, 3, 9, 17), {"dilation": 8}),
     "halo beyond shared memory": ((2, 1, 2, 3, 9, 17), {"dilation": 9}),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class GruProblem:
+    """One call of a ConvGRU, with arguments of unit scale."""
+
+    T: int = 3
+    N: int = 2
+    in_channels: int = 3
+    C: int = 5
+    H: int = 7
+    W: int = 6
+    k: int = 3
+    dilation: int = 1
+    reverse: bool = False
+    optional: bool = True  # bias and h_0
+
+    def __str__(self):
+        sizes = f"T{self.T}-N{self.N}-{self.in_channels}to{self.C}-{self.H}x{self.W}-k{self.k}-d{self.dilation}"
+        return sizes + "-reverse" * self.reverse + "-nothing_optional" * (not self.optional)
+
+    def inputs(self, dtype=torch.float64, seed=0, device="cpu") -> dict:
+        """The leaves of a call by their names; absent ones are left out."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def leaf(*shape, scale=1.0):
+            values = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
+            return values.to(device=device, dtype=dtype).requires_grad_()
+
+        area, C = self.k**2, self.C
+        required = {
+            "x": leaf(self.T, self.N, self.in_channels, self.H, self.W),
+            "weight_x": leaf(3 * C, self.in_channels, self.k, self.k, scale=(self.in_channels * area) ** -0.5),
+            "weight_h": leaf(3 * C, C, self.k, self.k, scale=(C * area) ** -0.5),
+        }
+        if not self.optional:
+            return required
+        return required | {"bias": leaf(3 * C), "h_0": leaf(self.N, C, self.H, self.W, scale=0.5)}
+
+    def run(self, function, inputs) -> dict:
+        """Output, h_n, and the gradients of a random linear function of the output."""
+        output, h_n = function(**inputs, dilation=self.dilation, reverse=self.reverse)
+        generator = torch.Generator().manual_seed(1)
+        cotangent = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
+        grads = torch.autograd.grad(output, list(inputs.values()), cotangent)
+        results = {"output": output, "h_n": h_n} | {f"grad of {name}": grad for name, grad in zip(inputs, grads)}
+        return {name: value.detach() for name, value in results.items()}
+
+    def in_dtype(self, inputs, dtype) -> dict:
+        """The same numbers as other leaves."""
+        return {name: value.detach().to(dtype).requires_grad_() for name, value in inputs.items()}
+
+
+# Sizes below, at and above tiles and blocks, as in CASES; and one with several of them, for the matrix of all options.
+GRU_CASES = {
+    "one pixel": GruProblem(1, 1, 1, 1, 1, 1),
+    "tile": GruProblem(2, 1, 4, 8, 4, 32),
+    "odd": GruProblem(3, 2, 3, 5, 7, 6, dilation=2),
+    "above the tile": GruProblem(2, 1, 9, 17, 5, 33, reverse=True),
+    "nothing optional": GruProblem(3, 1, 3, 4, 5, 9, dilation=3, optional=False),
+    "nothing optional, T=1": GruProblem(1, 2, 3, 4, 5, 9, reverse=True, optional=False),
+    "1x1 kernel": GruProblem(2, 1, 3, 4, 5, 9, k=1),
+    "5x5 kernel": GruProblem(2, 1, 3, 2, 9, 13, k=5, dilation=2),
+    "kernel beyond one chunk": GruProblem(2, 1, 2, 2, 9, 11, k=9),
+    "halo beyond shared memory": GruProblem(2, 1, 2, 3, 43, 45, dilation=40),
+    "dilation beyond the image": GruProblem(2, 1, 2, 3, 5, 4, dilation=1000),
+    "two groups of channels": GruProblem(2, 1, 40, 34, 2, 3, reverse=True),
 }

@@ -1,6 +1,7 @@
 """The reference with convolutions as PyTorch's are with TF32 allowed, on the CPU."""
 
 import contextlib
+import unittest.mock
 from collections.abc import Iterator
 
 import torch
@@ -41,8 +42,8 @@ def tf32_reference() -> Iterator[None]:
             return conv2d(x, weight, bias, padding=padding, dilation=dilation)
         return Tf32Convolution.apply(x, weight, bias, padding, dilation)
 
-    before, reference.conv2d = reference.conv2d, convolution
-    try:
+    with (
+        unittest.mock.patch.object(reference.lstm, "conv2d", convolution),
+        unittest.mock.patch.object(reference.gru, "conv2d", convolution),
+    ):
         yield
-    finally:
-        reference.conv2d = before

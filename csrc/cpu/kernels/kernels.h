@@ -1,5 +1,6 @@
-// CPU kernels of the dilated ConvLSTM and ConvGRU: raw pointers, no torch, no threads. Each call does one piece of work that a
-// caller may run in parallel with others. Compiled once for each instruction set; kernels<T>() picks one at run time.
+// CPU kernels of the dilated ConvLSTM and ConvGRU: raw pointers, no torch, no threads. Each call does one piece of work
+// that a caller may run in parallel with others. Compiled once for each instruction set; kernels<T>() picks one at run
+// time.
 //
 // Inside the op every image is pixel-major: the channels of one pixel are neighbours in memory. A *frame* is such an
 // image with a border of zeros as wide as the dilated window reaches, so that no convolution tests for the edge.

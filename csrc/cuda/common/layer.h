@@ -54,6 +54,19 @@ bool backward_in_chunks(const Layer& layer, bool gates);
 template <class T>
 int backward(const Layer& layer, const BackwardTensors<T>& tensors, Stream stream);
 
+// Parts of a workspace, which begin at whole 16 bytes: how many values of type accumulation_t<T> hold `elements` values
+// of type T, or of their own type.
+template <class T>
+int64_t units(int64_t elements) {
+  return (elements * int64_t(sizeof(T)) + 15) / 16 * int64_t(16 / sizeof(accumulation_t<T>));
+}
+inline int64_t whole(int64_t elements) { return (elements + 3) / 4 * 4; }
+// The first elements of what is left of it.
+template <class A>
+A* take(A*& room, int64_t elements) {
+  return room += elements, room - elements;
+}
+
 // An optional array from this element on.
 template <class P>
 P* offset(P* array, int64_t elements) {

@@ -13,15 +13,17 @@ namespace pdb::cuda {
 
 constexpr int kMmaRows = 16, kMmaColumns = 8, kMmaWords = 8;
 
-// A weight whose rows are gates is packed in blocks of 16 rows: in turn i and f, then o and g, of 8 channels. A lane
-// then holds all four gates of a channel at two pixels: those of `gate` in c[gate % 2 * 2] and the next element of its
-// block gate / 2.
-constexpr int kMmaGateBlocks = 2;
+// A weight whose rows are gates is packed in blocks of 16 rows, each with two gates of 8 channels: for four gates in
+// turn i and f, then o and g. A lane then holds all gates of a channel at two pixels: those of `gate` in c[gate % 2 *
+// 2] and the next element of its block gate / 2. With one gate a block has 16 channels, and a lane two of them.
+PDB_HD constexpr int mma_gate_blocks(int gates) { return gates > 1 ? gates / 2 : 1; }
+constexpr int kMmaGateBlocks = mma_gate_blocks(kGateCount);
 
-template <class I>
+template <int kGates = kGateCount, class I>
 PDB_HD void mma_gate_row(I row, I& channel, I& gate) {
-  gate = row / kMmaRows % kMmaGateBlocks * 2 + row / 8 % 2;
-  channel = row / (kMmaRows * kMmaGateBlocks) * 8 + row % 8;
+  constexpr int kBlocks = mma_gate_blocks(kGates);
+  gate = kGates == 1 ? 0 : row / kMmaRows % kBlocks * 2 + row / 8 % 2;
+  channel = kGates == 1 ? row : row / (kMmaRows * kBlocks) * 8 + row % 8;
 }
 
 // Values of T in a word. float stands for TF32.

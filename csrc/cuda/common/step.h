@@ -30,6 +30,15 @@ struct ForwardStep {
   T* gates;  // (N, 4, C, H, W): activations, or null
 };
 
+// What a forward step convolves: x with weight_x and a state with weight_h, both packed as gates.
+template <class T>
+struct GateOperands {
+  const T* x;  // (N, Cin, H, W)
+  const accumulation_t<T>* weight_x;
+  const T* state;  // (N, C, H, W), or null for zeros
+  const accumulation_t<T>* weight_h;
+};
+
 // One step of backward through time: the gradient of h_t (from the output and from the step that ran after), then the
 // cell's.
 template <class T>

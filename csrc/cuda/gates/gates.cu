@@ -1,71 +1,17 @@
 // The cell of one time step, forward and backward, for pre-activations that are already in memory.
-//
-// A block works on a tile of kTile pixels by kTile channels of one image. In the cell neighbouring lanes have
-// neighbouring pixels. Arrays whose channels are neighbours in memory (Layout::channels_last) go through shared memory,
-// so that all reads and writes cover whole rows of a tile in either order.
 #include "cuda/gates/gates.h"
 
 #include "cuda/common/cell_io.h"
 #include "cuda/common/launch.h"
+#include "cuda/gates/tile.h"
 
 namespace pdb::cuda {
 namespace {
 
-constexpr int kTile = 32;  // one row: a warp
-constexpr int kThreads = 256, kWarps = kThreads / 32;
-constexpr int kPitch = kTile + 1;  // so that both rows and columns fall into different banks
-
 template <class A>
 struct GateStorage {
-  A gates[kGateCount][kTile * kPitch];  // [gate][channel of the tile * kPitch + pixel of the tile]
-  A h[kTile * kPitch];
-};
-
-// The tile of a block. Block index = (image * channel tiles + channel tile) * pixel tiles + pixel tile.
-struct Tile {
-  int64_t image, channel, pixel;  // the first of the tile
-  int64_t channels, pixels;       // of the whole image
-  Layout layout;
-
-  __device__ bool contains(int64_t c, int64_t p) const { return channel + c < channels && pixel + p < pixels; }
-
-  // Position of an element of the tile in an array of `gates` times C channels.
-  __device__ int64_t at(int64_t gates, int64_t gate, int64_t c, int64_t p) const {
-    const int64_t row = gate * channels + channel + c;
-    return layout == Layout::contiguous ? (image * gates * channels + row) * pixels + pixel + p
-                                        : (image * pixels + pixel + p) * gates * channels + row;
-  }
-
-  // Calls use(channel, pixel) for this thread's elements of the tile; neighbouring lanes get neighbouring pixels, or
-  // neighbouring channels.
-  template <class Use>
-  __device__ __forceinline__ void for_each(bool pixels_first, const Use& use) const {
-    const int lane = threadIdx.x % 32;
-    for (int row = threadIdx.x / 32; row < kTile; row += kWarps) {
-      const int c = pixels_first ? row : lane, p = pixels_first ? lane : row;
-      if (contains(c, p)) use(c, p);
-    }
-  }
-};
-
-struct TilePlan {
-  int64_t channels, pixels, channel_tiles, pixel_tiles;
-  Layout layout;
-
-  TilePlan(const Layer& layer, Layout layout)
-      : channels(layer.channels),
-        pixels(layer.pixels()),
-        channel_tiles((channels + kTile - 1) / kTile),
-        pixel_tiles((pixels + kTile - 1) / kTile),
-        layout(layout) {}
-
-  int64_t blocks(int64_t images) const { return images * channel_tiles * pixel_tiles; }
-
-  __device__ Tile tile() const {
-    const int64_t rest = quotient(blockIdx.x, pixel_tiles), image = quotient(rest, channel_tiles);
-    return {image, (rest - image * channel_tiles) * kTile, (blockIdx.x - rest * pixel_tiles) * kTile, channels, pixels,
-            layout};
-  }
+  A gates[kGateCount][kTile * kTilePitch];  // [gate][channel of the tile * kTilePitch + pixel of the tile]
+  A h[kTile * kTilePitch];
 };
 
 // Loads the pre-activations of the tile into shared memory, in the order in which they lie in memory.
@@ -77,7 +23,7 @@ __device__ __forceinline__ void load_sums(const Tile& tile, const GateSums<T>& s
       const int64_t at = tile.at(4, gate, c, p);
       A sum = widen(sums.x[at]);
       if (sums.h) sum += widen(sums.h[at]);
-      storage.gates[gate][c * kPitch + p] = sum;
+      storage.gates[gate][c * kTilePitch + p] = sum;
     }
   });
 }
@@ -89,7 +35,7 @@ __device__ __forceinline__ void read_sums(const GateStorage<A>& storage, int at,
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 2)
+__global__ void __launch_bounds__(kTileThreads, 2)
     gates_forward_kernel(Layer layer, TilePlan plan, GateSums<T> sums, ForwardStep<T> step, T* operand) {
   using A = accumulation_t<T>;
   auto& storage = shared_storage<GateStorage<A>>();
@@ -97,7 +43,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   load_sums(tile, sums, storage);
   __syncthreads();
   tile.for_each(true, [&](int c, int p) {
-    const int at = c * kPitch + p;
+    const int at = c * kTilePitch + p;
     A sum[kGateCount];
     read_sums(storage, at, sum);
     const int64_t pixel = tile.pixel + p, y = quotient(pixel, layer.width);
@@ -105,7 +51,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   });
   if (!operand) return;
   __syncthreads();
-  tile.for_each(false, [&](int c, int p) { narrow(storage.h[c * kPitch + p], operand[tile.at(1, 0, c, p)]); });
+  tile.for_each(false, [&](int c, int p) { narrow(storage.h[c * kTilePitch + p], operand[tile.at(1, 0, c, p)]); });
 }
 
 // The activations, saved or recomputed.
@@ -116,7 +62,7 @@ __device__ __forceinline__ Gates<A> activations(const Layer& layer, const Tile& 
   const int64_t C = layer.channels, channel = tile.channel + c, pixel = tile.pixel + p;
   if (step.gates)
     return read_gates<T>(step.gates + (tile.image * 4 * C + channel) * layer.pixels() + pixel, C * layer.pixels());
-  const int at = c * kPitch + p;
+  const int at = c * kTilePitch + p;
   A sum[kGateCount];
   read_sums(storage, at, sum);
   Gates<A> gates = add_bias(sum, gradients.bias, C, channel);
@@ -140,7 +86,7 @@ __device__ __forceinline__ void add_peephole_gradient(const Layer& layer, const 
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads, 1)  // without the 1 ptxas saves registers that it then spills
+__global__ void __launch_bounds__(kTileThreads, 1)  // without the 1 ptxas saves registers that it then spills
     gates_backward_kernel(Layer layer, TilePlan plan, GateGradients<T> gradients, BackwardStep<T> step) {
   using A = accumulation_t<T>;
   auto& storage = shared_storage<GateStorage<A>>();
@@ -148,10 +94,10 @@ __global__ void __launch_bounds__(kThreads, 1)  // without the 1 ptxas saves reg
   if (!step.gates) load_sums(tile, gradients.sums, storage);
   if (gradients.grad_h)
     tile.for_each(tile.layout == Layout::contiguous,
-                  [&](int c, int p) { storage.h[c * kPitch + p] = widen(gradients.grad_h[tile.at(1, 0, c, p)]); });
+                  [&](int c, int p) { storage.h[c * kTilePitch + p] = widen(gradients.grad_h[tile.at(1, 0, c, p)]); });
   __syncthreads();
   tile.for_each(true, [&](int c, int p) {
-    const int at = c * kPitch + p;
+    const int at = c * kTilePitch + p;
     const int64_t pixel = tile.pixel + p, y = quotient(pixel, layer.width);
     const Gates<A> gates = activations(layer, tile, gradients, step, storage, c, p);
     const Gates<A> dgates = gate_gradients(step, layer, tile.image, tile.channel + c, y, pixel - y * layer.width, gates,
@@ -166,7 +112,7 @@ __global__ void __launch_bounds__(kThreads, 1)  // without the 1 ptxas saves reg
   tile.for_each(tile.layout == Layout::contiguous, [&](int c, int p) {
 #pragma unroll
     for (int gate = 0; gate < kGateCount; ++gate)
-      narrow(storage.gates[gate][c * kPitch + p], gradients.grad_gates[tile.at(4, gate, c, p)]);
+      narrow(storage.gates[gate][c * kTilePitch + p], gradients.grad_gates[tile.at(4, gate, c, p)]);
   });
 }
 
@@ -176,14 +122,15 @@ template <class T>
 int launch_gates_forward(const Layer& layer, Layout layout, const GateSums<T>& sums, const ForwardStep<T>& step,
                          T* operand, Stream stream) {
   const TilePlan plan(layer, layout);
-  return launch(gates_forward_kernel<T>, plan.blocks(layer.batch), kThreads, stream, layer, plan, sums, step, operand);
+  return launch(gates_forward_kernel<T>, plan.blocks(layer.batch), kTileThreads, stream, layer, plan, sums, step,
+                operand);
 }
 
 template <class T>
 int launch_gates_backward(const Layer& layer, Layout layout, const GateGradients<T>& gradients,
                           const BackwardStep<T>& step, Stream stream) {
   const TilePlan plan(layer, layout);
-  return launch(gates_backward_kernel<T>, plan.blocks(layer.batch), kThreads, stream, layer, plan, gradients, step);
+  return launch(gates_backward_kernel<T>, plan.blocks(layer.batch), kTileThreads, stream, layer, plan, gradients, step);
 }
 
 #define INSTANTIATE(T)                                                                                            \

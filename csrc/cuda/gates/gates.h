@@ -4,19 +4,9 @@
 #pragma once
 
 #include "cuda/common/step.h"
+#include "cuda/gates/layout.h"
 
 namespace pdb::cuda {
-
-// Order in memory of an array (N, channels, H, W): as written, or (N, H, W, channels), which libraries' tensor-core
-// convolutions read and write without rearranging it first.
-enum class Layout { contiguous, channels_last };
-
-// The parts of the pre-activations.
-template <class T>
-struct GateSums {
-  const T* x;  // (N, 4C, H, W): convolution of x_t, without bias
-  const T* h;  // (N, 4C, H, W): convolution of h_{t-1}, or null for zeros
-};
 
 // step: x, h_previous, weight_x and weight_h are not used; everything else as in a fused step. operand: (N, C, H, W):
 // h_t again, for the next convolution; null if `layout` is contiguous, since step.h serves.

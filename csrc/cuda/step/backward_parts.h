@@ -162,13 +162,17 @@ int data_gradients(const LayerWork<T>* works, int count, const Steps& steps, Str
   return 0;
 }
 
+inline WeightShape weight_shape(const Layer& layer, int64_t channels) {
+  return {layer, kGateCount * layer.channels, channels};
+}
+
 // The number of tiles of all weight gradients of these layers, and the elements of their workspace.
 template <class T>
 int64_t weight_gradient_tiles(const LayerWork<T>* works, int count) {
   int64_t tiles = 0;
   for (int i = 0; i < count; ++i)
     for (int64_t channels : {works[i].layer.in_channels, works[i].layer.channels})
-      tiles += weight_gradient_tiles<T>(works[i].layer, channels);
+      tiles += weight_gradient_tiles<T>(weight_shape(works[i].layer, channels));
   return tiles;
 }
 
@@ -177,7 +181,7 @@ int64_t weight_gradient_room(const LayerWork<T>* works, int count, int64_t steps
   int64_t room = 0;
   for (int i = 0; i < count; ++i)
     for (int64_t channels : {works[i].layer.in_channels, works[i].layer.channels})
-      room += weight_gradient_workspace<T>(works[i].layer, steps * works[i].layer.batch, channels,
+      room += weight_gradient_workspace<T>(weight_shape(works[i].layer, channels), steps * works[i].layer.batch,
                                            weight_gradient_tiles(works, count));
   return room;
 }
@@ -189,8 +193,7 @@ WeightGradient<T>* add_weight_gradients(const LayerWork<T>& work, const Steps& s
   const BackwardTensors<T>& tensors = work.tensors;
   const int64_t state = layer.state(), x_state = state / layer.channels * layer.in_channels;
   if (tensors.grad_weight_x)
-    *next++ = {layer,
-               layer.in_channels,
+    *next++ = {weight_shape(layer, layer.in_channels),
                {tensors.x + steps.first * x_state, work.grad_gates, steps.count() * layer.batch},
                {},
                work.sums.target(work.sums.weight_x, tensors.grad_weight_x)};
@@ -203,7 +206,8 @@ WeightGradient<T>* add_weight_gradients(const LayerWork<T>& work, const Steps& s
                  work.grad_gates + (later.first - steps.first) * 4 * state, later.count * layer.batch};
   if (tensors.h_0 && steps.begin == 0)
     first = {tensors.h_0, work.grad_gates + (layer.first() - steps.first) * 4 * state, layer.batch};
-  *next++ = {layer, layer.channels, recurrent, first, work.sums.target(work.sums.weight_h, tensors.grad_weight_h)};
+  *next++ = {weight_shape(layer, layer.channels), recurrent, first,
+             work.sums.target(work.sums.weight_h, tensors.grad_weight_h)};
   return next;
 }
 

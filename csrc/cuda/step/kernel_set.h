@@ -3,7 +3,9 @@
 
 #include <type_traits>
 
+#include "cuda/step/gru_kernels.h"
 #include "cuda/step/kernels.h"
+#include "gate.h"
 
 namespace pdb::cuda {
 
@@ -43,12 +45,14 @@ class Path {
 
   bool on_tensor_cores() const { return mma_; }
 
-  // A weight (4C, channels, k, k) to be packed.
-  WeightToPack<T> weight(const T* data, int64_t channels, Packing packing) const {
-    return {data, 4 * layer_.channels, channels, layer_.kernel, packing, mma_, nullptr};
+  // A weight (gates * C, channels, k, k) to be packed; as transposed the number of gates may be any.
+  WeightToPack<T> weight(const T* data, int64_t channels, Packing packing, int64_t gates = kGateCount) const {
+    return {data, gates * layer_.channels, channels, layer_.kernel, gates, packing, mma_, nullptr};
   }
   // The number of A's elements that it takes, packed.
-  int64_t packed(int64_t channels, Packing packing) const { return packed_size(weight(nullptr, channels, packing)); }
+  int64_t packed(int64_t channels, Packing packing, int64_t gates = kGateCount) const {
+    return packed_size(weight(nullptr, channels, packing, gates));
+  }
 
   int forward_step(const ForwardStep<T>& step) const {
     if constexpr (kCanMma)
@@ -62,10 +66,24 @@ class Path {
     return launch_backward_step(layer_, step, stream_);
   }
 
-  int input_gradient(int64_t images, int64_t channels, const DataGradients<T>& gradients, T* grad_input) const {
+  int gru_forward_half(GruHalf half, const GruForwardStep<T>& step) const {
     if constexpr (kCanMma)
-      if (mma_) return launch_mma_input_gradient(layer_, images, channels, gradients, grad_input, stream_);
-    return launch_input_gradient(layer_, images, channels, gradients, grad_input, stream_);
+      if (mma_) return launch_mma_gru_forward(layer_, half, step, stream_);
+    return launch_gru_forward(layer_, half, step, stream_);
+  }
+
+  int gru_backward_half(GruHalf half, const GruBackwardStep<T>& step) const {
+    if constexpr (kCanMma)
+      if (mma_) return launch_mma_gru_backward(layer_, half, step, stream_);
+    return launch_gru_backward(layer_, half, step, stream_);
+  }
+
+  int input_gradient(int64_t images, int64_t channels, const DataGradients<T>& gradients, T* grad_input,
+                     int64_t gates = kGateCount) const {
+    const int64_t rows = gates * layer_.channels;
+    if constexpr (kCanMma)
+      if (mma_) return launch_mma_input_gradient(layer_, images, rows, channels, gradients, grad_input, stream_);
+    return launch_input_gradient(layer_, images, rows, channels, gradients, grad_input, stream_);
   }
 
  private:

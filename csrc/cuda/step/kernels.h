@@ -8,7 +8,7 @@ namespace pdb::cuda {
 
 // A convolution weight (rows, columns, k, k) packed for the convolution core: (depth, k*k, pitch), where the pitch is
 // the number of outputs rounded up to kPackedColumns, and the excess columns are zero.
-//   gates:      depth = columns (input channels), outputs = rows = 4C in the order c*4 + gate
+//   gates:      depth = columns (input channels), outputs = rows = gates * C in the order c * gates + gate
 //   transposed: depth = rows, outputs = columns, taps mirrored: the kernel of the data gradient
 constexpr int64_t kPackedColumns = 32;
 
@@ -24,11 +24,12 @@ constexpr int kMmaGatesBlocks = 8, kMmaTransposedBlocks = 2, kMmaMaxRadius = 8;
 
 enum class Packing { gates, transposed };
 
-// A weight (rows, columns, k, k) to be packed in one of these ways; packed: packed_size() elements.
+// A weight (rows, columns, k, k) to be packed in one of these ways; packed: packed_size() elements. The rows are those
+// of 1, 2 or 4 gates.
 template <class T>
 struct WeightToPack {
   const T* weight;
-  int64_t rows, columns, kernel;
+  int64_t rows, columns, kernel, gates;
   Packing packing;
   bool tensor_cores;
   accumulation_t<T>* packed;
@@ -56,7 +57,7 @@ template <class T>
 int launch_mma_backward_step(const Layer& layer, const BackwardStep<T>& step, Stream stream);
 
 // Data gradient of one convolution, or the sum of those of several convolutions over the same input.
-//   grad_gates: (images, 4C, H, W);  weight: (4C, channels, k, k) packed as transposed
+//   grad_gates: (images, rows, H, W);  weight: (rows, channels, k, k) packed as transposed
 template <class T>
 struct DataGradient {
   const T* grad_gates;
@@ -75,14 +76,15 @@ struct DataGradients {
 
 // grad_input (images, channels, H, W) = the sum of the parts, whose layers differ from `layer` only in the dilation.
 template <class T>
-int launch_input_gradient(const Layer& layer, int64_t images, int64_t channels, const DataGradients<T>& gradients,
-                          T* grad_input, Stream stream);
+int launch_input_gradient(const Layer& layer, int64_t images, int64_t rows, int64_t channels,
+                          const DataGradients<T>& gradients, T* grad_input, Stream stream);
 
 template <class T>
-int launch_mma_input_gradient(const Layer& layer, int64_t images, int64_t channels, const DataGradients<T>& gradients,
-                              T* grad_input, Stream stream);
+int launch_mma_input_gradient(const Layer& layer, int64_t images, int64_t rows, int64_t channels,
+                              const DataGradients<T>& gradients, T* grad_input, Stream stream);
 
-// Images over which a weight gradient is summed: input (images, channels, H, W) and grad_gates (images, 4C, H, W).
+// Images over which a weight gradient is summed: input (images, channels, H, W) and grad_gates (images, all rows, H,
+// W), from the weight's first row on.
 template <class T>
 struct ImagePairs {
   const T* input;
@@ -99,11 +101,22 @@ struct SumTarget {
   accumulation_t<T>* sum;
 };
 
-// The weight gradient (4C, channels, k, k) of one convolution, summed over two sets of images.
+// The shape of a weight gradient (rows, channels, k, k). all_rows: of the array that has its gate gradients.
+struct WeightShape {
+  Layer layer;  // steps, batch and in_channels are not read
+  int64_t rows, all_rows, channels;
+
+  // For all gates of a layer.
+  WeightShape() = default;
+  WeightShape(const Layer& layer, int64_t rows, int64_t channels) : WeightShape(layer, rows, rows, channels) {}
+  WeightShape(const Layer& layer, int64_t rows, int64_t all_rows, int64_t channels)
+      : layer(layer), rows(rows), all_rows(all_rows), channels(channels) {}
+};
+
+// The weight gradient of one convolution, summed over two sets of images.
 template <class T>
 struct WeightGradient {
-  Layer layer;  // steps, batch and in_channels are not read
-  int64_t channels;
+  WeightShape shape;
   ImagePairs<T> first, second;
   SumTarget<T> target;
 };
@@ -115,12 +128,12 @@ constexpr int kMaxWeightGradients = 16;
 // run gives the same bits. tiles: the number for all weights that the launch may have (weight_gradient_tiles), whether
 // it has them or not.
 template <class T>
-int64_t weight_gradient_tiles(const Layer& layer, int64_t channels);
+int64_t weight_gradient_tiles(const WeightShape& shape);
 
 // The number of A's elements in the workspace of one weight gradient in a launch of so many tiles, over this many
 // images or fewer.
 template <class T>
-int64_t weight_gradient_workspace(const Layer& layer, int64_t images, int64_t channels, int64_t tiles);
+int64_t weight_gradient_workspace(const WeightShape& shape, int64_t images, int64_t tiles);
 
 // Either all of the gradients' layers have `tensor_cores` or none.
 template <class T>
@@ -143,7 +156,7 @@ struct SplitSum {
 template <class T>
 int launch_add_splits(const SplitSum<T>* sums, int count, Stream stream);
 
-// The gradient of a bias (4C): grad_gates (images, 4C, H, W) summed over images and pixels, in a fixed order.
+// The gradient of a bias (rows): grad_gates (images, rows, H, W) summed over images and pixels, in a fixed order.
 template <class T>
 struct BiasGradient {
   const T* grad_gates;

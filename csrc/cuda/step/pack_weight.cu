@@ -13,7 +13,7 @@ constexpr int kThreads = 256;
 template <class T>
 struct PackJob {
   const T* weight;
-  int64_t rows, columns, taps, depth, outputs, pitch, steps, count;
+  int64_t rows, columns, taps, gates, depth, outputs, pitch, steps, count;
   bool transposed, tensor_cores;
   accumulation_t<T>* packed;
 
@@ -28,7 +28,8 @@ struct PackJob {
                   tap = rest - at * taps;
     if (output >= outputs) return A(0);
     if (transposed) return A(widen(read(at, output, taps - 1 - tap)));
-    return A(widen(read(output % kGateCount * (rows / kGateCount) + output / kGateCount, at, tap)));
+    const int64_t channel = quotient(output, gates), gate = output - channel * gates;
+    return A(widen(read(gate * quotient(rows, gates) + channel, at, tap)));
   }
 
   // The operand at (output row, depth, tap); 0 beyond the weight.
@@ -36,8 +37,14 @@ struct PackJob {
     if (channel >= depth) return 0;
     if (transposed) return row < columns ? operand_bits(read(channel, row, taps - 1 - tap), T{}) : 0;
     int64_t output, gate;
-    mma_gate_row(row, output, gate);
-    return output < rows / kGateCount ? operand_bits(read(gate * (rows / kGateCount) + output, channel, tap), T{}) : 0;
+    if (gates == 4)
+      mma_gate_row<4>(row, output, gate);
+    else if (gates == 2)
+      mma_gate_row<2>(row, output, gate);
+    else
+      mma_gate_row<1>(row, output, gate);
+    const int64_t outputs = quotient(rows, gates);
+    return output < outputs ? operand_bits(read(gate * outputs + output, channel, tap), T{}) : 0;
   }
 
   // Word e of the fragments (row block, step, tap, lane, 4).
@@ -62,7 +69,8 @@ PackJob<T> make_job(const WeightToPack<T>& w) {
   int64_t steps = 0;
   if constexpr (sizeof(accumulation_t<T>) == 4) steps = mma_steps<T>(depth);
   const int64_t count = w.tensor_cores ? row_blocks * steps * taps * 128 : depth * taps * pitch;
-  return {w.weight, w.rows, w.columns, taps, depth, outputs, pitch, steps, count, transposed, w.tensor_cores, w.packed};
+  return {w.weight, w.rows, w.columns, taps,       w.gates,        depth,   outputs,
+          pitch,    steps,  count,     transposed, w.tensor_cores, w.packed};
 }
 
 template <class T>

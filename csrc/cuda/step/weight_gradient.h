@@ -38,12 +38,12 @@ struct WeightPlan {
   int64_t rows, columns, row_blocks, column_blocks, max_splits, splits, split_pixels;
 
   // tiles: of the whole launch.
-  WeightPlan(const Layer& layer, int64_t images, int64_t channels, int64_t tiles, bool tensor_cores)
-      : rows(4 * layer.channels),
-        columns(channels * layer.taps()),
+  WeightPlan(const WeightShape& shape, int64_t images, int64_t tiles, bool tensor_cores)
+      : rows(shape.rows),
+        columns(shape.channels * shape.layer.taps()),
         row_blocks(divide_up(rows, kBlockRows)),
         column_blocks(divide_up(columns, tensor_cores ? kMmaBlockColumns : kFmaBlockColumns)) {
-    const int64_t pixels = images * layer.pixels();
+    const int64_t pixels = images * shape.layer.pixels();
     max_splits =
         std::min(divide_up(pixels, kSplitPixels), std::max<int64_t>(kMaxBlocks / std::max<int64_t>(tiles, 1), 1));
     split_pixels = divide_up(divide_up(pixels, std::max<int64_t>(max_splits, 1)), kChunk) * kChunk;
@@ -84,7 +84,7 @@ struct alignas(16) Vector {
 template <class T>
 struct WeightJob {
   int64_t height, width, kernel, dilation, channels;
-  int64_t rows, columns, row_blocks, column_blocks, split_pixels;
+  int64_t rows, all_rows, columns, row_blocks, column_blocks, split_pixels;
   ImagePairs<T> one, two;
   accumulation_t<T>* partial;  // (splits, rows, columns)
 
@@ -145,7 +145,7 @@ struct WeightProduct {
   __device__ __forceinline__ const T* gradients(const At& at) const {
     const bool first = at.image < job.one.images;
     return (first ? job.one.grad_gates : job.two.grad_gates) + at.pixel +
-           ((first ? at.image : at.image - job.one.images) * job.rows + first_row) * job.pixels();
+           ((first ? at.image : at.image - job.one.images) * job.all_rows + first_row) * job.pixels();
   }
   __device__ __forceinline__ const T* input(const At& at) const {
     const bool first = at.image < job.one.images;
@@ -291,11 +291,11 @@ int launch_weight_products(void (*kernel)(WeightJobs<T>), const WeightGradient<T
   WeightJobs<T> all{};
   for (int i = 0; i < count; ++i) {
     const WeightGradient<T>& g = gradients[i];
-    const Layer& l = g.layer;
+    const Layer& l = g.shape.layer;
     const bool tensor_cores = weight_gradient_on_tensor_cores<T>(l);
-    const WeightPlan plan(l, g.first.images + g.second.images, g.channels, tiles, tensor_cores);
-    all.add({l.height, l.width, l.kernel, l.dilation, g.channels, plan.rows, plan.columns, plan.row_blocks,
-             plan.column_blocks, plan.split_pixels, g.first, g.second, workspace},
+    const WeightPlan plan(g.shape, g.first.images + g.second.images, tiles, tensor_cores);
+    all.add({l.height, l.width, l.kernel, l.dilation, g.shape.channels, plan.rows, g.shape.all_rows, plan.columns,
+             plan.row_blocks, plan.column_blocks, plan.split_pixels, g.first, g.second, workspace},
             plan.blocks());
     workspace += plan.partial();
   }

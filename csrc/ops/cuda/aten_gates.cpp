@@ -11,10 +11,6 @@
 namespace pdb::cuda {
 namespace {
 
-Layout layout_of(at::MemoryFormat format) {
-  return format == at::MemoryFormat::ChannelsLast ? Layout::channels_last : Layout::contiguous;
-}
-
 void launch_forward(const AtenCell& cell, const AtenForwardStep& tensors) {
   dispatch(tensors.h.scalar_type(), [&](auto type) {
     using T = decltype(type);

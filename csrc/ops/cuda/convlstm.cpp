@@ -10,6 +10,7 @@
 #include "ops/calls.h"
 #include "ops/convlstm.h"
 #include "ops/cuda/aten_layer.h"
+#include "ops/cuda/built_for.h"
 #include "ops/cuda/tensors.h"
 #include "ops/cuda/weights.h"
 #include "ops/gradients.h"
@@ -29,11 +30,7 @@ struct Plan {
         path(choose_path({&layer, 1, 1}, static_cast<int64_t>(c10::elementSize(dtype)), device, pass)) {
     layer.persistent = path == CudaPath::persistent;
     check_forced(dtype);
-    if (!device.has_kernels()) {
-      TORCH_WARN_ONCE("pdb_ext was not built for this GPU (compute capability ", device.architecture / 10, ".",
-                      device.architecture % 10, "); it uses PyTorch's convolutions and operators, which is slower. ",
-                      "Build it again with TORCH_CUDA_ARCH_LIST set to that number.");
-    }
+    warn_without_kernels(device);
   }
 
   // An error if a path is forced but was not taken.
@@ -41,9 +38,7 @@ struct Plan {
     const std::optional<CudaPath> forced = path_from_environment();
     if (!forced || *forced == path || layer.batch == 0) return;
     const char* const name = path_name(*forced);
-    TORCH_CHECK(device.has_kernels(), "PDB_EXT_CUDA_PATH=", name,
-                ": pdb_ext was not built for this GPU (compute capability ", device.architecture / 10, ".",
-                device.architecture % 10, "), which can take the path aten only");
+    check_kernels(device, name);
     TORCH_CHECK(false, "PDB_EXT_CUDA_PATH=", name, ": this layer (N=", layer.batch, ", Cin=", layer.in_channels,
                 ", C=", layer.channels, ", ", layer.height, "x", layer.width, ", k=", layer.kernel,
                 ", dilation=", layer.dilation, ", ", dtype,

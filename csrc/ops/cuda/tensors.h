@@ -9,7 +9,8 @@
 
 #include "cuda/common/device.h"
 #include "cuda/common/layer.h"
-#include "ops/convlstm.h"
+#include "cuda/gates/layout.h"
+#include "ops/check_layer.h"
 
 namespace pdb::cuda {
 
@@ -28,11 +29,15 @@ inline bool allow_tf32() {
 
 // The layer with tensor_cores set; `persistent` is set later, when the path is chosen.
 inline Layer on_device(Layer layer, at::ScalarType dtype, const Device& device) {
-  TORCH_CHECK(layer.height <= INT_MAX && layer.width <= INT_MAX, "convlstm: on CUDA, H and W must be below 2^31, got ",
+  TORCH_CHECK(layer.height <= INT_MAX && layer.width <= INT_MAX, "pdb_ext: on CUDA, H and W must be below 2^31, got ",
               layer.height, " and ", layer.width);
   const bool can_mma = dtype != at::kDouble && (dtype != at::kFloat || allow_tf32());
   layer.tensor_cores = can_mma && (device.has_tensor_cores() || !device.has_kernels());
   return layer;
+}
+
+inline Layout layout_of(at::MemoryFormat format) {
+  return format == at::MemoryFormat::ChannelsLast ? Layout::channels_last : Layout::contiguous;
 }
 
 inline OptionalTensor contiguous(const OptionalTensor& tensor) {
@@ -47,7 +52,7 @@ void dispatch(at::ScalarType dtype, const Function& function) {
     case at::kDouble: return function(double{});
     case at::kHalf: return function(Half{});
     case at::kBFloat16: return function(BFloat16{});
-    default: TORCH_CHECK(false, "convlstm: on CUDA, x must be float16, bfloat16, float32 or float64, got ", dtype);
+    default: TORCH_CHECK(false, "pdb_ext: on CUDA, x must be float16, bfloat16, float32 or float64, got ", dtype);
   }
 }
 

@@ -254,12 +254,13 @@ bool check(const Layer& l, bool optional) {
 // The workspace of a weight gradient is enough for any smaller number of images, whose pixels are split differently.
 bool check_workspace() {
   const Layer layer{1, 1, 8, 8, 3, 7, 1, 1, false, false, false, false};
+  const WeightShape shape(layer, 4 * layer.channels, layer.in_channels);
   int64_t largest = 0;
   bool passed = true;
   for (int64_t images = 1; images < 200000; ++images) {
-    const WeightPlan plan(layer, images, layer.in_channels, 2, false);
+    const WeightPlan plan(shape, images, 2, false);
     largest = std::max(largest, plan.splits * plan.rows * plan.columns);
-    passed &= weight_gradient_workspace<float>(layer, images, layer.in_channels, 2) >= largest;
+    passed &= weight_gradient_workspace<float>(shape, images, 2) >= largest;
   }
   if (!passed) std::printf("FAIL: the workspace of a weight gradient is too small for fewer images\n");
   return passed;
@@ -269,9 +270,10 @@ bool check_workspace() {
 // enough work.
 bool check_blocks() {
   const Layer layer{1, 1, 8, 8, 64, 64, 1, 1, false, false, false, false};
+  const WeightShape shape(layer, 4 * layer.channels, layer.in_channels);
   bool passed = true;
   for (int64_t tiles = 1; tiles < 1000; ++tiles) {
-    const int64_t blocks = tiles * WeightPlan(layer, 10000, layer.in_channels, tiles, false).splits;
+    const int64_t blocks = tiles * WeightPlan(shape, 10000, tiles, false).splits;
     passed &= blocks <= std::max(WeightPlan::kMaxBlocks, tiles) && 2 * blocks > WeightPlan::kMaxBlocks;
   }
   if (!passed) std::printf("FAIL: the number of blocks of a weight gradient\n");

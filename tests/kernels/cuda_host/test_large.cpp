@@ -71,7 +71,7 @@ std::vector<float> run(const Layer& layer, bool tensor_cores) {
   for (float& value : weight) value = 0.2f * std::normal_distribution<float>()(generator);
 
   const auto packed = [&](Packing packing) {
-    WeightToPack<float> job{weight.data(), 4 * C, C, layer.kernel, packing, tensor_cores, nullptr};
+    WeightToPack<float> job{weight.data(), 4 * C, C, layer.kernel, 4, packing, tensor_cores, nullptr};
     std::vector<float> result(packed_size(job));
     job.packed = result.data();
     host::run_blocks_from(0);
@@ -99,11 +99,11 @@ std::vector<float> run(const Layer& layer, bool tensor_cores) {
   if (tensor_cores) {
     launch_mma_forward_step(layer, forward, nullptr);
     launch_mma_backward_step(layer, backward, nullptr);
-    launch_mma_input_gradient(layer, layer.batch, C, gradients_of_x, grad_x.data, nullptr);
+    launch_mma_input_gradient(layer, layer.batch, 4 * C, C, gradients_of_x, grad_x.data, nullptr);
   } else {
     launch_forward_step(layer, forward, nullptr);
     launch_backward_step(layer, backward, nullptr);
-    launch_input_gradient(layer, layer.batch, C, gradients_of_x, grad_x.data, nullptr);
+    launch_input_gradient(layer, layer.batch, 4 * C, C, gradients_of_x, grad_x.data, nullptr);
   }
   for (Sparse<float>* array : {&h, &c, &grad_c, &grad_x}) keep(*array, C);
   for (Sparse<float>* array : {&gates, &grad_gates}) keep(*array, 4 * C);

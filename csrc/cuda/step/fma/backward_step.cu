@@ -23,16 +23,10 @@ __global__ void __launch_bounds__(kThreads, 1) backward_step_kernel(Layer layer,
     convolve<kRows>(sum, storage, step.grad_gates_next + image * 4 * layer.channels * layer.pixels(),
                     4 * layer.channels, step.weight_h + group * kBlockChannels, packed_pitch(layer.channels), window);
 
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const int64_t channel = group * kBlockChannels + warp() * kRows + r;
-#pragma unroll
-    for (int p = 0; p < kPixels; ++p) {
-      const int64_t y = window.y + p, x = window.x + lane();
-      if (channel < layer.channels && window.contains(y, x))
-        update_gradients(step, layer, image, channel, y, x, sum[p][r]);
-    }
-  }
+  for_each_output<1>(window, sum, group * kBlockChannels, layer.channels,
+                     [&](int64_t channel, int64_t y, int64_t x, const A* dh) {
+                       update_gradients(step, layer, image, channel, y, x, *dh);
+                     });
 }
 
 }  // namespace

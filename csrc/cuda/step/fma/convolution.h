@@ -137,4 +137,20 @@ __device__ void convolve(A (&sum)[kPixels][kRows], ConvolutionStorage<A, kRows>&
   }
 }
 
+// Calls use(output, y, x, &sum) with the first of each thread's kPer neighbouring sums, for those of the outputs, in
+// units of kPer, and pixels that exist. first: of the block's outputs.
+template <int kPer, int kRows, class A, class Use>
+__device__ __forceinline__ void for_each_output(const Window& window, const A (&sum)[kPixels][kRows], int64_t first,
+                                                int64_t outputs, const Use& use) {
+#pragma unroll
+  for (int q = 0; q < kRows / kPer; ++q) {
+    const int64_t output = first + warp() * (kRows / kPer) + q;
+#pragma unroll
+    for (int p = 0; p < kPixels; ++p) {
+      const int64_t y = window.y + p, x = window.x + lane();
+      if (output < outputs && window.contains(y, x)) use(output, y, x, &sum[p][kPer * q]);
+    }
+  }
+}
+
 }  // namespace pdb::cuda

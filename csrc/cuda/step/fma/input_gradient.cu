@@ -27,31 +27,25 @@ __global__ void __launch_bounds__(kThreads, 2)
                     gradient.weight + group * kBlockChannels, packed_pitch(channels), window);
   }
 
-#pragma unroll
-  for (int r = 0; r < kRows; ++r) {
-    const int64_t channel = group * kBlockChannels + warp() * kRows + r;
-#pragma unroll
-    for (int p = 0; p < kPixels; ++p) {
-      const int64_t y = window.y + p, x = window.x + lane();
-      if (channel >= channels || !window.contains(y, x)) continue;
-      const int64_t at = (image * channels + channel) * window.pixels() + y * window.width + x;
-      grad_input[at] = narrowed<T>(gradients.before ? sum[p][r] + widen(gradients.before[at]) : sum[p][r]);
-    }
-  }
+  for_each_output<1>(window, sum, group * kBlockChannels, channels,
+                     [&](int64_t channel, int64_t y, int64_t x, const A* own) {
+                       const int64_t at = (image * channels + channel) * window.pixels() + y * window.width + x;
+                       grad_input[at] = narrowed<T>(gradients.before ? *own + widen(gradients.before[at]) : *own);
+                     });
 }
 
 }  // namespace
 
 template <class T>
-int launch_input_gradient(const Layer& layer, int64_t images, int64_t channels, const DataGradients<T>& gradients,
-                          T* grad_input, Stream stream) {
+int launch_input_gradient(const Layer& layer, int64_t images, int64_t rows, int64_t channels,
+                          const DataGradients<T>& gradients, T* grad_input, Stream stream) {
   const BlockPlan plan(layer, kTileHeight, kTileWidth, channels, kBlockChannels);
-  return launch(input_gradient_kernel<T>, plan.blocks(images), kThreads, stream, plan, 4 * layer.channels, channels,
-                gradients, grad_input);
+  return launch(input_gradient_kernel<T>, plan.blocks(images), kThreads, stream, plan, rows, channels, gradients,
+                grad_input);
 }
 
 #define INSTANTIATE(T) \
-  template int launch_input_gradient(const Layer&, int64_t, int64_t, const DataGradients<T>&, T*, Stream);
+  template int launch_input_gradient(const Layer&, int64_t, int64_t, int64_t, const DataGradients<T>&, T*, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)
 
 }  // namespace pdb::cuda

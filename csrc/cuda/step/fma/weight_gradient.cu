@@ -60,7 +60,7 @@ template <class T>
 int launch_products(const WeightGradient<T>* gradients, int count, int64_t tiles, accumulation_t<T>* workspace,
                     Stream stream) {
   if constexpr (!std::is_same_v<T, double>)
-    if (weight_gradient_on_tensor_cores<T>(gradients[0].layer))
+    if (weight_gradient_on_tensor_cores<T>(gradients[0].shape.layer))
       return launch_mma_weight_products(gradients, count, tiles, workspace, stream);
   return launch_weight_products(weight_gradient_kernel<T>, gradients, count, tiles, workspace, stream);
 }
@@ -68,13 +68,13 @@ int launch_products(const WeightGradient<T>* gradients, int count, int64_t tiles
 }  // namespace
 
 template <class T>
-int64_t weight_gradient_tiles(const Layer& layer, int64_t channels) {
-  return WeightPlan(layer, 0, channels, 1, weight_gradient_on_tensor_cores<T>(layer)).tiles();
+int64_t weight_gradient_tiles(const WeightShape& shape) {
+  return WeightPlan(shape, 0, 1, weight_gradient_on_tensor_cores<T>(shape.layer)).tiles();
 }
 
 template <class T>
-int64_t weight_gradient_workspace(const Layer& layer, int64_t images, int64_t channels, int64_t tiles) {
-  return WeightPlan(layer, images, channels, tiles, weight_gradient_on_tensor_cores<T>(layer)).partial();
+int64_t weight_gradient_workspace(const WeightShape& shape, int64_t images, int64_t tiles) {
+  return WeightPlan(shape, images, tiles, weight_gradient_on_tensor_cores<T>(shape.layer)).partial();
 }
 
 template <class T>
@@ -85,17 +85,17 @@ int launch_weight_gradients(const WeightGradient<T>* gradients, int count, int64
   SplitSum<T> sums[kMaxWeightGradients];
   for (int i = 0; i < count; ++i) {
     const WeightGradient<T>& g = gradients[i];
-    const bool tensor_cores = weight_gradient_on_tensor_cores<T>(g.layer);
-    const WeightPlan plan(g.layer, g.first.images + g.second.images, g.channels, tiles, tensor_cores);
+    const bool tensor_cores = weight_gradient_on_tensor_cores<T>(g.shape.layer);
+    const WeightPlan plan(g.shape, g.first.images + g.second.images, tiles, tensor_cores);
     sums[i] = {workspace, plan.splits, plan.rows * plan.columns, g.target};
     workspace += plan.partial();
   }
   return launch_add_splits(sums, count, stream);
 }
 
-#define INSTANTIATE(T)                                                                    \
-  template int64_t weight_gradient_tiles<T>(const Layer&, int64_t);                       \
-  template int64_t weight_gradient_workspace<T>(const Layer&, int64_t, int64_t, int64_t); \
+#define INSTANTIATE(T)                                                                 \
+  template int64_t weight_gradient_tiles<T>(const WeightShape&);                       \
+  template int64_t weight_gradient_workspace<T>(const WeightShape&, int64_t, int64_t); \
   template int launch_weight_gradients(const WeightGradient<T>*, int, int64_t, accumulation_t<T>*, Stream);
 PDB_FOR_EACH_DTYPE(INSTANTIATE)
 
