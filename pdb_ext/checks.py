@@ -59,13 +59,14 @@ def _check_layer(
     x = tensors["x"]
     _check_rank(op, "x", x, "(T, N, Cin, H, W)", 5)
     T, N, in_channels, H, W = x.shape
-    if any(size < 1 for size in (T, in_channels, H, W)):  # min() would guard on which one is smallest when tracing
+    if T < 1 or in_channels < 1 or H < 1 or W < 1:  # min() would guard on which one is smallest when tracing
         _fail("x", "have shape (T, N, Cin, H, W) with T, Cin, H and W at least 1", _shape(x), op)
     C = _check_weights(op, gates, tensors["weight_x"], tensors["weight_h"], in_channels)
-    expected = {"bias": ((gates * C,), f"({gates}C,)")} | dict.fromkeys(states, ((N, C, H, W), "(N, C, H, W)"))
-    for name, (shape, formula) in expected.items():
-        if name in tensors and tuple(tensors[name].shape) != shape:
-            _fail(name, f"have shape {formula} = {shape}", _shape(tensors[name]), op)
+    if "bias" in tensors and tensors["bias"].shape != (gates * C,):
+        _fail("bias", f"have shape ({gates}C,) = {(gates * C,)}", _shape(tensors["bias"]), op)
+    for name in states:
+        if name in tensors and tensors[name].shape != (N, C, H, W):
+            _fail(name, f"have shape (N, C, H, W) = {(N, C, H, W)}", _shape(tensors[name]), op)
     if isinstance(dilation, bool) or not isinstance(dilation, (int, torch.SymInt)) or not 1 <= dilation < 2**63:
         _fail("dilation", "be an integer of at least 1 (and of 64 bits)", repr(dilation), op)
     if not isinstance(reverse, bool):
@@ -154,18 +155,18 @@ def _check_kind(op: str, tensors: dict[str, Tensor]) -> None:
     for name, value in tensors.items():
         if not isinstance(value, Tensor):
             _fail(name, "be a tensor", type(value).__name__, op, TypeError)
-    x = tensors["x"]
-    if x.dtype not in _FLOATS:
-        _fail("x", "be of dtype float16, bfloat16, float32 or float64", str(x.dtype), op)
+    dtype, device = tensors["x"].dtype, tensors["x"].device
+    if dtype not in _FLOATS:
+        _fail("x", "be of dtype float16, bfloat16, float32 or float64", str(dtype), op)
     for name, value in tensors.items():
-        if value.layout != torch.strided:
+        if value.layout is not torch.strided:
             _fail(name, "be a dense (strided) tensor", str(value.layout), op)
-        if value.device != x.device:
-            _fail(name, f"be on the device of x, {x.device}", str(value.device), op)
-        if value.dtype != x.dtype:
-            mixing = is_autocast_enabled(x.device.type) and torch.float64 not in (x.dtype, value.dtype)
+        if value.device != device:
+            _fail(name, f"be on the device of x, {device}", str(value.device), op)
+        if value.dtype is not dtype:
+            mixing = is_autocast_enabled(device.type) and torch.float64 not in (dtype, value.dtype)
             if not mixing:
-                _fail(name, f"have the dtype of x, {x.dtype}", str(value.dtype), op)
+                _fail(name, f"have the dtype of x, {dtype}", str(value.dtype), op)
 
 
 def _check_rank(op: str, name: str, tensor: Tensor, formula: str, rank: int) -> None:

@@ -144,7 +144,8 @@ def convlstm(
     dtype = tensors[0].dtype
     tensors = in_computed_dtype(tensors)
     output, c_n = _call(tensors, (dilation, reverse, output_peephole == "current"), checkpoint_every, recompute_gates)
-    output, c_n = output.to(dtype), c_n.to(dtype)
+    if output.dtype is not dtype:
+        output, c_n = output.to(dtype), c_n.to(dtype)
     h_n = output[0] if reverse else output[-1]
     return output, (h_n.clone(), c_n)  # a view would keep all of output alive
 
