@@ -7,10 +7,10 @@ from torch import Tensor
 SAVE_NOTHING, SAVE_GATES_AND_CELLS, SAVE_CELLS = range(3)
 
 
-def refuse_double_backward(ctx, *_grads, op: str = "convlstm"):
+def refuse_double_backward(ctx, *_grads):
     raise RuntimeError(
-        f"{op}: double backward (a gradient of a gradient) is not supported by the native op; "
-        f'use implementation="reference" for it, of the layer or of pdb_ext.{op}'
+        "convlstm: double backward (a gradient of a gradient) is not supported by the native op; "
+        'use implementation="reference" for it, of the layer or of pdb_ext.convlstm'
     )
 
 

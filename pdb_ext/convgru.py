@@ -1,6 +1,4 @@
-"""`convgru`: the public function, and what `torch.library` needs around the native op (fake kernels, autograd)."""
-
-import functools
+"""`convgru`: the public function, and the fake kernels of the native op."""
 
 import torch
 from torch import Tensor
@@ -8,7 +6,6 @@ from torch.fx import Proxy
 
 from . import reference
 from ._library import native
-from .checkpointing import refuse_double_backward
 from .checks import check_gru_inputs, check_implementation
 from .ops import autocast, in_computed_dtype, is_native, record_call
 
@@ -84,27 +81,6 @@ def _fake_convgru_backward(grad_output, x, weight_x, weight_h, h_0, output, gate
     return tuple(x.new_empty(shape if needed else (0,)) for shape, needed in zip(shapes, needs))
 
 
-def _setup_context(ctx, inputs, output):
-    x, weight_x, weight_h, _, h_0, ctx.dilation, ctx.reverse, ctx.saved = inputs
-    h, gates = output
-    ctx.mark_non_differentiable(gates)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, weight_x, weight_h, h_0, h, gates)
-
-
-def _backward(ctx, grad_output, _grad_gates):
-    if not ctx.saved:
-        raise RuntimeError("convgru: the op was called with save=False; call it with save=True to differentiate it")
-    needs = list(ctx.needs_input_grad[:5])
-    options = (ctx.dilation, ctx.reverse, needs)
-    grads = torch.ops.pdb_ext.convgru_backward(grad_output, *ctx.saved_tensors, *options)
-    return (*(grad if needed else None for grad, needed in zip(grads, needs)), None, None, None)
-
-
 if native is not None:
     torch.library.register_fake("pdb_ext::convgru")(_fake_convgru)
     torch.library.register_fake("pdb_ext::convgru_backward")(_fake_convgru_backward)
-    torch.library.register_autograd("pdb_ext::convgru", _backward, setup_context=_setup_context)
-    torch.library.register_autograd(
-        "pdb_ext::convgru_backward", functools.partial(refuse_double_backward, op="convgru")
-    )

@@ -1,4 +1,4 @@
-"""`convlstm`: the public function, and the fake kernels of the native op. Its autograd is in csrc/ops/autograd.cpp.
+"""`convlstm`: the public function, and the fake kernels of the native op. Its autograd is in csrc/ops.
 
 The ops beside it (`convgru`, `pdb_convlstm`, `merge`) use from here: `autocast`, `record_call`, `is_native`,
 `in_computed_dtype`, `needs_reference`, `saves`, `reserve_dtype`, `reserve_share`.
