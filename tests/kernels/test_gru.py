@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers.cuda_on_host import MISSING, NO_FAULT
-from helpers.cuda_ops_on_host import host_convgru, last_call
+from helpers.cuda_ops_on_host import cached_weights, host_convgru, last_call
 from helpers.cuda_problems import GRU_CASES, GruProblem
 from helpers.paths import CUDA
 from helpers.tf32 import tf32_reference
@@ -226,3 +226,39 @@ def test_a_path_that_a_gru_does_not_have(monkeypatch, emulation):
     monkeypatch.setenv("PDB_EXT_CUDA_PATH", "step")
     with pytest.raises(RuntimeError, match="PDB_EXT_CUDA_PATH=step: pdb_ext was not built for this GPU"):
         problem.run(host_convgru, problem.inputs())
+
+
+@pytest.mark.parametrize(
+    "problem, dtype, paths",
+    [
+        (GRU_CASES["odd"], torch.float64, ("step", "step")),
+        # Backward on tensor cores: as for the ConvLSTM.
+        (GRU_CASES["odd"], torch.float16, ("step", "aten")),
+        (GruProblem(1, 1, 16, 16, 80, 80), torch.float64, ("aten", "aten")),
+    ],
+    ids=["small", "small, tensor cores", "large"],
+)
+def test_the_rule_that_chooses_a_path(monkeypatch, problem, dtype, paths):
+    monkeypatch.delenv("PDB_EXT_CUDA_PATH", raising=False)
+    inputs = problem.inputs(dtype)
+    output, _ = host_convgru(**inputs, dilation=problem.dilation)
+    assert last_call()[:2] == ("convgru", paths[0])
+    output.sum().backward()
+    assert last_call()[:2] == ("convgru_backward", paths[1])
+
+
+def test_packed_weights_are_kept_and_never_stale(ops, monkeypatch):
+    """A change that PyTorch does not count shows that they were kept; any other change is seen."""
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", "step")
+    arguments = [t.detach() for t in GRU_CASES["odd"].inputs().values()]
+
+    def infer(save=False):
+        return ops.convgru(*arguments, 2, False, save)[0]
+
+    with cached_weights():
+        first = infer()
+        arguments[2].data.mul_(0.5)
+        assert torch.equal(infer(), first) and not torch.equal(infer(save=True), first)
+        arguments[2].mul_(1.0)
+        assert torch.equal(infer(), infer(save=True))
+    assert not torch.equal(infer(), first)

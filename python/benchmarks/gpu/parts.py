@@ -19,6 +19,7 @@ TEST_FILES = (
     "tests/kernels/test_on_gpu.py",
     "tests/kernels/test_on_gpu_pyramid.py",
     "tests/kernels/test_on_gpu_device.py",
+    "tests/kernels/test_on_gpu_gru.py",
 )
 # What a quick run tests, each in a separate process: the name, the files, the expression of -k.
 QUICK_TESTS = {

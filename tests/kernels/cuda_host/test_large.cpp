@@ -11,6 +11,8 @@
 
 #include "cuda/common/launch.h"
 #include "cuda/gates/gates.h"
+#include "cuda/gates/gru_gates.h"
+#include "cuda/step/gru_kernels.h"
 #include "cuda/step/kernels.h"
 
 namespace {
@@ -116,6 +118,58 @@ std::vector<float> run(const Layer& layer, bool tensor_cores) {
   return result;
 }
 
+// The same for the ConvGRU.
+std::vector<float> run_gru(const Layer& layer, bool tensor_cores) {
+  const int64_t C = kChannels, state = layer.state();
+  Sparse<float> x(state), h_previous(state), z(state), rh(state), h(state), gates(3 * state), grad_output(state),
+      grad_next(3 * state), grad_h(state), grad_gates(3 * state), sums(3 * state), operand(state),
+      grad_reset(2 * state);
+  int seed = 0;
+  for (Sparse<float>* array : {&x, &h_previous, &grad_output, &grad_h}) randomise(layer, *array, C, ++seed);
+  for (Sparse<float>* array : {&grad_next, &sums}) randomise(layer, *array, 3 * C, ++seed);
+  std::vector<float> weight(2 * C * C * layer.taps());
+  std::mt19937_64 generator(99);
+  for (float& value : weight) value = 0.2f * std::normal_distribution<float>()(generator);
+  const auto packed = [&](Packing packing, int64_t gates) {
+    WeightToPack<float> job{weight.data(), gates * C, C, layer.kernel, gates, packing, tensor_cores, nullptr};
+    std::vector<float> result(packed_size(job));
+    job.packed = result.data();
+    host::run_blocks_from(0);
+    launch_pack_weights(&job, 1, nullptr);
+    host::run_blocks_from(-1);
+    return result;
+  };
+  const auto reset = packed(Packing::gates, 2), update = packed(Packing::gates, 1);
+  const auto reset_back = packed(Packing::transposed, 2), update_back = packed(Packing::transposed, 1);
+  GruForwardStep<float> forward{};
+  forward.x = x.data, forward.h_previous = h_previous.data, forward.z = z.data, forward.rh = rh.data;
+  forward.reset_x = forward.reset_h = reset.data(), forward.update_x = forward.update_h = update.data();
+  forward.h = h.data, forward.gates = gates.data;
+  GruBackwardStep<float> backward{};
+  backward.grad_output = grad_output.data, backward.grad_gates_next = grad_next.data, backward.gates = gates.data;
+  backward.reset_h = reset_back.data(), backward.update_h = update_back.data();
+  backward.h_previous = h_previous.data, backward.grad_h = grad_h.data, backward.grad_gates = grad_gates.data;
+  const GruHalfGradients<float> operands{operand.data, grad_reset.data, x.data, nullptr};
+
+  std::vector<float> result;
+  const auto keep = [&](Sparse<float>& array, int64_t channels) {
+    for_corner(layer, array, channels, [&](float& value) { result.push_back(value); });
+  };
+  for (GruHalf half : {GruHalf::reset, GruHalf::update})
+    (tensor_cores ? launch_mma_gru_forward<float> : launch_gru_forward<float>)(layer, half, forward, nullptr);
+  for (GruHalf half : {GruHalf::update, GruHalf::reset})
+    (tensor_cores ? launch_mma_gru_backward<float> : launch_gru_backward<float>)(layer, half, backward, nullptr);
+  for (Sparse<float>* array : {&z, &rh, &h, &grad_h}) keep(*array, C);
+  for (Sparse<float>* array : {&gates, &grad_gates}) keep(*array, 3 * C);
+  for (GruHalf half : {GruHalf::reset, GruHalf::update})
+    launch_gru_gates_forward(layer, Layout::contiguous, half, {sums.data, nullptr}, forward, operand.data, nullptr);
+  for (GruHalf half : {GruHalf::update, GruHalf::reset})
+    launch_gru_gates_backward(layer, Layout::contiguous, half, operands, backward, nullptr);
+  for (Sparse<float>* array : {&operand, &x, &h}) keep(*array, C);
+  keep(grad_reset, 2 * C);
+  return result;
+}
+
 }  // namespace
 
 int main() {
@@ -123,9 +177,15 @@ int main() {
   for (bool tensor_cores : {false, true}) {
     // 3 images of 8 channels of 16,384 x 16,384 pixels: 6.4e9 elements, four times as many for the gates.
     Layer layer{1, 3, kChannels, kChannels, 1 << 14, 1 << 14, 3, 1, false, false, tensor_cores, false};
-    const std::vector<float> large = run(layer, tensor_cores);
+    const auto both = [&] {
+      std::vector<float> results = run(layer, tensor_cores);
+      const std::vector<float> of_gru = run_gru(layer, tensor_cores);
+      results.insert(results.end(), of_gru.begin(), of_gru.end());
+      return results;
+    };
+    const std::vector<float> large = both();
     layer.batch = 1, layer.height = layer.width = 64;
-    const std::vector<float> small = run(layer, tensor_cores);
+    const std::vector<float> small = both();
     bool nonzero = false;
     for (float value : small) nonzero |= value != 0;
     const bool same = nonzero && large.size() == small.size() &&
