@@ -46,7 +46,7 @@ class ConvLSTM(StackedLayer):
         frame 0 backward in time.
     """
 
-    kind, names = "ConvLSTM", NAMES
+    kind, op, names = "ConvLSTM", "convlstm", NAMES
 
     def __init__(
         self,
