@@ -42,8 +42,8 @@ PDB_INLINE void transform_input(const WinogradConvolution<T>& c, const Source<T>
 }
 
 // The products of M vectors of one row block at one Winograd position: products[tile][row_block], for all tiles.
-// Weights are read once per strip, and are too many for the nearer caches: the second group of tiles prefetches those of
-// the next position, `ahead` values behind these.
+// Weights are read once per strip, and are too many for the nearer caches: the second group of tiles prefetches those
+// of the next position, `ahead` values behind these.
 template <class T, int M>
 void multiply_position(const T* weight, int64_t part_stride, const T* values, int64_t parts, int64_t channels,
                        int64_t tiles, int64_t ahead, T* products) {
