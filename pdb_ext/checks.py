@@ -57,7 +57,8 @@ def _check_layer(
     """Checks what every layer has, `states` being the names of those among the tensors. Returns C, H and W."""
     _check_kind(op, tensors)
     x = tensors["x"]
-    _check_rank(op, "x", x, "(T, N, Cin, H, W)", 5)
+    if x.dim() != 5:
+        _fail("x", "have shape (T, N, Cin, H, W), 5 dimensions", _shape(x), op)
     T, N, in_channels, H, W = x.shape
     if T < 1 or in_channels < 1 or H < 1 or W < 1:  # min() would guard on which one is smallest when tracing
         _fail("x", "have shape (T, N, Cin, H, W) with T, Cin, H and W at least 1", _shape(x), op)
@@ -169,24 +170,20 @@ def _check_kind(op: str, tensors: dict[str, Tensor]) -> None:
                 _fail(name, f"have the dtype of x, {dtype}", str(value.dtype), op)
 
 
-def _check_rank(op: str, name: str, tensor: Tensor, formula: str, rank: int) -> None:
-    if tensor.dim() != rank:
-        _fail(name, f"have shape {formula}, {rank} dimensions", _shape(tensor), op)
-
-
 def _check_weights(op: str, gates: int, weight_x: Tensor, weight_h: Tensor, in_channels: int) -> int:
     """Returns C."""
-    formula_x, formula_h = f"({gates}C, Cin, kh, kw)", f"({gates}C, C, kh, kw)"
-    _check_rank(op, "weight_x", weight_x, formula_x, 4)
-    _check_rank(op, "weight_h", weight_h, formula_h, 4)
+    for name, tensor, columns in (("weight_x", weight_x, "Cin"), ("weight_h", weight_h, "C")):
+        if tensor.dim() != 4:
+            _fail(name, f"have shape ({gates}C, {columns}, kh, kw), 4 dimensions", _shape(tensor), op)
     C, kh, kw = weight_h.shape[1:]
     rows = gates * C
     if kh % 2 == 0 or kw % 2 == 0:
-        _fail("weight_h", f"have shape {formula_h} with odd kh and kw", _shape(weight_h), op)
+        _fail("weight_h", f"have shape ({gates}C, C, kh, kw) with odd kh and kw", _shape(weight_h), op)
     if C < 1 or weight_h.shape[0] != rows:
-        _fail("weight_h", f"have shape {formula_h} = {(rows, C, kh, kw)}", _shape(weight_h), op)
+        _fail("weight_h", f"have shape ({gates}C, C, kh, kw) = {(rows, C, kh, kw)}", _shape(weight_h), op)
     if tuple(weight_x.shape) != (rows, in_channels, kh, kw):
-        _fail("weight_x", f"have shape {formula_x} = {(rows, in_channels, kh, kw)}", _shape(weight_x), op)
+        of_x = (rows, in_channels, kh, kw)
+        _fail("weight_x", f"have shape ({gates}C, Cin, kh, kw) = {of_x}", _shape(weight_x), op)
     return C
 
 

@@ -23,7 +23,7 @@ class InputGradient {
   // sums [slot][stride] of h.
   template <class Body>
   void run(const Buffer<T>& dgates, bool adds_dx, const Buffer<T>& dx, bool wants_h, const Body& of_h) const {
-    const int64_t strips = plan_.strips.size(), rows = wants_h ? convolution_.rows() : plan_.padded(x_rows_);
+    const int64_t strips = plan_.strips.size(), rows = wants_h ? convolution_.rows() : plan_.computed(x_rows_);
     if (rows == 0) return;
     plan_.parallel(plan_.layer.batch * strips, plan_.strip_work(), [&](int64_t begin, int64_t end) {
       const Buffer<T> buffer(kStripSlots * rows + convolution_.scratch());

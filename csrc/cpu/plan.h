@@ -58,6 +58,7 @@ struct Plan {
   // Whether the gradient of the weights uses Winograd's form: it reads and writes them, but does not multiply by them.
   bool winograd_gradient() const { return winograd && (layer.kernel == 3 || layer.batch * layer.pixels() >= 512); }
   int64_t padded(int64_t rows) const { return round_up(rows, kernel.row_block); }
+  int64_t computed(int64_t rows) const { return round_up(rows, kernel.row_block / 2); }  // of a convolution
 
   // `work`: multiplications of a unit. A thread takes enough units to be worth waking.
   template <class Body>

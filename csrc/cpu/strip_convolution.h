@@ -18,13 +18,14 @@ class StripConvolution {
     return {plan, weights, weights.channels(), channels, true};
   }
 
-  int64_t rows() const { return rows_; }  // padded
+  int64_t rows() const { return rows_; }  // those computed
   void run(int64_t strip, const Source<T>& source, const T* init, T* scratch, T* out) const {
     run(strip, source, init, scratch, out, rows_);
   }
   int64_t scratch() const { return plan_.winograd ? winograd_scratch(parts() * channels_) : 0; }
 
-  // out [kStripSlots][rows]: the first `rows` row sums, a multiple of the row block, plus init at the slots of a strip.
+  // out [kStripSlots][rows]: the first `rows` row sums, a multiple of half a row block, plus init at the slots of a
+  // strip.
   void run(int64_t strip, const Source<T>& source, const T* init, T* scratch, T* out, int64_t rows) const {
     const Strips& strips = plan_.strips;
     if (plan_.winograd) {
@@ -44,7 +45,7 @@ class StripConvolution {
                    bool transposed)
       : plan_(plan),
         channels_(channels),
-        rows_(plan.padded(rows)),
+        rows_(plan.computed(rows)),
         offsets_(plan.winograd ? winograd_shifts(plan.grid, plan.layer.kernel, plan.layer.dilation)
                                : plan.window.offsets(plan.grid, transposed ? -1 : 1)),
         packed_(packed_weight(plan, weights, rows, channels, transposed)) {}

@@ -40,7 +40,7 @@ class ConvGRU(StackedLayer):
         0 backward in time.
     """
 
-    kind, names = "ConvGRU", GRU_NAMES
+    kind, op, names = "ConvGRU", "convgru", GRU_NAMES
 
     def __init__(
         self,

@@ -60,7 +60,7 @@ class ConvLSTM(HasCellOptions, StackedLayer):
         frame 0 backward in time.
     """
 
-    kind, names = "ConvLSTM", NAMES
+    kind, op, names = "ConvLSTM", "convlstm", NAMES
 
     recurrent_dropout = 0.0  # of objects that were pickled before there was one
 

@@ -32,9 +32,10 @@ def run_lengths(
     state is that at each clip's last step; with reverse=True each clip starts at its own last frame, with its own
     state. None: all clips have T frames.
     """
+    function = convlstm if op == "convlstm" else _convgru
     T, N = x.shape[:2]
     if lengths is None or all(length == T for length in lengths):
-        return _run(op, x, weights, state, reverse=reverse, **options)
+        return function(x, *weights, state, reverse=reverse, **options)
     _check(op, x, weights, state, reverse, options)
     mask = options.get("recurrent_mask")
     order = sorted(range(N), key=lambda n: -lengths[n])
@@ -45,17 +46,15 @@ def run_lengths(
     ends = [0, *sorted(set(lengths))]
     segments = [(begin, end, sum(length >= end for length in lengths)) for begin, end in pairwise(ends)]
     run = _backward_in_time if reverse else _forward_in_time
-    outputs, state = run(op, x, weights, state, segments, options)
+    outputs, state = run(function, x, weights, state, segments, options)
     pieces = [_with_zeros(output, 1, N) for output in outputs]
     output = _with_zeros(torch.cat(pieces), 0, T)
     back = sorted(range(N), key=order.__getitem__)
     return _in_order(output, 1, back), tuple(_in_order(part, 0, back) for part in state)
 
 
-def _run(op: str, x: Tensor, weights: Weights | GRUWeights, state: State | None, **options) -> tuple[Tensor, State]:
-    if op == "convlstm":
-        return convlstm(x, *weights, state, **options)
-    output, h_n = convgru(x, *weights, state and state[0], **options)
+def _convgru(x: Tensor, weight_x: Tensor, weight_h: Tensor, bias: Tensor | None, state: State | None, **options):
+    output, h_n = convgru(x, weight_x, weight_h, bias, state and state[0], **options)
     return output, (h_n,)
 
 
@@ -66,25 +65,27 @@ def _check(op: str, x: Tensor, weights, state: State | None, reverse: bool, opti
         check_gru_inputs(x, *weights, state and state[0], options["dilation"], reverse)
 
 
-def _forward_in_time(op, x, weights, state, segments, options) -> tuple[list[Tensor], State]:
+def _forward_in_time(function, x, weights, state, segments, options) -> tuple[list[Tensor], State]:
     outputs, ended = [], []
     going_on = [active for _, _, active in segments[1:]] + [0]
     for (begin, end, active), remaining in zip(segments, going_on):
         state = state and tuple(part[:active] for part in state)
-        output, state = _run(op, x[begin:end, :active], weights, state, reverse=False, **_of_first(options, active))
+        options_of_clips = _of_first(options, active)
+        output, state = function(x[begin:end, :active], *weights, state, reverse=False, **options_of_clips)
         outputs.append(output)
         ended.append(tuple(part[remaining:] for part in state))
     return outputs, tuple(torch.cat(parts[::-1]) for parts in zip(*ended))
 
 
-def _backward_in_time(op, x, weights, initial, segments, options) -> tuple[list[Tensor], State]:
+def _backward_in_time(function, x, weights, initial, segments, options) -> tuple[list[Tensor], State]:
     outputs, state, active_before = [], None, 0
     for begin, end, active in reversed(segments):
         joining = initial and tuple(part[active_before:active] for part in initial)
         if state is not None:
             joining = joining or tuple(part.new_zeros(active - active_before, *part.shape[1:]) for part in state)
             joining = tuple(torch.cat(parts) for parts in zip(state, joining))
-        output, state = _run(op, x[begin:end, :active], weights, joining, reverse=True, **_of_first(options, active))
+        options_of_clips = _of_first(options, active)
+        output, state = function(x[begin:end, :active], *weights, joining, reverse=True, **options_of_clips)
         outputs.append(output)
         active_before = active
     return outputs[::-1], state

@@ -20,8 +20,9 @@ from .weights import check_scriptable, reset_weights, suffix_of, weights_of
 class StackedLayer(nn.Module):
     """Layers one above the other, in one direction of time or in both."""
 
-    # The layer in messages, and in small letters the op; the names of the parameters, before their suffix.
+    # The layer in messages; the op; the names of the parameters, before their suffix.
     kind: str
+    op: str
     names: tuple[str, ...]
 
     # Objects that were pickled before these attributes existed have these.
@@ -37,7 +38,7 @@ class StackedLayer(nn.Module):
         widths, sides = unpack_widths(hidden_channels, num_layers, kind), unpack_kernel_size(kernel_size, kind)
         check_probabilities(kind, dropout=dropout)
         check_directions(bidirectional, reverse, kind)
-        check_implementation(implementation, kind.lower())
+        check_implementation(implementation, self.op)
         if dropout and num_layers == 1:
             warnings.warn(
                 f"{kind}: dropout={dropout} has no effect with num_layers=1: it acts between layers.", stacklevel=3
@@ -79,7 +80,7 @@ class StackedLayer(nn.Module):
             hx,
             lengths,
             self._weights(),
-            op=self.kind.lower(),
+            op=self.op,
             name=type(self).__name__,
             widths=self._widths(),
             bidirectional=self.bidirectional,

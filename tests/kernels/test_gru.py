@@ -85,6 +85,18 @@ def test_tf32_error_is_at_most_twice_that_of_pytorch(monkeypatch, name):
         check_errors(GRU_CASES[name], torch.float32)
 
 
+@pytest.mark.slow
+def test_large_layers_have_wider_blocks_on_tensor_cores(ops, monkeypatch):
+    """More than 264 narrow blocks in either half, the last ones cut off by the channels and by the image."""
+    monkeypatch.setenv("PDB_EXT_CUDA_PATH", "step")
+    inputs = GruProblem(1, 2, 3, 36, 66, 66, k=1).inputs(torch.float16)
+    with torch.no_grad():
+        output, _ = ops.convgru(*inputs.values(), 1, False, False)
+        exact, _ = reference.convgru(**{name: value.double() for name, value in inputs.items()})
+        pytorch, _ = reference.convgru(**inputs)
+    assert (output - exact).abs().max() <= 2 * (pytorch - exact).abs().max()
+
+
 def test_half_types_without_tensor_cores(emulation, monkeypatch):
     monkeypatch.setenv("PDB_EXT_CUDA_PATH", "step")
     emulation.pdb_set_architecture(75)

@@ -1,5 +1,6 @@
 // Matrix kernels in registers: the dilated convolution of a strip, and its weight gradient. Both keep a tile of kTile x
-// (2 vectors) sums in registers and multiply one broadcast value by two vectors at a time.
+// (2 vectors) sums in registers and multiply one broadcast value by two vectors at a time; by one where a block of rows
+// is at most half full.
 #pragma once
 
 #include "cpu/kernels/kernels.h"
@@ -21,11 +22,11 @@ struct Constant {
   static constexpr int value = N;
 };
 
-// sums[j][2] += sum over k of broadcast(left(j, k)) * row_k, where row_k are the two vectors at right + k *
+// sums[j][M] += sum over k of broadcast(left(j, k)) * row_k, where row_k are the M <= 2 vectors at right + k *
 // right_stride and left(j, k) = left[j][k * left_stride]. prefetch: the values `ahead` behind each row_k are needed
 // soon.
-template <class T, int N, bool prefetch = false>
-PDB_INLINE void multiply(Vec<T> (&sums)[N][2], const T* const* left, int64_t left_stride, const T* right,
+template <class T, int N, int M, bool prefetch = false>
+PDB_INLINE void multiply(Vec<T> (&sums)[N][M], const T* const* left, int64_t left_stride, const T* right,
                          int64_t right_stride, int64_t count, int64_t ahead = 0) {
   using V = Vec<T>;
   for (int64_t k = 0; k < count; ++k) {
@@ -35,50 +36,74 @@ PDB_INLINE void multiply(Vec<T> (&sums)[N][2], const T* const* left, int64_t lef
         __builtin_prefetch(right + k * right_stride + ahead + at, 0, 2);
     }
     const V right0 = V::load(right + k * right_stride);
-    const V right1 = V::load(right + k * right_stride + V::size);
+    const V right1 = M == 2 ? V::load(right + k * right_stride + V::size) : right0;
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j) {
       const V value(left[j][k * left_stride]);
       sums[j][0] = sums[j][0] + value * right0;
-      sums[j][1] = sums[j][1] + value * right1;
+      if (M == 2) sums[j][M - 1] = sums[j][M - 1] + value * right1;
     }
   }
 }
 
-// sums[j][2] += sum over the channels of left[j][channel] * right[channel][row_block], from the last channel to the
+// sums[j][M] += sum over the channels of left[j][channel] * right[channel][row_block], from the last channel to the
 // first: h lies behind x in a frame and is mostly the smaller of the two, and a sum loses less when its small terms
 // come first.
-template <class T, int N, bool prefetch = false>
-PDB_INLINE void multiply_channels(Vec<T> (&sums)[N][2], const T* const* left, const T* right, int64_t channels,
+template <class T, int N, int M, bool prefetch = false>
+PDB_INLINE void multiply_channels(Vec<T> (&sums)[N][M], const T* const* left, const T* right, int64_t channels,
                                   int64_t ahead = 0) {
   const T* last[N];
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j) last[j] = left[j] + channels - 1;
-  multiply<T, N, prefetch>(sums, last, -1, right + (channels - 1) * kRowBlock<T>, -kRowBlock<T>, channels, ahead);
+  multiply<T, N, M, prefetch>(sums, last, -1, right + (channels - 1) * kRowBlock<T>, -kRowBlock<T>, channels, ahead);
 }
 
-// One tile of a convolution: N pixels, one block of rows, `taps` taps from `first_tap` on. The sum starts from zero and
-// is added to what is there at the end.
-template <class T, int N>
+template <class T, int N, int M>
+PDB_INLINE void set_to_zero(Vec<T> (&sums)[N][M]) {
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j)
+    for (int i = 0; i < M; ++i) sums[j][i] = Vec<T>(T(0));
+}
+
+// How many vectors of a row block hold rows, when `rows` are left.
+template <class T>
+PDB_INLINE int vectors_of_block(int64_t rows) {
+  return rows > Vec<T>::size ? 2 : 1;
+}
+
+// One tile of a convolution: N pixels, M vectors of a block of rows, `taps` taps from `first_tap` on. The sum starts
+// from zero and is added to what is there at the end.
+template <class T, int N, int M>
 void convolve_tile(const Convolution<T>& c, const Source<T>& source, int64_t first_tap, int64_t taps, const T* weight,
                    const int64_t* centers, const T* init, T* out) {
   using V = Vec<T>;
-  V sums[N][2];
-#pragma GCC unroll 8
-  for (int j = 0; j < N; ++j) sums[j][0] = sums[j][1] = V(T(0));
+  V sums[N][M];
+  set_to_zero<T>(sums);
   for (int64_t tap = first_tap; tap < first_tap + taps; ++tap) {
     const T* left[N];
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j) left[j] = source.frame + (centers[j] + c.offsets[tap]) * source.stride;
-    multiply_channels<T, N>(sums, left, weight + tap * c.channels * kRowBlock<T>, source.channels);
+    multiply_channels<T, N, M>(sums, left, weight + tap * c.channels * kRowBlock<T>, source.channels);
   }
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j) {
     T* to = out + j * c.rows;
     const T* from = init ? init : to;
-    (V::load(from) + sums[j][0]).store(to);
-    (V::load(from + V::size) + sums[j][1]).store(to + V::size);
+    for (int i = 0; i < M; ++i) (V::load(from + i * V::size) + sums[j][i]).store(to + i * V::size);
   }
+}
+
+// All pixels of a strip, for one block of rows.
+template <class T, int M>
+void convolve_block(const Convolution<T>& c, const Source<T>& source, int64_t first_tap, int64_t taps, const T* weight,
+                    const int64_t* centers, int64_t pixels, const T* init, T* out) {
+  int64_t pixel = 0;
+  for (; pixel + kTile <= pixels; pixel += kTile)
+    convolve_tile<T, kTile, M>(c, source, first_tap, taps, weight, centers + pixel, init, out + pixel * c.rows);
+  for (; pixel + 2 <= pixels; pixel += 2)
+    convolve_tile<T, 2, M>(c, source, first_tap, taps, weight, centers + pixel, init, out + pixel * c.rows);
+  for (; pixel < pixels; ++pixel)
+    convolve_tile<T, 1, M>(c, source, first_tap, taps, weight, centers + pixel, init, out + pixel * c.rows);
 }
 
 template <class T>
@@ -90,13 +115,8 @@ void convolve(const Convolution<T>& c, const Source<T>& source, const int64_t* c
     for (int64_t row = 0; row < c.rows; row += kRowBlock<T>) {
       const T* block = c.weight + row * c.taps * c.channels;
       const T* start = tap == 0 ? init + row : nullptr;
-      int64_t pixel = 0;
-      for (; pixel + kTile <= pixels; pixel += kTile)
-        convolve_tile<T, kTile>(c, source, tap, taps, block, centers + pixel, start, out + pixel * c.rows + row);
-      for (; pixel + 2 <= pixels; pixel += 2)
-        convolve_tile<T, 2>(c, source, tap, taps, block, centers + pixel, start, out + pixel * c.rows + row);
-      for (; pixel < pixels; ++pixel)
-        convolve_tile<T, 1>(c, source, tap, taps, block, centers + pixel, start, out + pixel * c.rows + row);
+      const auto run = vectors_of_block<T>(c.rows - row) == 2 ? convolve_block<T, 2> : convolve_block<T, 1>;
+      run(c, source, tap, taps, block, centers, pixels, start, out + row);
     }
   }
 }
@@ -108,13 +128,12 @@ void weight_gradient_tile(const Source<T>& source, int64_t channel, const T* dga
                           int64_t rows, int64_t pitch, T* dweight) {
   using V = Vec<T>;
   V sums[N][2];
-#pragma GCC unroll 8
-  for (int j = 0; j < N; ++j) sums[j][0] = sums[j][1] = V(T(0));
+  set_to_zero<T>(sums);
   for (int64_t y = 0; y < rows; ++y) {
     const T* left[N];
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j) left[j] = source.frame + y * pitch * source.stride + channel + j;
-    multiply<T, N>(sums, left, source.stride, dgates + y * pitch * gates, gates, width);
+    multiply<T, N, 2>(sums, left, source.stride, dgates + y * pitch * gates, gates, width);
   }
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j) {

@@ -23,8 +23,9 @@ struct Source {
   int64_t stride, channels;
 };
 
-// A convolution with `taps` window positions. weight: [rows / row_block][taps][channels][row_block], rows padded with
-// zeros to a multiple of row_block. If a Source has fewer channels, only the first ones take part.
+// A convolution with `taps` window positions. rows: a multiple of half a row block, so that the last block may be half
+// empty. weight: [rows / row_block, rounded up][taps][channels][row_block], padded with zeros. If a Source has fewer
+// channels, only the first ones take part.
 template <class T>
 struct Convolution {
   const T* weight;
@@ -34,8 +35,8 @@ struct Convolution {
 
 // A convolution in the Winograd form F(2x2, 3x3) (filters_impl.h): 16 products instead of 36 for 2x2 pixels. A larger
 // window is cut into `parts` windows of 3x3, each with a filter of its own and as far from the centre as shifts[part]
-// says, in pixels of a frame; their products are summed before the transform back. weight: [rows / row_block][16]
-// [parts][channels][row_block].
+// says, in pixels of a frame; their products are summed before the transform back. weight: [rows / row_block, rounded
+// up][16][parts][channels][row_block].
 template <class T>
 struct WinogradConvolution {
   const T* weight;

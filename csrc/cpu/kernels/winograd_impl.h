@@ -41,31 +41,28 @@ PDB_INLINE void transform_input(const WinogradConvolution<T>& c, const Source<T>
   });
 }
 
-// The products of one row block at one Winograd position: products[tile][row_block], for all tiles. Weights are read
-// once per strip, and are too many for the nearer caches: the second group of tiles prefetches those of the next
-// position, `ahead` values behind these.
-template <class T>
+// The products of M vectors of one row block at one Winograd position: products[tile][row_block], for all tiles.
+// Weights are read once per strip, and are too many for the nearer caches: the second group of tiles prefetches those
+// of the next position, `ahead` values behind these.
+template <class T, int M>
 void multiply_position(const T* weight, int64_t part_stride, const T* values, int64_t parts, int64_t channels,
                        int64_t tiles, int64_t ahead, T* products) {
   using V = Vec<T>;
   const auto product = [&](auto size, auto prefetch, int64_t tile) __attribute__((always_inline)) {
     constexpr int N = decltype(size)::value;
-    V sums[N][2];
+    V sums[N][M];
+    set_to_zero<T>(sums);
     const T* left[N];
 #pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) {
-      sums[j][0] = sums[j][1] = V(T(0));
-      left[j] = values + (tile + j) * parts * channels;
-    }
+    for (int j = 0; j < N; ++j) left[j] = values + (tile + j) * parts * channels;
     for (int64_t part = 0; part < parts; ++part) {
-      multiply_channels<T, N, decltype(prefetch)::value != 0>(sums, left, weight + part * part_stride, channels, ahead);
+      multiply_channels<T, N, M, decltype(prefetch)::value != 0>(sums, left, weight + part * part_stride, channels,
+                                                                 ahead);
       for (int j = 0; j < N; ++j) left[j] += channels;
     }
 #pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) {
-      sums[j][0].store(products + (tile + j) * kRowBlock<T>);
-      sums[j][1].store(products + (tile + j) * kRowBlock<T> + V::size);
-    }
+    for (int j = 0; j < N; ++j)
+      for (int i = 0; i < M; ++i) sums[j][i].store(products + (tile + j) * kRowBlock<T> + i * V::size);
   };
   int64_t tile = 0;
   if (tile + kTile <= tiles) product(Constant<kTile>(), Constant<0>(), tile), tile += kTile;
@@ -106,11 +103,13 @@ void winograd(const WinogradConvolution<T>& c, const Source<T>& source, const in
                       value_position);
   for (int64_t row = 0; row < c.rows; row += kRowBlock<T>) {
     const T* block = c.weight + row * 16 * c.parts * c.channels;
+    const int vectors = vectors_of_block<T>(c.rows - row);
+    const auto multiply = vectors == 2 ? multiply_position<T, 2> : multiply_position<T, 1>;
     for (int position = 0; position < 16; ++position)
-      multiply_position(block + position * c.parts * part_stride, part_stride, values + position * value_position,
-                        c.parts, source.channels, tiles, c.parts * part_stride, products + position * product_position);
+      multiply(block + position * c.parts * part_stride, part_stride, values + position * value_position, c.parts,
+               source.channels, tiles, c.parts * part_stride, products + position * product_position);
     for (int64_t tile = 0; tile < tiles; ++tile)
-      for (int64_t lane = 0; lane < kRowBlock<T>; lane += V::size)
+      for (int64_t lane = 0; lane < vectors * V::size; lane += V::size)
         transform_output(products + tile * kRowBlock<T> + lane, product_position, V::load(init + row + lane),
                          out + 4 * tile * c.rows + row + lane, c.rows);
   }
@@ -160,26 +159,23 @@ void transform_for_gradient(const WinogradConvolution<T>& c, const Source<T>& so
   }
 }
 
-// dweight[channel][row_block] += the products of one Winograd position, summed over the tiles.
-template <class T>
+// dweight[channel][row_block] += the products of one Winograd position, summed over the tiles, for M vectors of rows.
+template <class T, int M>
 void add_products(const T* values, int64_t channels, const T* gradients, int64_t gradient_stride, int64_t tiles,
                   T* dweight) {
   using V = Vec<T>;
   const auto add = [&](auto size, int64_t channel) __attribute__((always_inline)) {
     constexpr int N = decltype(size)::value;
-    V sums[N][2];
+    V sums[N][M];
+    set_to_zero<T>(sums);
     const T* left[N];
 #pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) {
-      sums[j][0] = sums[j][1] = V(T(0));
-      left[j] = values + channel + j;
-    }
-    multiply<T, N>(sums, left, channels, gradients, gradient_stride, tiles);
+    for (int j = 0; j < N; ++j) left[j] = values + channel + j;
+    multiply<T, N, M>(sums, left, channels, gradients, gradient_stride, tiles);
 #pragma GCC unroll 8
     for (int j = 0; j < N; ++j) {
       T* total = dweight + (channel + j) * kRowBlock<T>;
-      (V::load(total) + sums[j][0]).store(total);
-      (V::load(total + V::size) + sums[j][1]).store(total + V::size);
+      for (int i = 0; i < M; ++i) (V::load(total + i * V::size) + sums[j][i]).store(total + i * V::size);
     }
   };
   int64_t channel = 0;
@@ -204,11 +200,13 @@ void winograd_weight_gradient(const WinogradConvolution<T>& c, const Source<T>& 
     T* gradients = scratch + 4 * value_position;  // [4][tiles][rows]
     transform(c, source, corners + start, dgates, firsts + start, count, first_block * kRowBlock<T>, rows, values,
               value_position, gradients, gradient_position);
-    for (int64_t block = 0; block < blocks; ++block)
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t left = dgates.channels - (first_block + block) * kRowBlock<T>;
+      const auto add = vectors_of_block<T>(left) == 2 ? add_products<T, 2> : add_products<T, 1>;
       for (int j = 0; j < 4; ++j)
-        add_products(values + j * value_position, source.channels,
-                     gradients + j * gradient_position + block * kRowBlock<T>, rows, count,
-                     dweight + ((first_block + block) * 16 + 4 * line + j) * c.parts * c.channels * kRowBlock<T>);
+        add(values + j * value_position, source.channels, gradients + j * gradient_position + block * kRowBlock<T>,
+            rows, count, dweight + ((first_block + block) * 16 + 4 * line + j) * c.parts * c.channels * kRowBlock<T>);
+    }
   }
 }
 

@@ -92,7 +92,7 @@ std::pair<std::vector<T>, std::vector<T>> split(const std::vector<T>& matrix, in
 template <class T>
 void test_convolutions(const Kernels<T>& kernel, const Case& c) {
   const Window window(c.height, c.width, c.kernel_size, c.dilation);
-  const int64_t area = c.kernel_size * c.kernel_size, block = kernel.row_block, padded = round_up(c.rows, block);
+  const int64_t area = c.kernel_size * c.kernel_size, padded = round_up(c.rows, kernel.row_block / 2);
   const auto weight = normal<T>(c.rows * c.channels * area, 1 / std::sqrt(double(c.channels * area)));
   const auto init = normal<T>(padded);
   const int64_t x_channels = (c.channels + 1) / 3;
@@ -105,9 +105,9 @@ void test_convolutions(const Kernels<T>& kernel, const Case& c) {
     const auto frame = random_frames<T>({c.height, c.width, 0, 0, 0, 0, 1}, grid, c.channels, 0);
     const auto offsets = winograd ? winograd_shifts(grid, c.kernel_size, c.dilation) : window.offsets(grid, 1);
     const int64_t parts = static_cast<int64_t>(offsets.size());
-    std::vector<T> packed(padded * c.channels * (winograd ? 16 * parts : window.size())), out(kStripSlots * padded);
-    std::vector<T> scratch(winograd_scratch(parts * c.channels));
     const PackedWeight<T> form{kernel, c.rows, c.channels, winograd, false, c.kernel_size, window.taps()};
+    std::vector<T> packed(form.blocks() * form.block_size()), out(kStripSlots * padded);
+    std::vector<T> scratch(winograd_scratch(parts * c.channels));
     std::vector<T> filters(form.filters_size(area));
     for (int64_t i = 0; i < form.blocks(); ++i)
       form.pack({weight_x.data(), weight_h.data(), x_channels, c.channels - x_channels, area}, i, filters.data(),

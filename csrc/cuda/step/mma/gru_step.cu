@@ -7,22 +7,39 @@
 namespace pdb::cuda {
 namespace {
 
-template <GruHalf kHalf>
-using Warps = GateWarps<gru_gates(kHalf), 2>;
+// With two sets of channels a warp uses what it reads from shared memory twice; one set makes twice as many blocks.
+template <GruHalf kHalf, int kSets>
+using Warps = GateWarps<gru_gates(kHalf), 2, kSets>;
 
-template <GruHalf kHalf>
-constexpr int kForwardChannels = Warps<kHalf>::kBlockChannels;
+// Blocks that occupy a large GPU: two for each multiprocessor of an H100. The results have the same bits either way.
+constexpr int64_t kManyBlocks = 264;
 
-constexpr int kThreads = Warps<GruHalf::reset>::kThreads;
-static_assert(kThreads == Warps<GruHalf::update>::kThreads, "both halves");
+template <class T, GruHalf kHalf, int kSets>
+__global__ void __launch_bounds__(Warps<kHalf, kSets>::kThreads)
+    mma_gru_forward_step_kernel(Layer layer, BlockPlan plan, GruForwardStep<T> step) {
+  mma_convolve_gates<Warps<kHalf, kSets>>(layer, plan, gru_operands<kHalf>(step),
+                                          [&](int64_t image, int64_t channel, int64_t y, int64_t x, const float* sum) {
+                                            finish_gru_forward<kHalf>(step, layer, image, channel, y, x, sum);
+                                          });
+}
+
+template <class T, GruHalf kHalf, int kSets>
+int launch_sets(const Layer& layer, const BlockPlan& plan, const GruForwardStep<T>& step, Stream stream) {
+  return launch(mma_gru_forward_step_kernel<T, kHalf, kSets>, plan.blocks(layer.batch), Warps<kHalf, kSets>::kThreads,
+                stream, layer, plan, step);
+}
 
 template <class T, GruHalf kHalf>
-__global__ void __launch_bounds__(kThreads)
-    mma_gru_forward_step_kernel(Layer layer, BlockPlan plan, GruForwardStep<T> step) {
-  mma_convolve_gates<Warps<kHalf>>(layer, plan, gru_operands<kHalf>(step),
-                                   [&](int64_t image, int64_t channel, int64_t y, int64_t x, const float* sum) {
-                                     finish_gru_forward<kHalf>(step, layer, image, channel, y, x, sum);
-                                   });
+int launch_half(const Layer& layer, const GruForwardStep<T>& step, Stream stream) {
+  const auto plan = [&](int block_channels) {
+    return BlockPlan(layer, kMmaTile, kMmaTile, layer.channels, block_channels);
+  };
+  constexpr int kWide = Warps<kHalf, 2>::kBlockChannels;
+  const BlockPlan narrow = plan(Warps<kHalf, 1>::kBlockChannels);
+  // Half of a wide block must not be idle.
+  if (narrow.blocks(layer.batch) > kManyBlocks && layer.channels > kWide / 2)
+    return launch_sets<T, kHalf, 2>(layer, plan(kWide), step, stream);
+  return launch_sets<T, kHalf, 1>(layer, narrow, step, stream);
 }
 
 template <class T, GruHalf kHalf>
@@ -41,13 +58,8 @@ __global__ void __launch_bounds__(kGradientThreads)
 
 template <class T>
 int launch_mma_gru_forward(const Layer& layer, GruHalf half, const GruForwardStep<T>& step, Stream stream) {
-  const auto launch_half = [&](auto kernel, int block_channels) {
-    const BlockPlan plan(layer, kMmaTile, kMmaTile, layer.channels, block_channels);
-    return launch(kernel, plan.blocks(layer.batch), kThreads, stream, layer, plan, step);
-  };
-  return half == GruHalf::reset
-             ? launch_half(mma_gru_forward_step_kernel<T, GruHalf::reset>, kForwardChannels<GruHalf::reset>)
-             : launch_half(mma_gru_forward_step_kernel<T, GruHalf::update>, kForwardChannels<GruHalf::update>);
+  return half == GruHalf::reset ? launch_half<T, GruHalf::reset>(layer, step, stream)
+                                : launch_half<T, GruHalf::update>(layer, step, stream);
 }
 
 template <class T>
