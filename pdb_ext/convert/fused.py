@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from typing import TYPE_CHECKING
 
 import torch
@@ -29,15 +30,30 @@ if TYPE_CHECKING:
 State = tuple[Tensor, Tensor]
 Memory = tuple[Rearranged, Rearranged]
 
-# With fewer pixels than this, of all images and steps, the module's own forward is as fast or faster, for each size of
-# the kernel. Larger windows gain less.
-LEAST_PIXELS = {1: 1024, 3: 1024}
-LEAST_PIXELS_OF_LARGE_WINDOWS = 8192
+# In calls with fewer pixels than this, of all images and steps, the module's own forward is as fast or faster: on the
+# CPU for each size of the kernel of layers of 16 channels that read 16, others by the products that they make; there
+# narrow layers leave vector registers half empty. Elsewhere for all layers.
+LEAST_PIXELS = {1: 2048, 3: 256}
+LEAST_PIXELS_OF_LARGE_WINDOWS = 1024
+LEAST_PIXELS_ELSEWHERE = {1: 1024, 3: 1024}
+LEAST_PIXELS_OF_LARGE_WINDOWS_ELSEWHERE = 8192
+LEAST_CHANNELS = 12
 
 
-def least_pixels(recipe: Recipe) -> int:
+def least_pixels(recipe: Recipe, device: str, steps: int = 1) -> int:
     """From how many pixels on, of all images and steps, the op is faster than the module's own forward."""
-    return LEAST_PIXELS.get(recipe.kernel_size, LEAST_PIXELS_OF_LARGE_WINDOWS)
+    k, C = recipe.kernel_size, recipe.channels
+    if device != "cpu":
+        return LEAST_PIXELS_ELSEWHERE.get(k, LEAST_PIXELS_OF_LARGE_WINDOWS_ELSEWHERE)
+    least = LEAST_PIXELS.get(k, LEAST_PIXELS_OF_LARGE_WINDOWS)
+    if least and (C < LEAST_CHANNELS or (k == 1 and C < 16)):
+        return sys.maxsize
+    if k in LEAST_PIXELS:
+        least = least * 512 // (C * (recipe.in_channels + C))
+        if not isinstance(recipe.x, str):
+            least *= 2  # rearranging the weights takes a time of its own
+    # What a call costs is spent once for all steps.
+    return least // (1 if steps == 1 else 4 if steps < 4 else 16)
 
 
 def run_layer(
@@ -103,10 +119,10 @@ class FusedForward:
         # A traced program holds for other sizes than those that were traced; the choice made here would not.
         if not torch.jit.is_tracing():
             place, name = plan.x
-            x, least = args[place] if place < len(args) else kwargs.get(name), plan.least_numel()
+            x = args[place] if place < len(args) else kwargs.get(name)
             # Most calls that stay with the module are told by their size, before anything else is looked at.
-            if not isinstance(x, Tensor) or x.numel() * plan.repeats >= least:
-                result = plan.run(module, self.memory, args, kwargs, least)
+            if not isinstance(x, Tensor) or plan.pays(x):
+                result = plan.run(module, self.memory, args, kwargs)
                 if result is not NotImplemented:
                     return result
         return type(module).forward(module, *args, **kwargs)

@@ -121,13 +121,14 @@ def can_take_place(weight: Tensor) -> bool:
 
 def parts_of_weights(weights: dict[str, Tensor], recipe: Recipe) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     """What lies one below the other in weight_x (4C, Cin, k, k) and in weight_h (4C, C, k, k)."""
-    x = _parts(weights, recipe.x)
     if not recipe.order:
-        return x, _parts(weights, recipe.h)
+        return _parts(weights, recipe.x), _parts(weights, recipe.h)
     sizes = (recipe.in_channels, recipe.channels)
     if recipe.order == "xh":
-        return tuple(zip(*(part.split(sizes, dim=1) for part in x)))
-    return tuple(zip(*(part.split(sizes[::-1], dim=1)[::-1] for part in x)))
+        halves = {path: weight.split(sizes, dim=1) for path, weight in weights.items()}
+    else:
+        halves = {path: weight.split(sizes[::-1], dim=1)[::-1] for path, weight in weights.items()}
+    return tuple(_parts({path: both[half] for path, both in halves.items()}, recipe.x) for half in (0, 1))
 
 
 def joined(parts: Sequence[Tensor]) -> Tensor:
@@ -137,7 +138,7 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 def _parts(weights: dict[str, Tensor], gates: Gates) -> list[Tensor]:
     if isinstance(gates, str):
         return [weights[gates]]
-    split = {part.tensor: weights[part.tensor].chunk(part.of) for part in gates}
+    split = {path: weights[path].chunk(of) for path, of in dict.fromkeys((part.tensor, part.of) for part in gates)}
     return [split[part.tensor][part.number] for part in gates]
 
 

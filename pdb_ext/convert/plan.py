@@ -20,7 +20,6 @@ class CellPlan:
     recipe: Recipe
     convention: Convention
     kept: Kept
-    repeats = 1
 
     @property
     def x(self) -> tuple[int, str]:
@@ -29,17 +28,15 @@ class CellPlan:
     def new_memory(self) -> Memory:
         return Rearranged(), Rearranged()
 
-    def least_numel(self) -> int:
-        """The elements of x in the smallest call for which the op is worth it."""
-        return least_pixels(self.recipe) * self.recipe.in_channels
+    def pays(self, x: Tensor) -> bool:
+        """Whether the op is worth it for x."""
+        return x.numel() >= least_pixels(self.recipe, x.device.type) * self.recipe.in_channels
 
-    def run(self, module: nn.Module, memory: Memory, args: tuple, kwargs: dict, least: int = 0) -> Any:
+    def run(self, module: nn.Module, memory: Memory, args: tuple, kwargs: dict) -> Any:
         found = self.convention.unpack(args, kwargs)
         if found is None or not isinstance(found[0], Tensor) or found[0].dim() != 4 or not is_kept(module, self.kept):
             return NotImplemented
         x, h, c = found
-        if x.numel() < least:
-            return NotImplemented
         result = run_layer(module, self.recipe, memory, x.unsqueeze(0), (h, c))
         if result is None:
             return NotImplemented
@@ -78,20 +75,21 @@ class SequencePlan:
     def new_memory(self) -> tuple[Memory, ...]:
         return tuple((Rearranged(), Rearranged()) for _ in self.layers)
 
-    def least_numel(self) -> int:
-        """The elements of x, of all steps, in the smallest call for which the op is worth it in every layer."""
-        return max(least_pixels(recipe) for _, recipe in self.layers) * self.layers[0][1].in_channels
+    def pays(self, x: Tensor) -> bool:
+        """Whether the op is worth it for x in every layer."""
+        if self.kind == "repeat":
+            steps, numel = self.steps, x.numel() * self.steps
+        else:
+            steps, numel = x.shape[0 if self.kind == "TN" else 1] if x.dim() == 5 else 1, x.numel()
+        pixels = numel // self.layers[0][1].in_channels
+        return all(pixels >= least_pixels(recipe, x.device.type, steps) for _, recipe in self.layers)
 
-    @property
-    def repeats(self) -> int:
-        return self.steps if self.kind == "repeat" else 1
-
-    def run(self, module: nn.Module, memory: tuple[Memory, ...], args: tuple, kwargs: dict, least: int = 0) -> Any:
-        results = self.results(module, memory, args, kwargs, least)
+    def run(self, module: nn.Module, memory: tuple[Memory, ...], args: tuple, kwargs: dict) -> Any:
+        results = self.results(module, memory, args, kwargs)
         return NotImplemented if results is None else build(self.template, lambda leaf: _pick(results, leaf), _is_place)
 
     def results(
-        self, module: nn.Module, memory: tuple[Memory, ...], args: tuple, kwargs: dict, least: int = 0
+        self, module: nn.Module, memory: tuple[Memory, ...], args: tuple, kwargs: dict
     ) -> list[tuple[Tensor, Tensor, Tensor]] | None:
         """Output (T, N, C, H, W), h and c of every layer; None if the call is none for the op."""
         given = dict(zip(self.names, args))
@@ -103,7 +101,7 @@ class SequencePlan:
         if given or pairs is None or not self._are_own(module) or not is_kept(module, self.kept):
             return None
         x = self._frames(x, pairs, self.steps if steps is None else steps)
-        if x is None or x.numel() < least:
+        if x is None:
             return None
         results = []
         for (path, recipe), kept, state in zip(self.layers, memory, pairs):

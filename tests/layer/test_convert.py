@@ -17,8 +17,16 @@ from helpers.convlstms import (
     W,
     assert_converts,
     frame,
+    op_at_any_size,
     randn,
 )
+
+
+@pytest.fixture(autouse=True)
+def op_for_small_calls():
+    with op_at_any_size():
+        yield
+
 
 CELLS = {
     "one convolution": lambda: ConvLSTMCell(3, 4, (3, 3), True),
@@ -143,12 +151,6 @@ def test_two_stacks_beside_each_other():
             return torch.cat([self.forward_net(x)[0][0], backward], dim=2)
 
     assert_converts(BothWays(), randn(2, 3, 3, H, W), ops=2)
-
-
-def test_a_stack_of_which_one_layer_is_too_small_for_the_op_runs_it_for_none():
-    stack = StackedConvLSTM(3, [4, 4], (3, 3), True)
-    stack.cell_list[1] = ConvLSTMCell(4, 4, (5, 5), True)
-    assert_converts(stack, randn(1, 2, 3, H, W), ops=2)  # the steps of the first layer, one by one
 
 
 def test_weights_that_hide_the_gates():

@@ -16,9 +16,17 @@ from helpers.convlstms import (
     W,
     assert_converts,
     frame,
+    op_at_any_size,
     randn,
     tensors,
 )
+
+
+@pytest.fixture(autouse=True)
+def op_for_small_calls():
+    with op_at_any_size():
+        yield
+
 
 PEEPHOLES = {"parameters": nn.Parameter, "tensors": lambda weight: weight.double()}
 
