@@ -38,6 +38,7 @@ LEAST_PIXELS_OF_LARGE_WINDOWS = 1024
 LEAST_PIXELS_ELSEWHERE = {1: 1024, 3: 1024}
 LEAST_PIXELS_OF_LARGE_WINDOWS_ELSEWHERE = 8192
 LEAST_CHANNELS = 12
+MANY_STEPS = 4  # more of them make no difference to the limits
 
 
 def least_pixels(recipe: Recipe, device: str, steps: int = 1) -> int:
@@ -53,7 +54,7 @@ def least_pixels(recipe: Recipe, device: str, steps: int = 1) -> int:
         if not isinstance(recipe.x, str):
             least *= 2  # rearranging the weights takes a time of its own
     # What a call costs is spent once for all steps.
-    return least // (1 if steps == 1 else 4 if steps < 4 else 16)
+    return least // (1 if steps == 1 else 4 if steps < MANY_STEPS else 16)
 
 
 def run_layer(
@@ -98,12 +99,15 @@ def run_layer(
 class FusedForward:
     """Stands in an instance's `forward`, in front of that of its class. Copies and pickles with its module.
 
-    memory: for each layer what is kept of its weights between calls.
+    memory: for each layer what is kept of its weights between calls. least_on_cpu, least_elsewhere: calls with fewer
+    elements of x, which is the argument at `place` or of this name, are told at once to stay with the module.
     """
 
     def __init__(self, module: nn.Module, plan: CellPlan | SequencePlan):
         self.module, self.plan = module, plan
         self.memory = plan.new_memory()
+        self.place, self.name = plan.x
+        self.least_on_cpu, self.least_elsewhere = plan.least_numel("cpu"), plan.least_numel("")
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -115,14 +119,15 @@ class FusedForward:
         return type(self.module).forward.__code__
 
     def __call__(self, *args, **kwargs):
-        module, plan = self.module, self.plan
+        module = self.module
         # A traced program holds for other sizes than those that were traced; the choice made here would not.
         if not torch.jit.is_tracing():
-            place, name = plan.x
-            x = args[place] if place < len(args) else kwargs.get(name)
-            # Most calls that stay with the module are told by their size, before anything else is looked at.
-            if not isinstance(x, Tensor) or plan.pays(x):
-                result = plan.run(module, self.memory, args, kwargs)
+            x = args[self.place] if self.place < len(args) else kwargs.get(self.name)
+            is_large = not isinstance(x, Tensor) or (
+                x.numel() >= (self.least_on_cpu if x.is_cpu else self.least_elsewhere) and self.plan.pays(x)
+            )
+            if is_large:
+                result = self.plan.run(module, self.memory, args, kwargs)
                 if result is not NotImplemented:
                     return result
         return type(module).forward(module, *args, **kwargs)

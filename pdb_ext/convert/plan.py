@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .cell import Convention
-from .fused import Memory, State, is_fused, least_pixels, run_layer
+from .fused import MANY_STEPS, Memory, State, is_fused, least_pixels, run_layer
 from .gates import Rearranged, Recipe
 from .kept import Kept, has_hooks, is_kept
 from .template import build
@@ -28,9 +28,13 @@ class CellPlan:
     def new_memory(self) -> Memory:
         return Rearranged(), Rearranged()
 
+    def least_numel(self, device: str) -> int:
+        """No x with fewer elements is worth the op."""
+        return least_pixels(self.recipe, device) * self.recipe.in_channels
+
     def pays(self, x: Tensor) -> bool:
         """Whether the op is worth it for x."""
-        return x.numel() >= least_pixels(self.recipe, x.device.type) * self.recipe.in_channels
+        return x.numel() >= self.least_numel(x.device.type)
 
     def run(self, module: nn.Module, memory: Memory, args: tuple, kwargs: dict) -> Any:
         found = self.convention.unpack(args, kwargs)
@@ -74,6 +78,11 @@ class SequencePlan:
 
     def new_memory(self) -> tuple[Memory, ...]:
         return tuple((Rearranged(), Rearranged()) for _ in self.layers)
+
+    def least_numel(self, device: str) -> int:
+        """No x with fewer elements is worth the op, however many steps it has."""
+        repeats, in_channels = self.steps if self.kind == "repeat" else 1, self.layers[0][1].in_channels
+        return max(least_pixels(recipe, device, MANY_STEPS) for _, recipe in self.layers) * in_channels // repeats
 
     def pays(self, x: Tensor) -> bool:
         """Whether the op is worth it for x in every layer."""

@@ -15,7 +15,7 @@ H, W = 12, 13
 
 @contextlib.contextmanager
 def op_at_any_size():
-    """Inside the block converted modules use the op however small a call is."""
+    """Modules that are converted inside the block use the op there however small a call is."""
     names = [name for name in vars(fused) if name.startswith("LEAST_PIXELS")]
     with contextlib.ExitStack() as patches:
         for name in names:

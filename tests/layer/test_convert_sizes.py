@@ -49,8 +49,9 @@ def test_weights_lie_at_one_place_in_inference(monkeypatch, make):
         return op(x, weight_x, weight_h, *arguments, **options)
 
     monkeypatch.setattr(fused, "convlstm", note)
-    cell, (x, state), garbage = pdb_ext.convert(make(), strict=True), step(4, 8), []
+    (x, state), garbage = step(4, 8), []
     with op_at_any_size():
+        cell = pdb_ext.convert(make(), strict=True)
         seen.clear()
         for context in (torch.no_grad, torch.inference_mode, torch.no_grad):
             with context():
