@@ -74,7 +74,7 @@ def run_layer(
     mixed = is_autocast_enabled(x.device.type)
     if any(tensor.device != weight.device or (tensor.dtype != weight.dtype and not mixed) for tensor in tensors):
         return None
-    peephole = live_peephole(module, recipe) if recipe.peephole else None
+    peephole = live_peephole(module, recipe, weight) if recipe.peephole else None
     if recipe.peephole and (peephole is None or any(p.shape[-2:] not in ((H, W), (1, 1)) for p in peephole)):
         return None
     bias = op_bias(module, recipe, weight)

@@ -69,10 +69,16 @@ def live_weights(module: nn.Module, recipe: Recipe) -> dict[str, Tensor] | None:
     return found
 
 
-def live_peephole(module: nn.Module, recipe: Recipe) -> list[Tensor] | None:
-    """The peephole weights as they are now, each (1, C, H, W) or broadcastable; None if one does not exist yet."""
+def live_peephole(module: nn.Module, recipe: Recipe, weight: Tensor) -> list[Tensor] | None:
+    """The peephole weights as they are now, each (1, C, H, W) or broadcastable.
+
+    None if one does not exist yet, or would change the dtype of what the convolutions give, as a tensor that is no
+    parameter may after the module's dtype has changed.
+    """
     found = [getattr(module, name, None) for name in recipe.peephole]
-    return found if all(isinstance(weight, Tensor) for weight in found) else None
+    if not all(isinstance(one, Tensor) and _can_be_added(one, weight) for one in found):
+        return None
+    return [one.to(weight.dtype) for one in found]
 
 
 class Rearranged:
