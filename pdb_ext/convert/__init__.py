@@ -39,10 +39,11 @@ def convert(
 
     Recognised are cells, one step (x, h, c) to (h, c), whose gates come from one convolution of x and h, four, one of
     each, or four of each, in any order of the gates, square and odd kernels with "same" zero padding, with or without
-    bias, peepholes, or a constant added to the forget gate; and modules that run such cells over a sequence. Objects,
-    classes, parameters, state_dicts, hooks and calling conventions stay: checkpoints load before and after, an
-    optimizer made before is good afterwards. Where a call is small, or of another kind than those compared, or a
-    setting or a submodule has been changed meanwhile, a module's own forward runs.
+    bias, peepholes, or a constant added to the forget gate, be their weights those of torch.nn.Conv2d or parameters of
+    their own; modules that run such cells over a sequence; and those that are cell and loop in one. Objects, classes,
+    parameters, state_dicts, hooks and calling conventions stay: checkpoints load before and after, an optimizer made
+    before is good afterwards. Where a call would not gain, or is of another kind than those compared, or a setting or a
+    submodule has been changed meanwhile, a module's own forward runs.
 
     Args:
         module: any module; it is changed in place. Convert before wrapping it in DistributedDataParallel or FSDP.

@@ -21,7 +21,7 @@ from .gates import (
     live_weights,
     op_bias,
     op_peephole,
-    parts_of_weights,
+    op_weights,
 )
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def run_layer(
     bias = op_bias(module, recipe, weight)
     if bias is NotImplemented:
         return None
-    parts, in_place = parts_of_weights(weights, recipe), can_take_place(weight)
+    parts, in_place = op_weights(weights, recipe), can_take_place(weight)
     take = [kept.take if in_place else joined for kept in memory]
     made = [one(part) for one, part in zip(take, parts)]
     output, (h, c) = convlstm(

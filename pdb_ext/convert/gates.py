@@ -125,7 +125,7 @@ def can_take_place(weight: Tensor) -> bool:
     )
 
 
-def parts_of_weights(weights: dict[str, Tensor], recipe: Recipe) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+def op_weights(weights: dict[str, Tensor], recipe: Recipe) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     """What lies one below the other in weight_x (4C, Cin, k, k) and in weight_h (4C, C, k, k)."""
     if not recipe.order:
         return _parts(weights, recipe.x), _parts(weights, recipe.h)
