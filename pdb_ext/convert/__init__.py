@@ -11,11 +11,13 @@ import dataclasses
 
 from torch import nn
 
-from . import cell, sequence
-from .experiment import Experiment, NotALayer, Shape, parameters_of_forward
-from .fused import CellPlan, attach, detach, is_fused
+from . import cell, loop, sequence
+from .experiment import Experiment, NotALayer, NotCalled, Shape, parameters_of_forward
+from .fused import attach, detach, is_fused
 from .kept import keep
+from .plan import CellPlan
 from .probe import agree, probing
+from .shape import shape_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,10 +39,11 @@ def convert(
 
     Recognised are cells, one step (x, h, c) to (h, c), whose gates come from one convolution of x and h, four, one of
     each, or four of each, in any order of the gates, square and odd kernels with "same" zero padding, with or without
-    bias, peepholes, or a constant added to the forget gate; and modules that run such cells over a sequence. Objects,
-    classes, parameters, state_dicts, hooks and calling conventions stay: checkpoints load before and after, an
-    optimizer made before is good afterwards. Where a call is small, or of another kind than those compared, or a
-    setting or a submodule has been changed meanwhile, a module's own forward runs.
+    bias, peepholes, or a constant added to the forget gate, be their weights those of torch.nn.Conv2d or parameters of
+    their own; modules that run such cells over a sequence; and those that are cell and loop in one. Objects, classes,
+    parameters, state_dicts, hooks and calling conventions stay: checkpoints load before and after, an optimizer made
+    before is good afterwards. Where a call would not gain, or is of another kind than those compared, or a setting or a
+    submodule has been changed meanwhile, a module's own forward runs.
 
     Args:
         module: any module; it is changed in place. Convert before wrapping it in DistributedDataParallel or FSDP.
@@ -96,10 +99,10 @@ def _convert(module: nn.Module) -> Conversion:
         if is_fused(part):
             replaced.append(path)
             continue
-        shape = cell.shape_of(part) if len(parameters_of_forward(part)) >= 2 else None
+        shape = shape_of(part)
         if shape is None or any(is_fused(inner) for inner in part.modules()):
             continue
-        if reason := _why_not_cell(part, shape):
+        if reason := _why_not(part, shape):
             # Many modules have a convolution and take two arguments; only of some it is worth saying that they stay.
             if _looks_like_lstm(part):
                 left[path] = reason
@@ -134,26 +137,41 @@ def _is_untouchable(part: nn.Module) -> str:
     return ""
 
 
-def _why_not_cell(part: nn.Module, shape: Shape) -> str:
-    """Replaces the cell; why it was not, or nothing."""
+def _why_not(part: nn.Module, shape: Shape) -> str:
+    """Replaces a cell, or a cell with its loop; why it was not, or nothing."""
     if reason := _is_untouchable(part):
         return reason
-    try:
-        recipe, convention = cell.recognise(part, shape)
-        plan = CellPlan(recipe, convention, keep(part), always=True)
-        with probing(part) as generator:
-            experiment = Experiment(part, shape, generator)
-            x, h, c = experiment.x, experiment.a, experiment.b
-            values = {"x": x, "h": h, "c": c}
-            arguments = tuple(values[role] if len(role) == 1 else tuple(values[one] for one in role)
-                              for role in convention.roles)  # fmt: skip
-            reason = agree(
-                part, lambda: type(part).forward(part, *arguments), lambda: plan.run(part, arguments, {}), [x, h, c]
-            )
-    except NotALayer as error:
-        return str(error)
-    except Exception as error:  # other people's code may raise anything
-        return f"it could not be compared with a ConvLSTM cell ({error})"
-    if not reason:
-        attach(part, dataclasses.replace(plan, always=False))
-    return reason
+    reasons: list[NotALayer] = []
+    for find in (_cell, loop.recognise):
+        try:
+            attach(part, find(part, shape))
+            return ""
+        except NotALayer as error:
+            reasons.append(error)
+        except Exception as error:  # other people's code may raise anything
+            reasons.append(NotALayer(f"it could not be compared with a ConvLSTM ({error})"))
+    return str(next((reason for reason in reasons if not isinstance(reason, NotCalled)), reasons[0]))
+
+
+def _cell(part: nn.Module, shape: Shape) -> CellPlan:
+    """Raises NotALayer. The plan has been compared with the module, gradients included."""
+    if len(parameters_of_forward(part)) < 2:
+        raise NotCalled("its forward takes no state")
+    recipe, convention = cell.recognise(part, shape)
+    plan = CellPlan(recipe, convention, keep(part))
+    with probing(part) as generator:
+        experiment = Experiment(part, shape, generator)
+        x, h, c = experiment.x, experiment.a, experiment.b
+        values = {"x": x, "h": h, "c": c}
+        arguments = tuple(values[role] if len(role) == 1 else tuple(values[one] for one in role)
+                          for role in convention.roles)  # fmt: skip
+        own = [tensor for tensor in experiment.tensors.values() if tensor.is_leaf and tensor.requires_grad]
+        others = [tensor for tensor in own if not isinstance(tensor, nn.Parameter)]
+        memory = plan.new_memory()
+        reason = agree(
+            part, lambda: type(part).forward(part, *arguments), lambda: plan.run(part, memory, arguments, {}),
+            [x, h, c, *others],
+        )  # fmt: skip
+    if reason:
+        raise NotALayer(reason)
+    return plan

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .probe import random_like, random_tensor
 
@@ -19,14 +20,34 @@ class NotALayer(Exception):
     """The reason why a module that looks like a ConvLSTM is none that the op can compute."""
 
 
+class NotCalled(NotALayer):
+    """It could not be called like one, which tells less about it than any other reason."""
+
+
 @dataclasses.dataclass
 class Shape:
-    """The convolutions of a module that may be a cell: kind, Cin and C."""
+    """The convolutions of a module that may be a cell: the paths of their weights, Cin and C."""
 
-    convolutions: dict[str, nn.Conv2d]
+    weights: tuple[str, ...]
     in_channels: int
     channels: int
     joint: bool  # a convolution reads x and h at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Convolution:
+    """A convolution that ran: paths of its weight and bias, what it read, what came out.
+
+    sides: of its kernel; value: a copy of the output; output: the output itself, of which there are gradients.
+    """
+
+    weight: str
+    bias: str
+    sides: tuple[int, int]
+    options: tuple
+    input: Tensor
+    value: Tensor
+    output: Tensor
 
 
 def parameters_of_forward(module: nn.Module) -> list[inspect.Parameter]:
@@ -38,13 +59,25 @@ def parameters_of_forward(module: nn.Module) -> list[inspect.Parameter]:
     return [parameter for parameter in parameters if parameter.kind in kinds]
 
 
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters, buffers and other attributes of the module and everything inside it: path -> tensor."""
+    found = {}
+    for path, part in module.named_modules():
+        for values in (part._parameters, part._buffers, part.__dict__):
+            found |= {f"{path}.{name}".lstrip("."): one for name, one in values.items() if isinstance(one, Tensor)}
+    return found
+
+
 def peephole_candidates(module: nn.Module, shape: Shape) -> dict[str, Tensor | None]:
     """Three attributes of shape (1, C, H, W) or the like, or three that wait for their first use as None; or none."""
     values = dict(module.__dict__) | module._parameters | module._buffers
     present = {
         name: value
         for name, value in values.items()
-        if isinstance(value, Tensor) and value.dim() in (3, 4) and shape.channels in value.shape[-3:-2]
+        if isinstance(value, Tensor)
+        and name not in shape.weights
+        and value.dim() in (3, 4)
+        and shape.channels in value.shape[-3:-2]
     }
     if len(present) == 3:
         return present
@@ -52,17 +85,53 @@ def peephole_candidates(module: nn.Module, shape: Shape) -> dict[str, Tensor | N
     return lazy if len(lazy) == 3 else {}
 
 
-class Experiment:
-    """Calls of a cell with random inputs, under observation."""
+class _Watch(TorchFunctionMode):
+    """Notes convolutions, and all tensors that are given to functions of torch."""
 
-    def __init__(self, module: nn.Module, shape: Shape, generator: torch.Generator):
+    def __init__(self, paths: dict[int, str]):
+        super().__init__()
+        self.paths, self.convolutions, self.used = paths, [], set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        for value in (*args, *kwargs.values()):
+            self.used |= {id(one) for one in (value if isinstance(value, (tuple, list)) else (value,))}
+        result = function(*args, **kwargs)
+        if function is not torch.conv2d:
+            return result
+        self._note(result, *args, **kwargs)
+        return result.clone()  # what is done in place to this one leaves the other as it is
+
+    def _note(self, output, input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1):
+        path = self.paths.get(id(weight), "")
+        bias_path = self.paths.get(id(bias), "?") if bias is not None else ""
+        pairs = [option if isinstance(option, str) else _pair(option) for option in (stride, padding, dilation)]
+        values = input.detach().clone(), output.detach().clone(), output
+        sides = tuple(weight.shape[2:])
+        self.convolutions.append(Convolution(path, bias_path, sides, (*pairs, groups), *values))
+
+
+def _pair(value) -> tuple[int, int]:
+    parts = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+    return parts * 2 if len(parts) == 1 else parts
+
+
+class Experiment:
+    """Calls of a cell, or of a cell with its loop, with random inputs, under observation."""
+
+    def __init__(
+        self, module: nn.Module, shape: Shape, generator: torch.Generator, size: tuple[int, int] | None = None
+    ):
         self.module, self.shape, self.generator = module, shape, generator
-        like = next(iter(shape.convolutions.values())).weight
+        like = next(module.parameters())
         self.peephole = peephole_candidates(module, shape)
         sized = [weight.shape[-2:] for weight in self.peephole.values() if weight is not None]
-        height, width = (max(size[axis] for size in sized) for axis in (0, 1)) if sized else (HEIGHT, WIDTH)
-        self.size = (height if height > 1 else HEIGHT, width if width > 1 else WIDTH)
+        usual = size or (HEIGHT, WIDTH)
+        sides = (max(size[axis] for size in sized) for axis in (0, 1)) if sized else usual
+        self.size = tuple(side if side > 1 else other for side, other in zip(sides, usual))
         self._fill_peephole(like)
+        self.tensors = tensors_of(module)
+        self.used: set[int] = set()
         channels = (shape.in_channels, shape.channels, shape.channels)
         self.x, self.a, self.b = (random_tensor(like, (N, C, *self.size), generator) for C in channels)
 
@@ -90,17 +159,13 @@ class Experiment:
             yield tuple(names[:3]), ("x", "a", "b"), [self.x, *pair]
             yield tuple(names[:3]), ("a", "b", "x"), [*pair, self.x]
 
-    def observe(self, arguments: list) -> tuple[Any, list[tuple[str, Tensor, Tensor]]]:
-        """What it returns, and path, input and output of every convolution, in the order in which they ran."""
-        paths = {convolution: path for path, convolution in self.shape.convolutions.items()}
-        seen = []
+    def observe(self, *arguments, **options) -> tuple[Any, list[Convolution]]:
+        """What it returns, and every convolution in the order in which they ran."""
+        watch = _Watch({id(tensor): path for path, tensor in self.tensors.items()})
+        with watch:
+            result = type(self.module).forward(self.module, *arguments, **options)
+        self.used |= watch.used
+        return result, watch.convolutions
 
-        def note(convolution, inputs, output):
-            seen.append((paths[convolution], inputs[0], output.detach().clone()))
-
-        hooks = [convolution.register_forward_hook(note) for convolution in paths]
-        try:
-            return type(self.module).forward(self.module, *arguments), seen
-        finally:
-            for hook in hooks:
-                hook.remove()
+    def used_tensors(self) -> dict[str, Tensor]:
+        return {path: tensor for path, tensor in self.tensors.items() if id(tensor) in self.used}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-from typing import Any
+import sys
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -12,22 +12,102 @@ from torch import Tensor, nn
 from pdb_ext.checks import is_autocast_enabled
 from pdb_ext.ops import convlstm
 
-from .cell import Convention
-from .gates import Recipe, live_convolutions, live_peephole, op_peephole, op_weights
-from .kept import Kept, has_hooks, is_kept
-from .template import build
+from .gates import (
+    Rearranged,
+    Recipe,
+    can_take_place,
+    joined,
+    live_peephole,
+    live_weights,
+    op_bias,
+    op_peephole,
+    op_weights,
+)
 
-# A call rearranges the weights, which takes a time of its own. With fewer pixels than this, of all images and steps,
-# the module's own forward is as fast or faster. Windows of 5x5 and more gain less.
-LEAST_PIXELS = {1: 1024, 3: 1024}
-LEAST_PIXELS_OF_LARGE_WINDOWS = 8192
+if TYPE_CHECKING:
+    from .plan import CellPlan, SequencePlan
+
+State = tuple[Tensor, Tensor]
+Memory = tuple[Rearranged, Rearranged]
+
+# In calls with fewer pixels than this, of all images and steps, the module's own forward is as fast or faster: on the
+# CPU for each size of the kernel of layers of 16 channels that read 16, others by the products that they make; there
+# narrow layers leave vector registers half empty. Elsewhere for all layers.
+LEAST_PIXELS = {1: 2048, 3: 256}
+LEAST_PIXELS_OF_LARGE_WINDOWS = 1024
+LEAST_PIXELS_ELSEWHERE = {1: 1024, 3: 1024}
+LEAST_PIXELS_OF_LARGE_WINDOWS_ELSEWHERE = 8192
+LEAST_CHANNELS = 12
+MANY_STEPS = 4  # more of them make no difference to the limits
+
+
+def least_pixels(recipe: Recipe, device: str, steps: int = 1) -> int:
+    """From how many pixels on, of all images and steps, the op is faster than the module's own forward."""
+    k, C = recipe.kernel_size, recipe.channels
+    if device != "cpu":
+        return LEAST_PIXELS_ELSEWHERE.get(k, LEAST_PIXELS_OF_LARGE_WINDOWS_ELSEWHERE)
+    least = LEAST_PIXELS.get(k, LEAST_PIXELS_OF_LARGE_WINDOWS)
+    if least and (C < LEAST_CHANNELS or (k == 1 and C < 16)):
+        return sys.maxsize
+    if k in LEAST_PIXELS:
+        least = least * 512 // (C * (recipe.in_channels + C))
+        if not isinstance(recipe.x, str):
+            least *= 2  # rearranging the weights takes a time of its own
+    # What a call costs is spent once for all steps.
+    return least // (1 if steps == 1 else 4 if steps < MANY_STEPS else 16)
+
+
+def run_layer(
+    module: nn.Module, recipe: Recipe, memory: Memory, x: Tensor, state: State | None
+) -> tuple[Tensor, State] | None:
+    """The op over x (T, N, Cin, H, W) with the module's weights; None if the call is none for the op."""
+    tensors = [x, *(state or ())]
+    if not all(isinstance(tensor, Tensor) for tensor in tensors) or x.dim() != 5:
+        return None
+    weights = live_weights(module, recipe)
+    _, N, in_channels, H, W = x.shape
+    if weights is None or in_channels != recipe.in_channels:
+        return None
+    weight = weights[recipe.weights[0][0]]
+    if state is not None and any(part.shape != (N, recipe.channels, H, W) for part in state):
+        return None
+    mixed = is_autocast_enabled(x.device.type)
+    if any(tensor.device != weight.device or (tensor.dtype != weight.dtype and not mixed) for tensor in tensors):
+        return None
+    peephole = live_peephole(module, recipe, weight) if recipe.peephole else None
+    if recipe.peephole and (peephole is None or any(p.shape[-2:] not in ((H, W), (1, 1)) for p in peephole)):
+        return None
+    bias = op_bias(module, recipe, weight)
+    if bias is NotImplemented:
+        return None
+    parts, in_place = op_weights(weights, recipe), can_take_place(weight)
+    take = [kept.take if in_place else joined for kept in memory]
+    made = [one(part) for one, part in zip(take, parts)]
+    output, (h, c) = convlstm(
+        x, *made, bias, None if peephole is None else op_peephole(peephole), state,
+        dilation=recipe.dilation, output_peephole=recipe.output_peephole,
+    )  # fmt: skip
+    if in_place:
+        for kept, one, part in zip(memory, made, parts):
+            kept.give_back(one, part)
+    if mixed:  # PyTorch's own cell keeps the state in the wider type
+        wide = torch.promote_types(c.dtype, state[1].dtype if state is not None else weight.dtype)
+        output, h, c = output.to(wide), h.to(wide), c.to(wide)
+    return output, (h, c)
 
 
 class FusedForward:
-    """Stands in an instance's `forward`, in front of that of its class. Copies and pickles with its module."""
+    """Stands in an instance's `forward`, in front of that of its class. Copies and pickles with its module.
+
+    memory: for each layer what is kept of its weights between calls. least_on_cpu, least_elsewhere: calls with fewer
+    elements of x, which is the argument at `place` or of this name, are told at once to stay with the module.
+    """
 
     def __init__(self, module: nn.Module, plan: CellPlan | SequencePlan):
         self.module, self.plan = module, plan
+        self.memory = plan.new_memory()
+        self.place, self.name = plan.x
+        self.least_on_cpu, self.least_elsewhere = plan.least_numel("cpu"), plan.least_numel("")
 
     @property
     def __signature__(self) -> inspect.Signature:
@@ -39,10 +119,18 @@ class FusedForward:
         return type(self.module).forward.__code__
 
     def __call__(self, *args, **kwargs):
+        module = self.module
         # A traced program holds for other sizes than those that were traced; the choice made here would not.
-        traced = torch.jit.is_tracing()
-        result = NotImplemented if traced else self.plan.run(self.module, args, kwargs)
-        return type(self.module).forward(self.module, *args, **kwargs) if result is NotImplemented else result
+        if not torch.jit.is_tracing():
+            x = args[self.place] if self.place < len(args) else kwargs.get(self.name)
+            is_large = not isinstance(x, Tensor) or (
+                x.numel() >= (self.least_on_cpu if x.is_cpu else self.least_elsewhere) and self.plan.pays(x)
+            )
+            if is_large:
+                result = self.plan.run(module, self.memory, args, kwargs)
+                if result is not NotImplemented:
+                    return result
+        return type(module).forward(module, *args, **kwargs)
 
 
 class Replicate:
@@ -72,151 +160,3 @@ def detach(module: nn.Module) -> bool:
 
 def is_fused(module: nn.Module) -> bool:
     return isinstance(module.__dict__.get("forward"), FusedForward)
-
-
-def pays(module: nn.Module, recipe: Recipe, pixels: int) -> bool:
-    """Whether the op is faster than the module's own forward for this many pixels, of all images and steps."""
-    convolution = module.get_submodule(recipe.convolutions[0])
-    side = getattr(convolution, "kernel_size", (0,))[0]  # another module may have taken its place
-    return pixels >= LEAST_PIXELS.get(side, LEAST_PIXELS_OF_LARGE_WINDOWS)
-
-
-def run_layer(
-    module: nn.Module, recipe: Recipe, x: Tensor, state: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
-    """The op over x (T, N, Cin, H, W) with the module's weights; None if the call is none for the op."""
-    convolutions = live_convolutions(module, recipe)
-    tensors = [x, *(state or ())]
-    if convolutions is None or not all(isinstance(tensor, Tensor) for tensor in tensors) or x.dim() != 5:
-        return None
-    T, N, in_channels, H, W = x.shape
-    weight = convolutions[recipe.convolutions[0]].weight
-    if in_channels != recipe.in_channels:
-        return None
-    if state is not None and any(tuple(part.shape) != (N, recipe.channels, H, W) for part in state):
-        return None
-    mixed = is_autocast_enabled(x.device.type)
-    if any(tensor.device != weight.device or (tensor.dtype != weight.dtype and not mixed) for tensor in tensors):
-        return None
-    peephole = live_peephole(module, recipe) if recipe.peephole else None
-    if recipe.peephole and (peephole is None or any(p.shape[-2:] not in ((H, W), (1, 1)) for p in peephole)):
-        return None
-    weights = op_weights(module, recipe, convolutions)
-    output, (h, c) = convlstm(
-        x, *weights, None if peephole is None else op_peephole(peephole), state,
-        dilation=recipe.dilation, output_peephole=recipe.output_peephole,
-    )  # fmt: skip
-    if mixed:  # PyTorch's own cell keeps the state in the wider type
-        wide = torch.promote_types(c.dtype, state[1].dtype if state is not None else weight.dtype)
-        output, h, c = output.to(wide), h.to(wide), c.to(wide)
-    return output, (h, c)
-
-
-@dataclasses.dataclass(frozen=True)
-class CellPlan:
-    """One step, (x, h, c) to (h, c)."""
-
-    recipe: Recipe
-    convention: Convention
-    kept: Kept
-    always: bool = False
-
-    def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
-        found = self.convention.unpack(args, kwargs)
-        if found is None or not isinstance(found[0], Tensor) or found[0].dim() != 4:
-            return NotImplemented
-        x, h, c = found
-        if not (self.always or pays(module, self.recipe, x.shape[0] * x.shape[2] * x.shape[3])):
-            return NotImplemented
-        if not is_kept(module, self.kept):
-            return NotImplemented
-        result = run_layer(module, self.recipe, x.unsqueeze(0), (h, c))
-        if result is None:
-            return NotImplemented
-        values = dict(zip("hc", result[1]))
-        return build(self.convention.template, values.__getitem__, lambda v: isinstance(v, str) and v in values)
-
-
-@dataclasses.dataclass(frozen=True)
-class SequencePlan:
-    """Layers over a sequence. layers: the path of each cell and its recipe.
-
-    arguments: names of forward's arguments for x and, where it takes them, the states. kind: "NT" for x
-    (N, T, C, H, W), "TN" for (T, N, C, H, W), "repeat" for (N, C, H, W) that is the input of all `steps` steps.
-    template: what is returned, with (kind, layer, step) in the places of tensors: "NT" and "TN" sequences of outputs,
-    "h" and "c" last states, "step" the output of one step. states: whether states can be given, one pair (h, c) a
-    layer.
-    """
-
-    layers: tuple[tuple[str, Recipe], ...]
-    arguments: tuple[str, ...]
-    kind: str
-    template: Any
-    kept: Kept
-    states: bool = False
-    steps: int = 0
-    always: bool = False
-
-    def run(self, module: nn.Module, args: tuple, kwargs: dict) -> Any:
-        given = dict(zip(self.arguments, args))
-        if len(args) > len(self.arguments) or any(name in given or name not in self.arguments for name in kwargs):
-            return NotImplemented
-        given |= kwargs
-        x = given.get(self.arguments[0])
-        states = given.get(self.arguments[1]) if len(self.arguments) > 1 else None
-        pairs = self._pairs(states)
-        if pairs is None or not isinstance(x, Tensor) or x.dim() != (4 if self.kind == "repeat" else 5):
-            return NotImplemented
-        results = self._layers(module, x, pairs)
-        if results is None:
-            return NotImplemented
-        return build(self.template, lambda leaf: _pick(results, leaf), _is_place)
-
-    def _pairs(self, states: Any) -> list | None:
-        """One state a layer; None if they are not understood."""
-        if states is None:
-            return [None] * len(self.layers)
-        if not self.states or not isinstance(states, (tuple, list)) or len(states) != len(self.layers):
-            return None
-        if any(not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in states):
-            return None
-        return [tuple(pair) for pair in states]
-
-    def _layers(self, module: nn.Module, x: Tensor, pairs: list) -> list | None:
-        """Output (T, N, C, H, W), h and c of every layer; None if one of them is not as it was."""
-        if self.kind == "repeat":
-            x = x.expand(self.steps, *x.shape)
-        elif self.kind == "NT":
-            x = x.transpose(0, 1)
-        cells = [module.get_submodule(path) for path, _ in self.layers]
-        pixels = x.shape[0] * x.shape[1] * x.shape[-2] * x.shape[-1]
-        # Seen before the first layer has run: what it computes would be thrown away.
-        for cell, (_, recipe) in zip(cells, self.layers):
-            if has_hooks(cell) or not is_fused(cell) or not (self.always or pays(cell, recipe, pixels)):
-                return None
-        if not is_kept(module, self.kept):
-            return None
-        results = []
-        for cell, (_, recipe), state in zip(cells, self.layers, pairs):
-            result = run_layer(cell, recipe, x, state)
-            if result is None:
-                return None
-            x, (h, c) = result
-            results.append((x, h, c))
-        return results
-
-
-def _is_place(value: Any) -> bool:
-    return isinstance(value, tuple) and len(value) == 3 and isinstance(value[0], str)
-
-
-def _pick(results: list, place: tuple[str, int, int]) -> Tensor:
-    kind, layer, step = place
-    output, h, c = results[layer]
-    if kind in ("h", "c"):
-        return h if kind == "h" else c
-    # A copy, since backward needs the output of the op as it is: callers may change what they get in place.
-    if kind == "step":
-        return output[step].clone()
-    output = output.transpose(0, 1) if kind == "NT" else output
-    return output.clone(memory_format=torch.contiguous_format)  # as torch.stack gives it: callers may view it

@@ -22,6 +22,7 @@ def probing(module: nn.Module) -> Iterator[torch.Generator]:
     generator = torch.Generator().manual_seed(0)
     parameters = list(module.parameters())
     values = [parameter.data for parameter in parameters]
+    trained = [parameter.requires_grad for parameter in parameters]
     grads = [parameter.grad for parameter in parameters]
     parts = [(part, *(dict(kind) for kind in _dicts(part))) for part in module.modules()]
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
@@ -36,6 +37,8 @@ def probing(module: nn.Module) -> Iterator[torch.Generator]:
         try:
             for parameter in parameters:
                 parameter.data = random_like(parameter.data, generator)
+                if parameter.is_floating_point() and not parameter.requires_grad:
+                    parameter.requires_grad_()
             yield generator
         finally:
             for value, before in contents:
@@ -48,9 +51,11 @@ def probing(module: nn.Module) -> Iterator[torch.Generator]:
             for buffer, before in buffers:
                 if not torch.equal(buffer, before):
                     buffer.copy_(before)
-            for parameter, value, grad in zip(parameters, values, grads):
+            for parameter, value, grad, before in zip(parameters, values, grads, trained):
                 parameter.data = value
                 parameter.grad = grad
+                if parameter.requires_grad != before:
+                    parameter.requires_grad_(before)
 
 
 def _dicts(part: nn.Module) -> tuple[dict, ...]:
@@ -94,7 +99,7 @@ def agree(module: nn.Module, original: Callable[[], Any], ours: Callable[[], Any
     """Why the two differ in results or gradients, in training or in evaluation; empty if they do not."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for mode in (False, True):
-        _set_mode(module, mode)
+        set_mode(module, mode)
         expected, actual = ([*leaves(run())] for run in (original, ours))
         if len(expected) != len(actual) or not all(map(close, actual, expected)):
             return "its output differs from that of a ConvLSTM"
@@ -105,15 +110,18 @@ def agree(module: nn.Module, original: Callable[[], Any], ours: Callable[[], Any
     return ""
 
 
-def _set_mode(module: nn.Module, training: bool) -> None:
+def set_mode(module: nn.Module, training: bool) -> None:
     for part in module.modules():
         part.training = training  # train() may be overridden
 
 
 def _gradients(outputs: list[Tensor], wanted: list[Tensor]) -> list[Tensor | None]:
     outputs = [output for output in outputs if output.requires_grad]
-    cotangents = [torch.cos(3 * output.detach().double()).to(output) for output in outputs]
-    return list(torch.autograd.grad(outputs, wanted, cotangents, allow_unused=True))
+    return list(torch.autograd.grad(outputs, wanted, list(map(cotangent, outputs)), allow_unused=True))
+
+
+def cotangent(output: Tensor) -> Tensor:
+    return torch.cos(3 * output.detach().double()).to(output)
 
 
 def close(ours: Tensor, theirs: Tensor) -> bool:

@@ -2,19 +2,32 @@
 
 import dataclasses
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .experiment import HEIGHT, WIDTH, N, NotALayer, parameters_of_forward
-from .fused import SequencePlan, is_fused
+from .fused import is_fused
 from .kept import keep
+from .plan import SequencePlan
 from .probe import agree, close, probing, random_tensor, state_of
 from .template import NoTemplate, build, leaves
 
 _NAMES_OF_SIZES = ("input_size", "image_size", "img_size", "input_shape", "shape")
 _MOST_PIXELS = 128 * 128  # of an experiment: larger ones could take minutes and gigabytes
 LENGTHS = (3, 4)  # of the sequences of an experiment: what depends on T must show
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A call to compare. steps: of x; states: as what they are given, None if they are not."""
+
+    steps: int
+    states: type | None = None
+    length: int | None = None  # what is said to be the number of steps
+    with_x: bool = True
 
 
 def cells_of(module: nn.Module) -> list[tuple[str, nn.Module]] | None:
@@ -37,51 +50,78 @@ def _is_sequence(fused: nn.Module) -> bool:
 
 def recognise(module: nn.Module, cells: list[tuple[str, nn.Module]]) -> SequencePlan:
     """Raises NotALayer. The plan has been compared with the module, gradients included."""
-    names = tuple(parameter.name for parameter in parameters_of_forward(module))
-    required = [p for p in parameters_of_forward(module) if p.default is inspect.Parameter.empty]
-    if not names or len(required) > 1:
-        raise NotALayer("its forward takes more than a sequence")
+    names = names_of(module)
     layers = tuple((path, cell.__dict__["forward"].plan.recipe) for path, cell in cells)
     reason = "it does not run its cells one after the other over a sequence"
-    for kind in _kinds(module):
-        plan = SequencePlan(layers, names[:1], kind, None, keep(module), steps=getattr(module, "step", 0), always=True)
+    for kind, steps in _kinds(module):
+        plan = SequencePlan(layers, names, kind, None, keep(module), steps=steps)
         try:
-            plan = _template(module, plan, LENGTHS[0])
-            for length in LENGTHS:
-                if why := _differs(module, plan, length, None):
-                    raise NotALayer(why)
-        except (NotALayer, NoTemplate) as error:
+            plan = verified(module, plan, [Call(length) for length in LENGTHS])
+        except NotALayer as error:
             reason = str(error)
             continue
-        if len(names) > 1 and not _differs(module, with_states := _taking_states(plan, names[1]), LENGTHS[0], list):
-            plan = with_states
-        return dataclasses.replace(plan, always=False)
+        return taking(module, plan, "state", Call(LENGTHS[0], list))
     raise NotALayer(reason)
 
 
-def _kinds(module: nn.Module) -> list[str]:
+def names_of(module: nn.Module) -> tuple[str, ...]:
+    """Those of forward's arguments, of which all but the first may be missing; raises NotALayer."""
+    parameters = parameters_of_forward(module)
+    if not parameters or any(p.default is inspect.Parameter.empty for p in parameters[1:]):
+        raise NotALayer("its forward takes more than a sequence")
+    return tuple(parameter.name for parameter in parameters)
+
+
+def _kinds(module: nn.Module) -> list[tuple[str, int]]:
+    """Kinds of x that it may take, and the number of steps where that is not the length of x, else 0."""
     steps = getattr(module, "step", None)
     if type(steps) is int and 0 < steps <= 64:
-        return ["repeat"]
-    return ["TN", "NT"] if getattr(module, "batch_first", True) is False else ["NT", "TN"]
+        return [("repeat", steps)]
+    kinds = ["TN", "NT"] if getattr(module, "batch_first", True) is False else ["NT", "TN"]
+    return [(kind, 0) for kind in kinds]
 
 
-def _taking_states(plan: SequencePlan, name: str) -> SequencePlan:
-    return dataclasses.replace(plan, states=True, arguments=(*plan.arguments, name))
+def verified(module: nn.Module, plan: SequencePlan, calls: list[Call]) -> SequencePlan:
+    """The plan with the structure of what the module returns; raises NotALayer unless both agree in all calls."""
+    try:
+        plan = _template(module, plan, calls[0])
+    except NoTemplate as error:
+        raise NotALayer(str(error)) from None
+    for call in calls:
+        if why := differs(module, plan, call):
+            raise NotALayer(why)
+    return plan
 
 
-def _inputs(module: nn.Module, plan: SequencePlan, length: int, generator) -> tuple[Tensor, list]:
-    """x, and a random state for every layer."""
-    like = next(module.parameters())
-    size = _size(module, plan)
+def taking(module: nn.Module, plan: SequencePlan, role: str, call: Call) -> SequencePlan:
+    """The plan with the argument that has this role ("state", "length") in a call, if there is one."""
+    if getattr(plan, role):
+        return plan
+    for name in plan.names[1:]:
+        candidate = dataclasses.replace(plan, **{role: name})
+        if name not in (plan.state, plan.length) and not differs(module, candidate, call):
+            return candidate
+    return plan
+
+
+def _inputs(module: nn.Module, plan: SequencePlan, call: Call, generator: torch.Generator):
+    """Arguments by their names, and the tensors in them."""
+    like, size = next(module.parameters()), size_of(module, plan)
     C = plan.layers[0][1].in_channels
-    first = {"repeat": (N,), "NT": (N, length), "TN": (length, N)}[plan.kind]
-    states = [tuple(random_tensor(like, (N, recipe.channels, *size), generator) for _ in range(2))
-              for _, recipe in plan.layers]  # fmt: skip
-    return random_tensor(like, (*first, C, *size), generator), states
+    first = {"repeat": (N,), "NT": (N, call.steps), "TN": (call.steps, N)}[plan.kind]
+    x = random_tensor(like, (*first, C, *size), generator)
+    pairs = [tuple(random_tensor(like, (N, recipe.channels, *size), generator) for _ in range(2))
+             for _, recipe in plan.layers]  # fmt: skip
+    given: dict[str, Any] = {plan.names[0]: x if call.with_x else None}
+    if call.states is not None:
+        given[plan.state] = call.states(pairs[0] if plan.pair else pairs)
+    tensors = list(leaves(given))
+    if call.length is not None:
+        given[plan.length] = call.length
+    return given, tensors
 
 
-def _size(module: nn.Module, plan: SequencePlan) -> tuple[int, int]:
+def size_of(module: nn.Module, plan: SequencePlan) -> tuple[int, int]:
     """A size of image that the module allows, by its peephole weights or by the size that it was made for."""
     for path, recipe in plan.layers:
         cell = module.get_submodule(path)
@@ -89,67 +129,72 @@ def _size(module: nn.Module, plan: SequencePlan) -> tuple[int, int]:
             if isinstance(weight, Tensor) and weight.shape[-1] > 1:
                 return tuple(weight.shape[-2:])
         for part in (module, cell):
-            pairs = [getattr(part, name, None) for name in _NAMES_OF_SIZES]
-            pairs.append((getattr(part, "height", None), getattr(part, "width", None)))
-            for pair in pairs:
-                is_size = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(type(side) is int for side in pair)
-                if is_size and 0 < pair[0] * pair[1] <= _MOST_PIXELS:
-                    return tuple(pair)
+            if size := size_that_is_set(part):
+                return size
     return HEIGHT, WIDTH
 
 
-def _original(module: nn.Module, *arguments) -> Any:
+def size_that_is_set(part: nn.Module) -> tuple[int, int] | None:
+    pairs = [getattr(part, name, None) for name in _NAMES_OF_SIZES]
+    pairs.append((getattr(part, "height", None), getattr(part, "width", None)))
+    for pair in pairs:
+        is_size = isinstance(pair, (tuple, list)) and len(pair) == 2 and all(type(side) is int for side in pair)
+        if is_size and 0 < pair[0] * pair[1] <= _MOST_PIXELS:
+            return tuple(pair)
+    return None
+
+
+def original(module: nn.Module, given: dict[str, Any]) -> Any:
     """Its own forward, with the cells' own forwards, whose first use may make their peephole weights."""
-    return type(module).forward(module, *arguments)
+    return type(module).forward(module, **given)
 
 
-def _template(module: nn.Module, plan: SequencePlan, length: int) -> SequencePlan:
+def _template(module: nn.Module, plan: SequencePlan, call: Call) -> SequencePlan:
     """The plan with the structure of what the module returns."""
     with probing(module) as generator:
-        x, _ = _inputs(module, plan, length, generator)
+        given, _ = _inputs(module, plan, call, generator)
         try:
-            returned = _original(module, x)
+            returned = original(module, given)
         except Exception as error:  # other people's code may raise anything
             raise NotALayer(f"it could not be called with a sequence ({error})") from None
-        results = plan._layers(module, x, [None] * len(plan.layers))
+        results = plan.results(module, plan.new_memory(), (), given)
         if results is None:
             raise NotALayer("its cells cannot be called with this sequence")
-        places = {}
-        for layer, (output, h, c) in enumerate(results):
-            places |= {("h", layer, 0): h, ("c", layer, 0): c}
-            places |= {("NT", layer, 0): output.transpose(0, 1), ("TN", layer, 0): output}
-            if plan.kind == "repeat":
-                places |= {("step", layer, step): output[step] for step in range(plan.steps)}
-        last = len(results) - 1
-        order = sorted(places, key=lambda place: (place[1] != last, place[0] not in ("NT", "TN", "step")))
+        if not list(leaves(returned)):
+            raise NotALayer("it returns no tensors")
+        places = sorted(_places(results, plan.kind), key=lambda found: found[0][1] != len(results) - 1)
 
         def place_of(leaf: Tensor) -> tuple[str, int, int]:
-            for place in order:
-                if close(places[place], leaf):
+            for place, value in places:
+                if close(value, leaf):
                     return place
             raise NotALayer("its output differs from that of ConvLSTM layers")
 
-        if not list(leaves(returned)):
-            raise NotALayer("it returns no tensors")
         return dataclasses.replace(plan, template=build(returned, place_of, lambda value: isinstance(value, Tensor)))
 
 
-def _differs(module: nn.Module, plan: SequencePlan, length: int, states: type | None) -> str:
-    """Why the plan and the module differ; empty if they do not."""
+def _places(results: list, kind: str) -> Iterator[tuple[tuple[str, int, int], Tensor]]:
+    """What may be returned, sequences before last states; single steps where their number is always the same."""
+    for layer, (output, h, c) in enumerate(results):
+        yield ("NT", layer, 0), output.transpose(0, 1)
+        yield ("TN", layer, 0), output
+        for step, value in enumerate(output) if kind == "repeat" else ():
+            yield ("step", layer, step), value
+        yield ("h", layer, 0), h
+        yield ("c", layer, 0), c
+
+
+def differs(module: nn.Module, plan: SequencePlan, call: Call) -> str:
+    """Why the plan and the module differ in a call; empty if they do not."""
     with probing(module) as generator:
-        x, pairs = _inputs(module, plan, length, generator)
-        given = [x] if states is None else [x, states(pairs)]
+        given, tensors = _inputs(module, plan, call, generator)
         try:
-            _original(module, *given)  # makes what is made at the first use
+            original(module, given)  # makes what is made at the first use
             before = state_of(module)
-            _original(module, *given)
+            original(module, given)
             if state_of(module) != before:
                 return "its forward changes its attributes"
-            return agree(
-                module,
-                lambda: _original(module, *given),
-                lambda: plan.run(module, tuple(given), {}),
-                [x] if states is None else [x, *leaves(pairs)],
-            )
+            memory = plan.new_memory()
+            return agree(module, lambda: original(module, given), lambda: plan.run(module, memory, (), given), tensors)
         except Exception as error:
             return f"it could not be called with a sequence ({error})"

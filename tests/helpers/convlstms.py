@@ -1,7 +1,27 @@
 """ConvLSTMs as people write them: in their own words, with the structure and conventions of widely copied ones."""
 
+import contextlib
+from unittest import mock
+
 import torch
 from torch import nn
+from torch.nn import functional as F
+
+import pdb_ext
+from pdb_ext.convert import fused
+
+H, W = 12, 13
+
+
+@contextlib.contextmanager
+def op_at_any_size():
+    """Modules that are converted inside the block use the op there however small a call is."""
+    names = [name for name in vars(fused) if name.startswith("LEAST_PIXELS")]
+    with contextlib.ExitStack() as patches:
+        for name in names:
+            least = getattr(fused, name)
+            patches.enter_context(mock.patch.object(fused, name, dict.fromkeys(least, 0) if type(least) is dict else 0))
+        yield
 
 
 class ConvLSTMCell(nn.Module):
@@ -144,3 +164,135 @@ class FourConvolutionsLSTMCell(nn.Module):
 def tensors(value):
     """The tensors in nested tuples and lists."""
     return [value] if isinstance(value, torch.Tensor) else [tensor for part in value for tensor in tensors(part)]
+
+
+class LoopedConvLSTM(nn.Module):
+    """A cell and its loop in one module, with peepholes, for a number of steps that may be said; x may be missing."""
+
+    def __init__(self, channels_in, channels, size, peepholes, batch_first=False, length=None):
+        super().__init__()
+        self.channels_in, self.channels, self.size, self.length = channels_in, channels, size, length
+        self.batch_first = batch_first
+        self._conv = nn.Conv2d(channels_in + channels, 4 * channels, 3, padding=1)
+        self.Wci, self.Wcf, self.Wco = (peepholes(torch.randn(1, channels, *size)) for _ in range(3))
+
+    def forward(self, inputs=None, states=None, seq_len=None):
+        if states is None:
+            batch = inputs.shape[0 if self.batch_first else 1]
+            states = (self._conv.weight.new_zeros(batch, self.channels, *self.size),) * 2
+        h, c = states
+        outputs = []
+        time_first = inputs if inputs is None or not self.batch_first else inputs.transpose(0, 1)
+        for t in range(seq_len or self.length or len(time_first)):
+            x = h.new_zeros(len(h), self.channels_in, *self.size) if inputs is None else time_first[t]
+            i, f, g, o = self._conv(torch.cat([x, h], dim=1)).chunk(4, dim=1)
+            i, f = torch.sigmoid(i + self.Wci * c), torch.sigmoid(f + self.Wcf * c)
+            c = f * c + i * torch.tanh(g)
+            h = torch.sigmoid(o + self.Wco * c) * torch.tanh(c)
+            outputs.append(h)
+        return torch.stack(outputs, dim=1 if self.batch_first else 0), (h, c)
+
+
+class ParametersLSTMCell(nn.Module):
+    """No convolution is a module, and biases are added outside of them."""
+
+    def __init__(self, channels_in, channels, kernel_size=3):
+        super().__init__()
+        window = (kernel_size, kernel_size)
+        for gate in "igof":
+            self.register_parameter(f"x{gate}", nn.Parameter(0.1 * torch.randn(channels, channels_in, *window)))
+            self.register_parameter(f"h{gate}", nn.Parameter(0.1 * torch.randn(channels, channels, *window)))
+            self.register_parameter(f"bias_{gate}", nn.Parameter(torch.randn(channels)))
+
+    def gate(self, name, x, h):
+        both = F.conv2d(x, getattr(self, f"x{name}"), padding="same") + F.conv2d(
+            h, getattr(self, f"h{name}"), padding="same"
+        )
+        return both + getattr(self, f"bias_{name}").view(1, -1, 1, 1)
+
+    def forward(self, x, h, c):
+        i, f, o = (torch.sigmoid(self.gate(name, x, h)) for name in "ifo")
+        c = f * c + i * torch.tanh(self.gate("g", x, h))
+        return o * torch.tanh(c), c
+
+
+class OneParameterLSTMCell(nn.Module):
+    """One weight and one bias, neither of them a module's."""
+
+    def __init__(self, channels_in, channels):
+        super().__init__()
+        self.weight = nn.Parameter(0.1 * torch.randn(4 * channels, channels + channels_in, 3, 3))
+        self.bias = nn.Parameter(torch.randn(4 * channels))
+
+    def forward(self, x, state):
+        h, c = state
+        f, i, g, o = F.conv2d(torch.cat([h, x], dim=1), self.weight, self.bias, padding=1).chunk(4, dim=1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+
+class NormalisableLSTMCell(ConvLSTMCell):
+    """Has normalisations and uses them only if it is told so."""
+
+    def __init__(self, *sizes, normalise=False):
+        super().__init__(*sizes)
+        self.normalise = normalise
+        self.norm, self.norm_c = nn.BatchNorm2d(4), nn.GroupNorm(2, self.hidden_dim)
+
+    def forward(self, input_tensor, cur_state):
+        h, c = super().forward(input_tensor, cur_state)
+        return (h, self.norm_c(c)) if self.normalise else (h, c)
+
+
+class ScalarBiasLSTMCell(nn.Module):
+    """A number for each gate, in a tensor that is no parameter."""
+
+    def __init__(self, channels_in, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in + channels, 4 * channels, 3, padding=1, bias=False)
+        self.bias = torch.tensor([1.0, 0.5, -1.0, 0.0], requires_grad=True)
+
+    def forward(self, x, state):
+        i, f, o, g = self.conv(torch.cat([x, state[0]], dim=1)).chunk(4, dim=1)
+        i, f, o = (torch.sigmoid(gate + number) for gate, number in zip((i, f, o), self.bias))
+        c = f * state[1] + i * torch.tanh(g + self.bias[3])
+        return o * torch.tanh(c), c
+
+
+def randn(*shape):
+    return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+
+def frame(C=3):
+    return randn(2, C, H, W)
+
+
+def results(module, inputs):
+    """What the module returns, and the gradients of its inputs and parameters."""
+    returned = module(*inputs)
+    wanted = [*tensors(inputs), *module.parameters()]
+    loss = sum((tensor * torch.cos(3 * tensor.detach())).sum() for tensor in tensors(returned))
+    return returned, torch.autograd.grad(loss, wanted, allow_unused=True)
+
+
+def assert_converts(module, *inputs, ops=1):
+    """ops: calls of the op that one call of the module makes afterwards."""
+    module = module.double()
+    returned, grads = results(module, inputs)
+    classes = [type(part) for part in module.modules()]
+    values = {name: value.clone() for name, value in module.state_dict().items()}
+    random_state = torch.get_rng_state()
+    converted, report = pdb_ext.convert(module, return_report=True)
+    assert converted is module and [type(part) for part in module.modules()] == classes
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert list(module.state_dict()) == list(values)
+    assert all(torch.equal(module.state_dict()[name], value) for name, value in values.items())
+    with pdb_ext.record_calls() as calls:
+        new_returned, new_grads = results(module, inputs)
+    assert sum(call["op"] == "convlstm" for call in calls) == ops if calls else ops == 0
+    assert [value.stride() for value in tensors(new_returned)] == [value.stride() for value in tensors(returned)]
+    structure = torch.utils._pytree.tree_structure
+    assert structure(new_returned) == structure(returned)
+    torch.testing.assert_close(new_returned, returned)
+    torch.testing.assert_close(new_grads, grads)
+    return report
