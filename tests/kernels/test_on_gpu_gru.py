@@ -159,7 +159,7 @@ def test_runs_on_the_current_stream(path):
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_state_carries_on(path, reverse):
     problem = dataclasses.replace(PAPER, T=6, reverse=reverse)
-    inputs = {name: value.detach() for name, value in problem.inputs(torch.float32, device=DEVICE).items()}
+    inputs = {name: value.detach() for name, value in problem.inputs(device=DEVICE).items()}
     parts = inputs["x"].split(3)
     with forced(path), torch.no_grad():
         whole, _ = pdb_ext.convgru(**inputs, dilation=2, reverse=reverse)
