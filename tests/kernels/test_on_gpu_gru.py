@@ -1,5 +1,4 @@
-"""The ConvGRU on a real GPU, on every path; skipped without one. `pytest tests/kernels -k gru` runs this beside the
-tests of the same kernels on the emulated GPU."""
+"""The ConvGRU on a real GPU, on every path; skipped without one. test_gru.py has the same kernels on the emulated GPU."""
 
 import contextlib
 import dataclasses
@@ -95,7 +94,7 @@ def assert_as_accurate_as_pytorch(problem, precision, path, draws=4):
 @PRECISIONS
 @pytest.mark.parametrize("name", ACCURACY)
 def test_error_is_at_most_twice_that_of_pytorch(path, precision, name):
-    assert_as_accurate_as_pytorch(ACCURACY[name], precision, path)
+    assert_as_accurate_as_pytorch(ACCURACY[name], precision, path, draws=1 if name == "large" else 4)
 
 
 @PATHS
