@@ -1,4 +1,4 @@
-"""The ConvGRU on a real GPU, on every path; skipped without one. test_gru.py has the same kernels on the emulated GPU."""
+"""The ConvGRU on a real GPU, on every path; skipped without one. test_gru.py has the same kernels on an emulated one."""
 
 import contextlib
 import dataclasses
