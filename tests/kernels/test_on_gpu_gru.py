@@ -1,4 +1,4 @@
-"""The ConvGRU on a real GPU, on every path; skipped without one. test_gru.py has the same kernels on an emulated one."""
+"""The ConvGRU on a real GPU, on every path; skipped without one. test_gru.py runs the same kernels without a GPU."""
 
 import contextlib
 import dataclasses
