@@ -113,14 +113,17 @@ const char* gru_kernel_name(CudaPath path, Pass pass, bool tensor_cores, const D
   return forward ? "gru_forward_step_kernel" : "gru_backward_step_kernel";
 }
 
-// The break-even of the ConvLSTM's paths, whose steps have the same additional traffic for one launch more: derived
-// from them, not measured.
+// Without tensor cores the ConvLSTM's break-even: not measured. On them two sizes were, on an H100: of a small layer
+// (C = 32, 60 x 60 pixels: 0.03 of the break-even) and in TF32 cuDNN's convolutions are faster in both passes, as the
+// two launches of a fused step are short; of nowcasting (C = 64, N = 8, 64 x 64 pixels) in bfloat16 a step that saves
+// nothing is.
 CudaPath choose_gru_path(const Layer& layer, int64_t element_size, const Device& device, Pass pass) {
   if (!device.has_kernels()) return CudaPath::aten;
   if (const std::optional<CudaPath> forced = path_from_environment())
     if (*forced != CudaPath::persistent) return *forced;
   const double share = step_operations(layer, kGruGateCount) / break_even_operations(layer, element_size, device);
-  return share > 1 || (layer.tensor_cores && cudnn_in_training(pass, share)) ? CudaPath::aten : CudaPath::step;
+  const bool fused = !layer.tensor_cores || (pass == Pass::forward && element_size == 2 && share > 0.25);
+  return fused && share <= 1 ? CudaPath::step : CudaPath::aten;
 }
 
 }  // namespace pdb::cuda

@@ -192,10 +192,11 @@ def test_weights_are_kept_and_never_stale():
         assert torch.equal(changed, pdb_ext.convgru(**inputs)[0]) and not torch.equal(changed, first)
 
 
-def test_the_rule_takes_cudnn_for_large_layers_only(monkeypatch):
+def test_the_rule_takes_cudnn_for_small_layers_and_large_ones(monkeypatch):
     monkeypatch.delenv("PDB_EXT_CUDA_PATH", raising=False)
+    larger = dataclasses.replace(LARGE, in_channels=128, C=128)
     with torch.no_grad():
-        for problem, path in ((dataclasses.replace(LARGE, in_channels=128, C=128), "aten"), (PAPER, "step")):
+        for problem, path in ((larger, "aten"), (LARGE, "step"), (PAPER, "aten")):
             with pdb_ext.record_calls() as calls:
                 pdb_ext.convgru(**problem.inputs(torch.float16, device=DEVICE))
             assert_path(calls, path)
