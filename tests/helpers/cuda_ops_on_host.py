@@ -24,26 +24,9 @@ def host_ops():
     return torch.ops.pdb_ext_on_host
 
 
-class _HostGru(torch.autograd.Function):
-    """`pdb_ext.convgru` by the ops on the host."""
-
-    @staticmethod
-    def forward(ctx, x, weight_x, weight_h, bias, h_0, dilation, reverse):
-        output, gates = host_ops().convgru(x, weight_x, weight_h, bias, h_0, dilation, reverse, True)
-        ctx.save_for_backward(x, weight_x, weight_h, h_0, output, gates)
-        ctx.options = dilation, reverse
-        return output
-
-    @staticmethod
-    def backward(ctx, grad_output):
-        needs = list(ctx.needs_input_grad[:5])
-        grads = host_ops().convgru_backward(grad_output, *ctx.saved_tensors, *ctx.options, needs)
-        return (*(grad if needed else None for grad, needed in zip(grads, needs)), None, None)
-
-
 def host_convgru(x, weight_x, weight_h, bias=None, h_0=None, *, dilation=1, reverse=False):
     """As `pdb_ext.convgru`, on the emulated GPU."""
-    output = _HostGru.apply(x, weight_x, weight_h, bias, h_0, dilation, reverse)
+    output, _ = host_ops().convgru(x, weight_x, weight_h, bias, h_0, dilation, reverse, True)
     return output, output[0 if reverse else -1]
 
 
@@ -88,9 +71,11 @@ def _build(folder: Path) -> None:
         text = text.replace("TORCH_LIBRARY_IMPL(pdb_ext, CUDA,", "TORCH_LIBRARY_IMPL(pdb_ext_on_host, CPU,")
         # The CPU's kernels are not tested here.
         text = text.replace("TORCH_LIBRARY_IMPL(pdb_ext, CPU,", "TORCH_LIBRARY_IMPL(pdb_ext_on_host, Meta,")
+        text = text.replace("TORCH_LIBRARY_IMPL(pdb_ext, Autograd,", "TORCH_LIBRARY_IMPL(pdb_ext_on_host, Autograd,")
         text = text.replace("TORCH_LIBRARY(pdb_ext,", "TORCH_LIBRARY(pdb_ext_on_host,")
         text = text.replace("FRAGMENT(pdb_ext,", "FRAGMENT(pdb_ext_on_host,")
         text = text.replace('"pdb_ext::', '"pdb_ext_on_host::')
+        assert "(pdb_ext," not in text, f"{path}: would register itself for the ops that are not on the host"
         sources.append(folder / "_".join(path.relative_to(ops).parts))
         sources[-1].write_text(text)
     sources.append(HOST / "ops_api.cpp")
