@@ -291,6 +291,9 @@ def check_frame(layer: str, x: Tensor, in_channels: int) -> None:
 
 def one_of_two(name: str, value, other_name: str, other):
     """The one that is given of an argument with two names, or None."""
+    if isinstance(other, Proxy):  # torch.fx cannot know whether it will be given
+        arguments = (name, value, other_name, other)
+        return other.tracer.create_proxy("call_function", one_of_two, arguments, {})
     if value is not None and other is not None:
         raise ValueError(f"ConvLSTM: {name} and {other_name} are two names of one argument; got both")
     return value if value is not None else other

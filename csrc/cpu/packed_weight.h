@@ -74,7 +74,11 @@ std::shared_ptr<const T> packed_weight(const Plan<T>& plan, const WeightPair<con
     for_each_piece(plan, key, [&](int64_t begin, int64_t some, const char* at) {
       std::memcpy(fresh->original.data() + begin, at, some);
     });
-    pack(plan, form, weights, reinterpret_cast<T*>(fresh->packed.data()));
+    // From the copy, so that what is kept belongs together even if another thread writes to the weights meanwhile.
+    WeightPair<const T> copied = weights;
+    copied.x = reinterpret_cast<const T*>(fresh->original.data());
+    copied.h = reinterpret_cast<const T*>(fresh->original.data() + key.x_bytes);
+    pack(plan, form, copied, reinterpret_cast<T*>(fresh->packed.data()));
     cache.keep(fresh);
     entry = fresh;
   }

@@ -62,7 +62,8 @@ struct OnceDifferentiable : torch::autograd::Function<OnceDifferentiable<Op>> {
   }
   static variable_list backward(AutogradContext*, const variable_list&) {
     TORCH_CHECK(false, Op::kName, ": double backward (a gradient of a gradient) is not supported by the native op; ",
-                "use implementation=\"reference\" for it, of the layer or of pdb_ext.", Op::kName);
+                "use implementation=\"reference\" for it, of the layer or of pdb_ext.", Op::kName,
+                "; in a model that was converted, pdb_ext.unconvert");
   }
 };
 

@@ -86,8 +86,8 @@ def _refuse_wrapped(module: nn.Module) -> None:
         name = type(part).__name__
         if name in ("DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule") or name.startswith("FSDP"):
             raise ValueError(
-                f"convert: {_shown(path)} is wrapped in {name}; convert first and wrap afterwards: "
-                f"{name}(pdb_ext.convert(model))"
+                f"convert: {_shown(path)} is wrapped in {name}; call pdb_ext.convert(model) first, "
+                "and wrap the model afterwards"
             )
 
 
@@ -103,9 +103,9 @@ def _convert(module: nn.Module) -> Conversion:
         if shape is None or any(is_fused(inner) for inner in part.modules()):
             continue
         if reason := _why_not(part, shape):
-            # Many modules have a convolution and take two arguments; only of some it is worth saying that they stay.
-            if _looks_like_lstm(part):
-                left[path] = reason
+            # Many modules have a convolution. That they stay is worth saying of those that can be called like a cell.
+            if _looks_like_lstm(part) or not isinstance(reason, NotCalled):
+                left[path] = str(reason)
         else:
             replaced.append(path)
     for path, part in modules:
@@ -137,20 +137,20 @@ def _is_untouchable(part: nn.Module) -> str:
     return ""
 
 
-def _why_not(part: nn.Module, shape: Shape) -> str:
+def _why_not(part: nn.Module, shape: Shape) -> NotALayer | None:
     """Replaces a cell, or a cell with its loop; why it was not, or nothing."""
     if reason := _is_untouchable(part):
-        return reason
+        return NotCalled(reason)
     reasons: list[NotALayer] = []
     for find in (_cell, loop.recognise):
         try:
             attach(part, find(part, shape))
-            return ""
+            return None
         except NotALayer as error:
             reasons.append(error)
         except Exception as error:  # other people's code may raise anything
-            reasons.append(NotALayer(f"it could not be compared with a ConvLSTM ({error})"))
-    return str(next((reason for reason in reasons if not isinstance(reason, NotCalled)), reasons[0]))
+            reasons.append(NotCalled(f"it could not be compared with a ConvLSTM ({error})"))
+    return next((reason for reason in reasons if not isinstance(reason, NotCalled)), reasons[0])
 
 
 def _cell(part: nn.Module, shape: Shape) -> CellPlan:

@@ -72,7 +72,7 @@ def recognise(module: nn.Module, shape: Shape) -> tuple[Recipe, Convention]:
             _observe_other_mode(experiment, arguments)
             return _interpret(experiment, names, roles, result, ran)
     if name := unknown_tensor(module, shape):
-        raise NotALayer(f"it has the unknown parameter or buffer {name}")
+        raise NotCalled(f"it has the unknown parameter or buffer {name}")
     raise failure
 
 

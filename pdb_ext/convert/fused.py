@@ -27,6 +27,9 @@ from .gates import (
 if TYPE_CHECKING:
     from .plan import CellPlan, SequencePlan
 
+# torch.export, and torch.onnx.export, which uses it; PyTorch before 2.7 does not say.
+is_exporting = getattr(torch.compiler, "is_exporting", bool)
+
 State = tuple[Tensor, Tensor]
 Memory = tuple[Rearranged, Rearranged]
 
@@ -118,10 +121,20 @@ class FusedForward:
         """For tools that look at the code of a module's forward before they run it, such as torch.export."""
         return type(self.module).forward.__code__
 
+    @property
+    def __globals__(self):
+        """As __code__. torch.jit.script asks for it, too, but then wants the source of a function: here is none."""
+        if torch.compiler.is_compiling() or is_exporting():
+            return type(self.module).forward.__globals__
+        raise TypeError(
+            f"torch.jit.script cannot compile a {type(self.module).__name__} that pdb_ext.convert has changed; "
+            "call pdb_ext.unconvert(model) before, or use torch.jit.trace or torch.export"
+        )
+
     def __call__(self, *args, **kwargs):
         module = self.module
         # A traced program holds for other sizes than those that were traced; the choice made here would not.
-        if not torch.jit.is_tracing():
+        if not torch.jit.is_tracing() and not is_exporting():
             x = args[self.place] if self.place < len(args) else kwargs.get(self.name)
             is_large = not isinstance(x, Tensor) or (
                 x.numel() >= (self.least_on_cpu if x.is_cpu else self.least_elsewhere) and self.plan.pays(x)

@@ -5,6 +5,8 @@ import copy
 import os
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 import torch
@@ -162,6 +164,23 @@ def test_threads_with_weights_of_their_own_and_one_that_changes():
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert all(pool.map(run, range(16)))
+
+
+@pytest.mark.slow
+def test_a_write_during_a_call_is_forgotten_with_it():
+    """What is kept must not mix the weights of before and after: the race is met in some calls of a hundred."""
+    weight_x, before, after = (torch.randn(384, 128, 3, 3) * 0.05 for _ in range(3))
+    x, h, weight = torch.randn(1, 1, 128, 6, 6), torch.randn(1, 128, 6, 6), before.clone()
+    expected = pdb_ext.convgru(x, weight_x, before, None, h)[0]
+    for attempt in range(200):
+        pdb_ext.clear_weight_cache()
+        thread = threading.Thread(target=pdb_ext.convgru, args=(x, weight_x, weight, None, h))
+        thread.start()
+        time.sleep(attempt * 2e-5)
+        weight.copy_(after)
+        thread.join()
+        weight.copy_(before)
+        torch.testing.assert_close(pdb_ext.convgru(x, weight_x, weight, None, h)[0], expected)
 
 
 def test_long_calls_keep_nothing():

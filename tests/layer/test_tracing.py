@@ -170,6 +170,12 @@ def test_jit_script_of_dropout_and_masks():
     torch.testing.assert_close(script_of_cell(x[1], hx, mask), cell(x[1], hx, mask))
 
 
+@pytest.mark.parametrize("layer", [ConvLSTM, ConvGRU])
+def test_fx_of_a_layer_alone(layer):
+    layer, x = layer(3, 4), torch.randn(4, 2, 3, 6, 7)
+    torch.testing.assert_close(torch.fx.symbolic_trace(layer)(x), layer(x))
+
+
 def test_of_the_gru():
     """fx of the function and of the cell, and jit.script."""
 

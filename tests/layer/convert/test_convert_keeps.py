@@ -222,6 +222,34 @@ def test_compile_trace_and_export():
         torch.testing.assert_close(torch.export.export(cell, arguments).module()(*arguments), expected)
 
 
+def test_an_exported_program_has_the_own_forward_and_others_name_the_way_out():
+    cell = converted()
+    assert "pdb_ext" not in str(torch.export.export(cell, inputs()).graph)
+    with pytest.raises(
+        TypeError, match=r"torch.jit.script cannot compile a ConvLSTMCell .* pdb_ext.unconvert\(model\)"
+    ):
+        torch.jit.script(nn.Sequential(cell))
+    (gradient,) = torch.autograd.grad(cell(*inputs())[0].sum(), cell.conv.weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="gradient of a gradient.*pdb_ext.unconvert"):
+        gradient.square().sum().backward()
+
+
+def test_the_report_names_cells_of_another_kind_whatever_their_class():
+    class Memory(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(7, 16, 3, padding=1)
+
+        def forward(self, x, state):
+            h, c = state
+            i, f, o, g = self.conv(torch.cat([x, h], dim=1)).chunk(4, dim=1)
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.relu(g)
+            return torch.sigmoid(o) * torch.tanh(c), c
+
+    _, report = pdb_ext.convert(nn.ModuleDict({"memory": Memory(), "other": nn.Conv2d(3, 4, 3)}), return_report=True)
+    assert report.left == {"memory": "its output differs from that of a ConvLSTM"}
+
+
 @pytest.mark.parametrize(
     "context",
     [torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)],
@@ -261,7 +289,7 @@ def process_group():
 
 def test_a_wrapped_model_is_refused_and_a_converted_one_may_be_wrapped(process_group):
     wrapped = nn.parallel.DistributedDataParallel(ConvLSTMCell(3, 4, (3, 3), True))
-    with pytest.raises(ValueError, match=r"convert first and wrap afterwards: DistributedDataParallel\("):
+    with pytest.raises(ValueError, match=r"wrapped in DistributedDataParallel; call pdb_ext.convert\(model\) first"):
         pdb_ext.convert(nn.Sequential(wrapped))
     cell = converted()
     nn.parallel.DistributedDataParallel(cell)(*inputs())[0].sum().backward()
