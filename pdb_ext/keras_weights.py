@@ -23,6 +23,9 @@ _DEFAULTS = {
 }
 
 
+_NAMES = ("kernel", "recurrent_kernel", "bias")
+
+
 def from_keras(layer, **options) -> ConvLSTM:
     """A :class:`ConvLSTM` that computes what a `keras.layers.ConvLSTM2D` computes.
 
@@ -108,6 +111,17 @@ def _check(settings: dict) -> None:
         _fail("stateful", "False; give stateful=False, and pass on the states that ConvLSTM returns", settings)
 
 
+def _tensor(name: str, value) -> Tensor:
+    """A copy, whatever the strides and the byte order of an array."""
+    try:
+        if hasattr(value, "__array__") and not isinstance(value, Tensor):
+            value = value.__array__()
+            value = value.astype(value.dtype.newbyteorder("="), order="C")
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"from_keras: {name} must be an array or a tensor of floats ({error})") from None
+
+
 def _pair(value) -> tuple:
     return tuple(value) if isinstance(value, (tuple, list)) else (value, value)
 
@@ -115,7 +129,10 @@ def _pair(value) -> tuple:
 def _unpack(weights) -> tuple[Tensor, Tensor, Tensor | None]:
     if not isinstance(weights, (tuple, list)) or len(weights) not in (2, 3):
         _fail_of_layer(f"{len(weights)} arrays" if isinstance(weights, (tuple, list)) else type(weights).__name__)
-    kernel, recurrent_kernel, bias = [torch.as_tensor(value) for value in weights] + [None] * (3 - len(weights))
+    weights = [None if value is None else _tensor(name, value) for name, value in zip(_NAMES, weights)]
+    kernel, recurrent_kernel, bias = weights + [None] * (3 - len(weights))
+    if kernel is None or recurrent_kernel is None:
+        raise ValueError("from_keras: kernel and recurrent_kernel must be arrays, got None")
     if not kernel.is_floating_point():
         raise ValueError(f"from_keras: kernel must be of floats, got {kernel.dtype}")
     shape = tuple(kernel.shape)

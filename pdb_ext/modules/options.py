@@ -24,7 +24,7 @@ class HasCellOptions(nn.Module):
             ("padding_mode", PADDING_MODES), ("activation", ACTIVATIONS), ("recurrent_activation", ACTIVATIONS),
             ("norm", NORMS),
         ):  # fmt: skip
-            check_choice(name, options[name], choices)
+            check_choice("ConvLSTM: " + name, options[name], choices)
         for C in widths:
             check_groups(options["num_groups"], options["norm"], C)
         for name, value in options.items():

@@ -72,7 +72,7 @@ def check_scriptable(module: nn.Module, needed: str | None = None) -> None:
     if options:
         raise NotImplementedError(
             f"{type(module).__name__}: torch.jit.script can compile this layer only with {' and '.join(options)}; "
-            "torch.jit.trace and torch.export take every layer"
+            "torch.jit.trace (under torch.no_grad()) and torch.export take every layer"
         )
 
 

@@ -183,7 +183,7 @@ def test_compile_and_export(batch_first):
         ((3, 4), {"dropout": True}, "dropout must be .*, got True"),
         ((3, 4), {"recurrent_dropout": -0.1}, "recurrent_dropout must be a probability from 0 to 1, got -0.1"),
         ((3, 4), {"padding_mode": "same"}, "padding_mode must be one of .*, got 'same'"),
-        ((3, 4), {"activation": "selu"}, "^activation must be one of .*, got 'selu'"),
+        ((3, 4), {"activation": "selu"}, "^ConvLSTM: activation must be one of .*, got 'selu'"),
         ((3, 4), {"recurrent_activation": 1}, "recurrent_activation must be one of .*, got 1"),
         ((3, 4), {"norm": "instance"}, "norm must be one of .*, got 'instance'"),
         ((3, 4), {"norm": "layer", "num_groups": 2}, "num_groups must .*, or 1 without norm='group', got 2"),
