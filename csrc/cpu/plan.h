@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <numeric>
 
 #include "cpu/buffer.h"
 #include "cpu/kernels/kernels.h"
@@ -45,11 +46,11 @@ struct Plan {
         window(l.height, l.width, l.kernel, l.dilation),
         grid{l.height, l.width, (winograd ? winograd_border(l.kernel) : window.reach_y) * l.dilation,
              (winograd ? winograd_border(l.kernel) : window.reach_x) * l.dilation},
-        strips(winograd ? Strips::tiled(grid, l.dilation, least_strips()) : Strips::rows(grid, least_strips())),
+        strips(winograd ? Strips::tiled(grid, l.dilation, share()) : Strips::rows(grid, share())),
         kernel(kernels<T>()) {}
 
-  // Of an image, so that every thread has one.
-  int64_t least_strips() const { return layer.batch ? (threads.count + layer.batch - 1) / layer.batch : 1; }
+  // Strips::rows: the strips of all images together are a multiple of the threads.
+  int64_t share() const { return threads.count / std::gcd<int64_t>(threads.count, std::max<int64_t>(1, layer.batch)); }
   int64_t gates() const { return gate_count * layer.channels; }
   int64_t inputs() const { return layer.in_channels + layer.channels; }
   int64_t picture_state() const { return grid.pixels() * layer.channels; }  // values of one image's h or c

@@ -29,10 +29,10 @@ struct Strips {
   }
   const int64_t* corners(int64_t strip) const { return corner.data() + strip * tiles_a_strip; }
 
-  // least: strips to cut an image into at least, so that there is one for each thread.
-  static Strips rows(const Grid& grid, int64_t least = 1) {
+  // share: the number of strips of an image is to be a multiple of it, so that every thread gets as many.
+  static Strips rows(const Grid& grid, int64_t share = 1) {
     Strips strips;
-    const int64_t size = strip_size(grid.pixels(), kStripSlots, least);
+    const int64_t size = strip_size(grid.pixels(), kStripSlots, share);
     for (int64_t pixel = 0; pixel < grid.pixels(); ++pixel) {
       strips.add(grid, pixel, pixel % size);
       if (pixel % size == size - 1) strips.close();
@@ -43,11 +43,11 @@ struct Strips {
 
   // Tiles of 2x2 pixels that are `dilation` apart. At the lower and right edges they hang over; there are no entries
   // for pixels outside.
-  static Strips tiled(const Grid& grid, int64_t dilation, int64_t least = 1) {
+  static Strips tiled(const Grid& grid, int64_t dilation, int64_t share = 1) {
     Strips strips;
     const int64_t half = 2 * dilation;
     const int64_t tiles = round_up(grid.height, half) * round_up(grid.width, half) / 4;
-    strips.tiles_a_strip = strip_size(tiles, kStripTiles, least);
+    strips.tiles_a_strip = strip_size(tiles, kStripTiles, share);
     for (int64_t y = 0; y < grid.height; y += y % dilation == dilation - 1 ? dilation + 1 : 1)
       for (int64_t x = 0; x < grid.width; x += x % dilation == dilation - 1 ? dilation + 1 : 1)
         strips.add_tile(grid, y, x, dilation);
@@ -57,8 +57,8 @@ struct Strips {
 
  private:
   // Of `count` pixels or tiles at most `most` a strip, all strips alike, and whole tiles of registers (8 at most).
-  static int64_t strip_size(int64_t count, int64_t most, int64_t least) {
-    const int64_t strips = std::max(least, (count + most - 1) / most);
+  static int64_t strip_size(int64_t count, int64_t most, int64_t share) {
+    const int64_t strips = round_up((count + most - 1) / most, share);
     return round_up((count + strips - 1) / strips, 8);
   }
   void add(const Grid& grid, int64_t at, int64_t in_strip) {
