@@ -1,10 +1,8 @@
 """Models that `convert` must not break: their helper methods, their first states, their own stacks, their wrappers."""
 
-import copy
-
 import pytest
 import torch
-from torch import distributed, nn
+from torch import nn
 
 import pdb_ext
 from helpers.convlstms import (
@@ -292,21 +290,6 @@ class FixedShape(PeepholeConvLSTMCell):
         return states
 
 
-class KeepsItsState(ConvLSTMCell):
-    """Its caller gives no state: that of the first call's size lies in the cell and goes on from call to call."""
-
-    state = None
-
-    def begin(self, x):
-        if self.state is None:
-            self.state = self.init_hidden(len(x), x.shape[-2:])
-        return self.state
-
-    def go_on(self, x):
-        self.state = self(x, self.begin(x))
-        return self.state[0]
-
-
 def test_peepholes_of_a_fixed_shape():
     stack = RepeatedConvLSTM(3, [4], 3, step=2, effective_step=[1])
     stack.cell0 = FixedShape(3, 4, 3)
@@ -323,93 +306,3 @@ def test_peepholes_of_a_fixed_shape():
         stack(x[..., :-1])
     assert str(after.value) == str(before.value)
     torch.testing.assert_close(stack(x), first)
-
-
-def test_a_state_that_the_cell_keeps():
-    x, cell = sequence(), KeepsItsState(3, 4, (3, 3), True).double()
-    expected = [cell.go_on(one) for one in x]
-    cell.state = None
-    pdb_ext.convert(cell, strict=True)
-    assert cell.state is None
-    with pdb_ext.record_calls() as calls:
-        found = [cell.go_on(one) for one in x]
-    torch.testing.assert_close(found, expected)
-    assert len(calls) == 3
-    with pytest.raises(RuntimeError):
-        cell.go_on(x[0][:1])
-
-
-# Wrappers.
-
-
-@pytest.fixture
-def process_group():
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    yield
-    distributed.destroy_process_group()
-
-
-def sharded_by_a_wrapper(cell):
-    fsdp = pytest.importorskip("torch.distributed.fsdp")
-    return fsdp.FullyShardedDataParallel(cell, device_id=torch.device("cpu"))
-
-
-def sharded_in_place(cell):
-    fsdp = pytest.importorskip("torch.distributed.fsdp")
-    if not hasattr(fsdp, "fully_shard"):
-        pytest.skip("this PyTorch has no fully_shard there")
-    fsdp.fully_shard(cell, mesh=distributed.device_mesh.init_device_mesh("cpu", (1,)))
-    return cell
-
-
-SHARDED = pytest.mark.parametrize("shard", [sharded_by_a_wrapper, sharded_in_place])
-
-
-@SHARDED
-@pytest.mark.filterwarnings("ignore::UserWarning")  # FSDP: that one process has nothing to share
-def test_a_sharded_model_is_refused_and_stays_as_it_is(process_group, shard):
-    wrapped = nn.Sequential(shard(ConvLSTMCell(3, 4, (3, 3), True)))
-    with pytest.raises(ValueError, match=rf"0 is wrapped in {type(wrapped[0]).__name__}\b.*first.*wrap"):
-        pdb_ext.convert(wrapped)
-    assert not any("forward" in part.__dict__ for part in wrapped.modules())
-
-
-class Caller(nn.Module):
-    def __init__(self, cell):
-        super().__init__()
-        self.cell = cell
-
-    def forward(self, x, state):
-        return self.cell(x, state)
-
-
-@SHARDED
-@pytest.mark.parametrize("around", [False, True], ids=["the cell", "a model around it"])
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_a_converted_model_may_be_sharded(process_group, shard, around):
-    cell, (h, c), x = ConvLSTMCell(3, 4, (3, 3), True), torch.randn(2, 2, 4, H, W), torch.randn(2, 3, H, W)
-    converted = pdb_ext.convert(copy.deepcopy(cell), strict=True)
-
-    def trained(cell):
-        model = shard(Caller(cell) if around else cell)
-        outputs = model(x, (h, c))
-        outputs[0].square().sum().backward()
-        grads = [parameter.grad for parameter in model.parameters()]
-        return outputs, [grad.full_tensor() if hasattr(grad, "full_tensor") else grad for grad in grads]
-
-    try:
-        expected = trained(cell)
-    except RuntimeError as error:
-        pytest.skip(f"this PyTorch cannot train so on a CPU: {error}")
-    with pdb_ext.record_calls() as calls:
-        torch.testing.assert_close(trained(converted), expected)
-    if around:  # what is sharded itself may have another class, and then runs its own forward
-        assert len(calls) == 2
-
-
-@pytest.mark.parametrize("name", ["FullyShardedDataParallel", "FSDPSequential"])
-def test_wrappers_of_these_names_are_refused_wherever_they_come_from(name):
-    wrapper = type(name, (nn.Sequential,), {})(ConvLSTMCell(3, 4, (3, 3), True))
-    for model in (wrapper, nn.ModuleDict({"inner": wrapper})):
-        with pytest.raises(ValueError, match=f"is wrapped in {name}"):
-            pdb_ext.convert(model)

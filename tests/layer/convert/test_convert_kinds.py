@@ -7,6 +7,7 @@ from torch.nn.utils import parametrizations
 
 import pdb_ext
 from helpers.convlstms import (
+    ConvLSTMCell,
     H,
     LoopedConvLSTM,
     NormalisableLSTMCell,
@@ -170,3 +171,32 @@ def test_what_a_cell_does_not_use_does_not_matter_until_it_does():
     assert not calls
     _, report = pdb_ext.convert(NormalisableLSTMCell(3, 4, (3, 3), True, normalise=True), return_report=True)
     assert report.replaced == () and "it uses the unknown parameter or buffer norm_c" in report.left[""]
+
+
+class KeepsItsState(ConvLSTMCell):
+    """Its caller gives no state: that of the first call's size lies in the cell and goes on from call to call."""
+
+    state = None
+
+    def begin(self, x):
+        if self.state is None:
+            self.state = self.init_hidden(len(x), x.shape[-2:])
+        return self.state
+
+    def go_on(self, x):
+        self.state = self(x, self.begin(x))
+        return self.state[0]
+
+
+def test_a_state_that_the_cell_keeps():
+    x, cell = randn(3, 2, 3, H, W), KeepsItsState(3, 4, (3, 3), True).double()
+    expected = [cell.go_on(one) for one in x]
+    cell.state = None
+    pdb_ext.convert(cell, strict=True)
+    assert cell.state is None
+    with pdb_ext.record_calls() as calls:
+        found = [cell.go_on(one) for one in x]
+    torch.testing.assert_close(found, expected)
+    assert len(calls) == 3
+    with pytest.raises(RuntimeError):
+        cell.go_on(x[0][:1])
