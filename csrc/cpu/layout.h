@@ -59,16 +59,15 @@ struct Window {
   }
 };
 
-// Winograd's form of a k x k convolution is a sum of convolutions with windows of 3x3, so many on each side.
-inline int64_t winograd_side(int64_t kernel_size) { return (kernel_size + 2) / 3; }
-// How many window positions a tile reads past its first pixel: its own two pixels and the last window's reach.
-inline int64_t winograd_border(int64_t kernel_size) { return 3 * winograd_side(kernel_size) - kernel_size / 2; }
-// Where the windows lie (WinogradConvolution::shifts).
+// How many window positions a tile of 2x2 pixels reads past its first pixel.
+inline int64_t winograd_border(int64_t kernel_size) { return kernel_size / 2 + 1; }
+// Where the parts of a window lie (WinogradConvolution::shifts).
 inline std::vector<int64_t> winograd_shifts(const Grid& grid, int64_t kernel_size, int64_t dilation) {
   std::vector<int64_t> shifts;
-  const int64_t side = winograd_side(kernel_size), first = 1 - kernel_size / 2;
-  for (int64_t y = 0; y < side; ++y)
-    for (int64_t x = 0; x < side; ++x) shifts.push_back(dilation * ((first + 3 * y) * grid.pitch() + first + 3 * x));
+  const WinogradParts parts = WinogradParts::of(kernel_size);
+  const auto shift = [&](int64_t part) { return dilation * (parts.first_tap(part) + 1 - kernel_size / 2); };
+  for (int64_t y = 0; y < parts.side; ++y)
+    for (int64_t x = 0; x < parts.side; ++x) shifts.push_back(shift(y) * grid.pitch() + shift(x));
   return shifts;
 }
 

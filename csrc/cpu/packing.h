@@ -38,13 +38,12 @@ struct PackedWeight {
   int64_t kernel_size;
   std::vector<int64_t> taps;  // of the direct form (Window::taps)
 
-  // Windows of 3x3 that cover the window (WinogradConvolution).
-  int64_t parts() const { return winograd_side(kernel_size) * winograd_side(kernel_size); }
-  int64_t positions() const { return winograd ? 16 * parts() : static_cast<int64_t>(taps.size()); }
+  WinogradParts parts() const { return WinogradParts::of(kernel_size); }
+  int64_t positions() const { return winograd ? parts().size() : static_cast<int64_t>(taps.size()); }
   int64_t block_size() const { return positions() * channels * kernel.row_block; }
   int64_t blocks() const { return (rows + kernel.row_block - 1) / kernel.row_block; }
   // Values of a thread's buffer of filters.
-  int64_t filters_size(int64_t area) const { return chunk(area) * (area + 9) * kernel.row_block; }
+  int64_t filters_size(int64_t area) const { return chunk(area) * area * kernel.row_block; }
 
   // Fills the row block `block` of `packed`.
   void pack(const WeightPair<const T>& weights, int64_t block, T* filters, T* packed) const {
@@ -56,9 +55,9 @@ struct PackedWeight {
       transposed ? load_columns(weights, row, count, c, some, filters)
                  : load_rows(weights, row, count, c, some, filters);
       if (winograd)
-        for (int64_t part = 0; part < parts(); ++part)
-          kernel.winograd_filters(part_of(filters, some, part), some, transposed && parts() == 1,
-                                  to + (part * channels + c) * row_block, parts() * channels * row_block);
+        for_each_part<const T>(filters, [&](const PartOfFilters<const T>& part, int64_t y, int64_t x) {
+          kernel.winograd_filters(part, parts(), y, x, some, to + c * row_block, channels * row_block);
+        });
       else
         for (int64_t i = 0; i < positions(); ++i)
           for (int64_t j = 0; j < some; ++j)
@@ -75,17 +74,9 @@ struct PackedWeight {
     for (int64_t c = 0; c < channels; c += chunk(weights.area)) {
       const int64_t some = std::min(chunk(weights.area), channels - c);
       if (winograd)
-        for (int64_t part = 0; part < parts(); ++part) {
-          T* small = parts() == 1 ? filters : filters + some * weights.area * row_block;
-          kernel.winograd_filter_gradients(from + (part * channels + c) * row_block, parts() * channels * row_block,
-                                           some, small);
-          if (parts() > 1)
-            for_each_tap(part, [&](int64_t small_tap, int64_t tap) {
-              for (int64_t j = 0; j < some; ++j)
-                std::copy_n(small + (9 * j + small_tap) * row_block, row_block,
-                            filters + (j * weights.area + tap) * row_block);
-            });
-        }
+        for_each_part<T>(filters, [&](const PartOfFilters<T>& part, int64_t y, int64_t x) {
+          kernel.winograd_filter_gradients(from + c * row_block, channels * row_block, parts(), y, x, some, part);
+        });
       else
         for (int64_t i = 0; i < positions(); ++i)
           for (int64_t j = 0; j < some; ++j)
@@ -100,27 +91,17 @@ struct PackedWeight {
   }
 
  private:
-  // Calls body(tap of the 3x3 filter, tap of the whole one) for the taps of a part that lie inside the window.
-  template <class Body>
-  void for_each_tap(int64_t part, const Body& body) const {
-    const int64_t side = winograd_side(kernel_size), top = part / side * 3, left = part % side * 3;
-    for (int64_t y = top; y < std::min(top + 3, kernel_size); ++y)
-      for (int64_t x = left; x < std::min(left + 3, kernel_size); ++x)
-        body((y - top) * 3 + x - left, y * kernel_size + x);
-  }
-
-  // The 3x3 filters of one part, behind the whole ones if there are several parts; mirrored there.
-  const T* part_of(T* filters, int64_t some, int64_t part) const {
-    if (parts() == 1) return filters;
-    const int64_t area = kernel_size * kernel_size, row_block = kernel.row_block;
-    T* small = filters + some * area * row_block;
-    std::fill_n(small, 9 * some * row_block, T(0));
-    for_each_tap(part, [&](int64_t small_tap, int64_t tap) {
-      const int64_t from = transposed ? area - 1 - tap : tap;
-      for (int64_t j = 0; j < some; ++j)
-        std::copy_n(filters + (j * area + from) * row_block, row_block, small + (9 * j + small_tap) * row_block);
-    });
-    return small;
+  // Calls body(part (y, x) of the window, y, x) for each of them; of the mirrored window where it is transposed.
+  template <class V, class Body>
+  void for_each_part(V* filters, const Body& body) const {
+    const int64_t area = kernel_size * kernel_size, row_block = kernel.row_block, column = transposed ? -1 : 1;
+    V* const first = filters + (transposed ? area - 1 : 0) * row_block;
+    for (int64_t y = 0; y < parts().side; ++y)
+      for (int64_t x = 0; x < parts().side; ++x) {
+        const int64_t tap = parts().first_tap(y) * kernel_size + parts().first_tap(x);
+        body({first + tap * column * row_block, area * row_block, kernel_size * column * row_block, column * row_block},
+             y, x);
+      }
   }
 
   // Channels that are packed at once.

@@ -20,8 +20,8 @@ namespace pdb::cpu {
 // weight, which is two to three times as large in this form, serves few pixels.
 inline bool use_winograd(const Layer& layer, int64_t gate_count = kGateCount) {
   const auto covered = [&](int64_t size) { return round_up(size, 2 * layer.dilation); };
-  const int64_t side = winograd_side(layer.kernel);
-  const int64_t weight = 16 * side * side * gate_count * layer.channels * (layer.in_channels + layer.channels);
+  const int64_t weight =
+      WinogradParts::of(layer.kernel).size() * gate_count * layer.channels * (layer.in_channels + layer.channels);
   return layer.kernel >= 3 && std::min(layer.channels, layer.in_channels) >= 16 &&
          covered(layer.height) * covered(layer.width) * 4 <= layer.height * layer.width * 5 &&
          (layer.kernel == 3 || layer.batch * layer.pixels() >= (weight < 12'000'000 ? 128 : 1024));

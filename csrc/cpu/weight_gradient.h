@@ -16,11 +16,12 @@ class WeightGradient {
         first_(first),
         rows_(rows),
         winograd_(plan.winograd_gradient()),
+        parts_(WinogradParts::of(plan.layer.kernel)),
         offsets_(winograd_ ? winograd_shifts(plan.grid, plan.layer.kernel, plan.layer.dilation)
                            : plan.window.offsets(plan.grid, 1)),
         blocks_(plan.padded(rows) / plan.kernel.row_block) {
     if (needs_weights) {
-      const int64_t positions = winograd_ ? 16 * parts() : plan.window.size();
+      const int64_t positions = winograd_ ? parts_.size() : plan.window.size();
       size_ = plan.padded(rows) * positions * plan.inputs();
       total_ = Buffer<T>(size_);
       if (plan.layer.steps > 1) step_ = Buffer<T>(size_);
@@ -65,8 +66,6 @@ class WeightGradient {
   }
 
  private:
-  int64_t parts() const { return static_cast<int64_t>(offsets_.size()); }  // of Winograd's form
-
   void add_weights(bool first, int64_t unit, int64_t channels, const Buffer<T>& inputs, const Buffer<T>& dgates,
                    T* scratch) const {
     T* sums = first ? total_.data() : step_.data();
@@ -88,9 +87,10 @@ class WeightGradient {
   void for_each_range(int64_t unit, Body body) const {
     const int64_t tap = plan_.inputs() * plan_.kernel.row_block;
     if (!winograd_) return body(unit * tap, tap);
-    const int64_t first = unit / 4 * blocks_a_unit_, position = parts() * tap;
+    const int64_t first = unit / 4 * blocks_a_unit_, position = unit % 4 * 4;
+    const int64_t begin = parts_.begin(position), size = parts_.begin(position + 4) - begin;
     for (int64_t i = first; i < std::min(first + blocks_a_unit_, blocks_); ++i)
-      body((16 * i + unit % 4 * 4) * position, 4 * position);
+      body((i * parts_.size() + begin) * tap, size * tap);
   }
 
   // Unit: one tap of the window and one row block.
@@ -116,15 +116,14 @@ class WeightGradient {
     const Strips& strips = plan_.strips;
     const int64_t first = unit / 4 * blocks_a_unit_, gates = plan_.gates(), inputs = plan_.inputs();
     const int64_t step = plan_.layer.dilation;
-    const WinogradConvolution<T> convolution{nullptr, inputs,  plan_.padded(rows_), step * plan_.grid.pitch(),
-                                             step,    parts(), offsets_.data()};
+    const WinogradConvolution<T> convolution{nullptr, inputs, plan_.padded(rows_), step * plan_.grid.pitch(),
+                                             step,    parts_, offsets_.data()};
     for (int64_t n = 0; n < plan_.layer.batch; ++n)
-      for (int64_t part = 0; part < parts(); ++part)
-        plan_.kernel.winograd_weight_gradient(
-            convolution, {plan_.frame(frames, n, inputs) + offsets_[part] * inputs, inputs, channels},
-            strips.corner.data(), {plan_.frame(dgates, n, gates) + first_, gates, rows_}, strips.first.data(),
-            static_cast<int64_t>(strips.first.size()), static_cast<int>(unit % 4), first,
-            std::min(blocks_a_unit_, blocks_ - first), scratch, sums + part * inputs * plan_.kernel.row_block);
+      plan_.kernel.winograd_weight_gradient(convolution, {plan_.frame(frames, n, inputs), inputs, channels},
+                                            strips.corner.data(),
+                                            {plan_.frame(dgates, n, gates) + first_, gates, rows_}, strips.first.data(),
+                                            static_cast<int64_t>(strips.first.size()), static_cast<int>(unit % 4),
+                                            first, std::min(blocks_a_unit_, blocks_ - first), scratch, sums);
   }
 
   void add_bias(int64_t block, const Buffer<T>& dgates) const {
@@ -140,6 +139,7 @@ class WeightGradient {
   const Plan<T>& plan_;
   const int64_t first_, rows_;
   const bool winograd_;
+  const WinogradParts parts_;
   std::vector<int64_t> offsets_;  // of the taps, or of the parts
   int64_t blocks_, blocks_a_unit_ = 1, weight_units_ = 0, size_ = 0;
   Buffer<T> bias_;

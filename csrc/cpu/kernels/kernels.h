@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "cpu/kernels/winograd_parts.h"
+
 namespace pdb::cpu {
 
 constexpr int kMaxRowBlock = 64;  // upper bound of Kernels::row_block
@@ -34,16 +36,24 @@ struct Convolution {
 };
 
 // A convolution in the Winograd form F(2x2, 3x3) (filters_impl.h): 16 products instead of 36 for 2x2 pixels. A larger
-// window is cut into `parts` windows of 3x3, each with a filter of its own and as far from the centre as shifts[part]
-// says, in pixels of a frame; their products are summed before the transform back. weight: [rows / row_block, rounded
-// up][16][parts][channels][row_block].
+// window is cut into parts with filters of their own, as far from the centre as shifts[part] says, in pixels of a
+// frame; their products are summed before the transform back. weight: [rows / row_block, rounded
+// up][parts.size()][channels][row_block], in the order of WinogradParts::index.
 template <class T>
 struct WinogradConvolution {
   const T* weight;
   int64_t channels, rows;
   int64_t step_y, step_x;  // pixels of a frame from one window position to the next
-  int64_t parts;
-  const int64_t* shifts;
+  WinogradParts parts;
+  const int64_t* shifts;  // [parts.count()]
+};
+
+// Filters as they are before the transform, each value a row block: the one at the tap (y, x) of a part lies at first +
+// y * row + x * column, and those of the next channel `channel` behind. Backwards for a mirrored window.
+template <class T>
+struct PartOfFilters {
+  T* first;
+  int64_t channel, row, column;
 };
 
 // The pixels of a strip. pixel[p] is the position in arrays over the whole image, [pixel][channels] or [pixel][gates *
@@ -127,7 +137,7 @@ struct Kernels {
 
   // The same for the 2x2 pixels of each of up to kStripTiles tiles. corners: frame positions of the top left of the 4x4
   // pixels that a tile reads. out is [4 * tiles][rows], the pixels of a tile in reading order. scratch:
-  // winograd_scratch(parts * channels) values.
+  // winograd_scratch(parts.count() * channels) values.
   void (*winograd)(const WinogradConvolution<T>&, const Source<T>&, const int64_t* corners, int64_t tiles,
                    const T* init, T* scratch, T* out);
 
@@ -149,18 +159,19 @@ struct Kernels {
                           int64_t pitch, T* dweight);
 
   // The same in the Winograd form, for its positions 4 * line + j, j < 4, and the row blocks first_block .. first_block
-  // + blocks: adds to dweight, [rows / row_block][16][channels][row_block]. source and dgates: whole frames; corners as
-  // above, for one part; firsts: frame positions of the tiles' first pixels. scratch: winograd_gradient_scratch()
-  // values.
+  // + blocks: adds to dweight, laid out like the convolution's weight. source and dgates: whole frames; corners as
+  // above; firsts: frame positions of the tiles' first pixels. scratch: winograd_gradient_scratch() values.
   void (*winograd_weight_gradient)(const WinogradConvolution<T>&, const Source<T>& source, const int64_t* corners,
                                    const Source<T>& dgates, const int64_t* firsts, int64_t tiles, int line,
                                    int64_t first_block, int64_t blocks, T* scratch, T* dweight);
 
-  // The transform of weights, of 3x3 filters that lie as [channels][9][row_block]: the sixteen values of a filter go to
-  // packed + i * position, each [channels][row_block]. mirrored: the filters are rotated by 180 degrees first.
-  void (*winograd_filters)(const T* filters, int64_t channels, bool mirrored, T* packed, int64_t position);
-  // The transposed map, for gradients: from what winograd_weight_gradient leaves to [channels][9][row_block].
-  void (*winograd_filter_gradients)(const T* packed, int64_t position, int64_t channels, T* filters);
+  // The transform of the filters of part (y, x): the values at each position go to packed + its index * slab,
+  // [channels][row_block].
+  void (*winograd_filters)(const PartOfFilters<const T>&, const WinogradParts&, int64_t y, int64_t x, int64_t channels,
+                           T* packed, int64_t slab);
+  // The transposed map, for gradients, from what winograd_weight_gradient leaves.
+  void (*winograd_filter_gradients)(const T* packed, int64_t slab, const WinogradParts&, int64_t y, int64_t x,
+                                    int64_t channels, const PartOfFilters<T>&);
 
   // dbias[r] += sum over `pixels` consecutive pixels of dgates[p][r], r < row_block.
   void (*bias_gradient)(const T* dgates, int64_t gates, int64_t pixels, T* dbias);

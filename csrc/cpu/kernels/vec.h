@@ -29,6 +29,7 @@ struct Native<double> {
 
 template <class T>
 struct Vec {
+  using Scalar = T;
   using Values = typename Native<T>::Values;
   static constexpr int size = PDB_VECTOR_BYTES / sizeof(T);
   Values v;

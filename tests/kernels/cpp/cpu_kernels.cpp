@@ -37,7 +37,8 @@ struct Case {
 };
 const Case kCases[] = {{1, 1, 3, 1, 1, 4, 1},   {7, 6, 3, 1, 3, 20, 2},   {9, 13, 5, 2, 5, 36, 1},
                        {13, 5, 3, 4, 17, 8, 3}, {5, 70, 3, 2, 33, 64, 1}, {8, 9, 1, 3, 40, 12, 2},
-                       {3, 4, 7, 1, 2, 128, 1}, {17, 11, 3, 2, 9, 20, 2}};
+                       {3, 4, 7, 1, 2, 128, 1}, {17, 11, 3, 2, 9, 20, 2}, {12, 9, 7, 1, 18, 36, 2},
+                       {6, 7, 9, 1, 3, 8, 1},   {5, 8, 11, 2, 4, 12, 1}};
 
 template <class T>
 std::vector<T> random_frames(const Case& c, const Grid& grid, int64_t channels, int64_t extra) {
@@ -104,10 +105,10 @@ void test_convolutions(const Kernels<T>& kernel, const Case& c) {
     const Strips strips = winograd ? Strips::tiled(grid, c.dilation, c.batch) : Strips::rows(grid, c.batch);
     const auto frame = random_frames<T>({c.height, c.width, 0, 0, 0, 0, 1}, grid, c.channels, 0);
     const auto offsets = winograd ? winograd_shifts(grid, c.kernel_size, c.dilation) : window.offsets(grid, 1);
-    const int64_t parts = static_cast<int64_t>(offsets.size());
+    const WinogradParts parts = WinogradParts::of(c.kernel_size);
     const PackedWeight<T> form{kernel, c.rows, c.channels, winograd, false, c.kernel_size, window.taps()};
     std::vector<T> packed(form.blocks() * form.block_size()), out(kStripSlots * padded);
-    std::vector<T> scratch(winograd_scratch(parts * c.channels));
+    std::vector<T> scratch(winograd_scratch(parts.count() * c.channels));
     std::vector<T> filters(form.filters_size(area));
     for (int64_t i = 0; i < form.blocks(); ++i)
       form.pack({weight_x.data(), weight_h.data(), x_channels, c.channels - x_channels, area}, i, filters.data(),
@@ -187,20 +188,17 @@ void test_gradients(const Kernels<T>& kernel, const Case& c) {
   if (k < 3) return;
   const Strips strips = Strips::tiled(grid, c.dilation);
   const auto shifts = winograd_shifts(grid, k, c.dilation);
-  const int64_t parts = static_cast<int64_t>(shifts.size());
+  const WinogradParts parts = WinogradParts::of(k);
   const WinogradConvolution<T> convolution{nullptr,    c.channels, padded,       c.dilation * grid.pitch(),
                                            c.dilation, parts,      shifts.data()};
-  std::vector<T> transformed(padded * 16 * parts * c.channels, T(0)),
+  std::vector<T> transformed(padded * parts.size() * c.channels, T(0)),
       scratch(winograd_gradient_scratch(c.channels, padded / block));
   for (int64_t n = 0; n < c.batch; ++n)
-    for (int64_t part = 0; part < parts; ++part)
-      for (int line = 0; line < 4; ++line)
-        kernel.winograd_weight_gradient(
-            convolution,
-            {source.data() + (n * grid.frame_pixels() + shifts[part]) * c.channels, c.channels, c.channels},
-            strips.corner.data(), {dgates.data() + n * grid.frame_pixels() * c.rows, c.rows, c.rows},
-            strips.first.data(), static_cast<int64_t>(strips.first.size()), line, 0, padded / block, scratch.data(),
-            transformed.data() + part * c.channels * block);
+    for (int line = 0; line < 4; ++line)
+      kernel.winograd_weight_gradient(
+          convolution, {source.data() + n * grid.frame_pixels() * c.channels, c.channels, c.channels},
+          strips.corner.data(), {dgates.data() + n * grid.frame_pixels() * c.rows, c.rows, c.rows}, strips.first.data(),
+          static_cast<int64_t>(strips.first.size()), line, 0, padded / block, scratch.data(), transformed.data());
   unpack({kernel, c.rows, c.channels, true, false, k, {}}, transformed, k * k, weight);
   compare("winograd_weight_gradient", weight);
 }
