@@ -43,7 +43,8 @@ def convgru(
         dilation: dilation of all convolutions, at least 1.
         reverse: run t = T-1 ... 0. Outputs stay in frame order, and h_n is then the state at frame 0.
         implementation: "auto" uses the native op where it can; "reference" uses PyTorch's own operators alone
-            (:func:`pdb_ext.reference.convgru`, one step after the other): for ONNX and gradients of gradients.
+            (:func:`pdb_ext.reference.convgru`, one step after the other): for gradients of gradients. ONNX export
+            always takes the latter.
 
     Returns:
         output (T, N, C, H, W), every h_t in frame order; and h_n (N, C, H, W), the last state.

@@ -101,7 +101,8 @@ def convlstm(
             than eight steps, unless the layer is so large that the convolution costs more than what it saves (4 GFLOP a
             step), else no.
         implementation: "auto" uses the native op where it can; "reference" uses PyTorch's own operators alone
-            (:func:`pdb_ext.reference.convlstm`, one step after the other): for ONNX and gradients of gradients.
+            (:func:`pdb_ext.reference.convlstm`, one step after the other): for gradients of gradients. ONNX export
+            always takes the latter.
 
     Returns:
         output (T, N, C, H, W), every h_t in frame order; and (h_n, c_n), each (N, C, H, W), the last state.
@@ -185,10 +186,13 @@ def is_native(tensors: tuple[Tensor | None, ...], implementation: str, layer: st
 
 
 def needs_reference(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether a derivative is being taken that the native ops do not have.
+    """Whether a derivative is being taken that the native ops do not have, or a program made that cannot hold them.
 
-    They have no forward mode (their tangents would be zero), and `torch.func` refuses ops registered as they are.
+    They have no forward mode (their tangents would be zero), and `torch.func` refuses ops registered as they are. ONNX
+    knows PyTorch's own operators alone.
     """
+    if _is_exporting_to_onnx():
+        return True
     if torch.compiler.is_compiling():
         return False
     if are_functorch_transforms_active():
@@ -196,6 +200,12 @@ def needs_reference(tensors: tuple[Tensor | None, ...]) -> bool:
     if forward_ad._current_level < 0:  # outside of dual_level(), where asking every tensor would take long
         return False
     return any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors)
+
+
+def _is_exporting_to_onnx() -> bool:
+    # PyTorch's own question takes longer than a part of a small step: it is put only where a program is traced.
+    is_traced = torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+    return (is_traced or torch.jit.is_tracing()) and torch.onnx.is_in_onnx_export()
 
 
 def _warn_of_fallback(device: str, layer: str) -> None:
