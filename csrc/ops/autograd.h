@@ -49,8 +49,9 @@ variable_list of_arguments(const Tuple& gradients, const std::array<bool, count>
   return result;
 }
 
-// What differentiates a backward op: its gradients would be gradients of gradients. Op: its call, and the name of the
-// forward op; a type of one name in all files, as compiled autograd knows functions by their names.
+// What differentiates a backward op: its gradients would be gradients of gradients. Op: its call, the name of the
+// forward op and what else to say of it; a type of one name in all files, as compiled autograd knows functions by their
+// names.
 template <class Op>
 struct OnceDifferentiable : torch::autograd::Function<OnceDifferentiable<Op>> {
   static constexpr bool is_traceable = true;
@@ -62,8 +63,7 @@ struct OnceDifferentiable : torch::autograd::Function<OnceDifferentiable<Op>> {
   }
   static variable_list backward(AutogradContext*, const variable_list&) {
     TORCH_CHECK(false, Op::kName, ": double backward (a gradient of a gradient) is not supported by the native op; ",
-                "use implementation=\"reference\" for it, of the layer or of pdb_ext.", Op::kName,
-                "; in a model that was converted, pdb_ext.unconvert");
+                "use implementation=\"reference\" for it, of the layer or of pdb_ext.", Op::kName, Op::kHint);
   }
 };
 

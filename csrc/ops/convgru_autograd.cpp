@@ -19,6 +19,7 @@ struct ConvGRUOp {
 
 struct ConvGRUBackwardOp {
   static constexpr const char* kName = "convgru";
+  static constexpr const char* kHint = "";
   static GruBackwardResult call(const OptionalTensor& grad_output, const at::Tensor& x, const at::Tensor& weight_x,
                                 const at::Tensor& weight_h, const OptionalTensor& h_0, const at::Tensor& output,
                                 const at::Tensor& gates, int64_t dilation, bool reverse,

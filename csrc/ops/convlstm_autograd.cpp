@@ -19,6 +19,7 @@ struct ConvLSTMOp {
 
 struct ConvLSTMBackwardOp {
   static constexpr const char* kName = "convlstm";
+  static constexpr const char* kHint = "; in a model that was converted, pdb_ext.unconvert";
   static BackwardResult call(const OptionalTensor& grad_output, const OptionalTensor& grad_c_n, const at::Tensor& x,
                              const at::Tensor& weight_x, const at::Tensor& weight_h, const OptionalTensor& bias,
                              const OptionalTensor& peephole, const OptionalTensor& h_0, const OptionalTensor& c_0,
