@@ -37,7 +37,7 @@ Memory = tuple[Rearranged, Rearranged]
 # CPU for each size of the kernel of layers of 16 channels that read 16, others by the products that they make; there
 # narrow layers leave vector registers half empty. Elsewhere for all layers.
 LEAST_PIXELS = {1: 2048, 3: 256}
-LEAST_PIXELS_OF_LARGE_WINDOWS = 1024
+LEAST_PIXELS_OF_LARGE_WINDOWS = 16
 LEAST_PIXELS_ELSEWHERE = {1: 1024, 3: 1024}
 LEAST_PIXELS_OF_LARGE_WINDOWS_ELSEWHERE = 8192
 LEAST_CHANNELS = 12

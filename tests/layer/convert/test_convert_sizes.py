@@ -20,7 +20,7 @@ def step(C, size):
 
 @pytest.mark.parametrize(
     ("C", "kernel", "size", "expected"),
-    [(16, 3, 8, 0), (16, 3, 16, 1), (64, 3, 8, 1), (16, 1, 32, 0), (64, 1, 16, 1), (16, 5, 16, 0), (16, 5, 32, 1),
+    [(16, 3, 8, 0), (16, 3, 16, 1), (64, 3, 8, 1), (16, 1, 32, 0), (64, 1, 16, 1), (16, 5, 3, 0), (16, 5, 4, 1),
      (8, 3, 64, 0), (8, 5, 64, 0), (12, 1, 64, 0)],
 )  # fmt: skip
 def test_a_single_step(C, kernel, size, expected):
@@ -33,11 +33,12 @@ def test_several_steps_need_fewer_pixels():
     assert uses_op(stack, torch.randn(1, 4, 16, 6, 6)) == 1 and uses_op(stack, torch.randn(1, 1, 16, 6, 6)) == 0
 
 
-def test_a_stack_of_which_one_layer_is_too_small_for_the_op_runs_it_for_none():
-    stack = StackedConvLSTM(16, [16, 16], (3, 3), True)
-    stack.cell_list[1] = ConvLSTMCell(16, 16, (5, 5), True)
-    pdb_ext.convert(stack, strict=True)
-    assert uses_op(stack, torch.randn(1, 2, 16, 16, 16)) == 2  # the steps of the first layer, one by one
+def test_a_stack_of_which_one_layer_is_too_narrow_for_the_op_runs_it_for_none():
+    stack = pdb_ext.convert(StackedConvLSTM(16, [16, 8], (3, 3), True), strict=True)
+    assert uses_op(stack, torch.randn(1, 3, 16, 16, 16)) == 3  # the steps of the first layer, one by one
+    with op_at_any_size():
+        stack = pdb_ext.convert(StackedConvLSTM(16, [16, 8], (3, 3), True), strict=True)
+        assert uses_op(stack, torch.randn(1, 3, 16, 16, 16)) == 2  # the two layers
 
 
 @pytest.mark.parametrize("make", [lambda: ConvLSTMCell(4, 4, (3, 3), True), lambda: GatesInConvLSTMCell(4, 4)])
