@@ -57,7 +57,7 @@ def record_calls() -> Iterator[Calls]:
     - `path`: on CUDA "step" (one launch for each step), "persistent" (one launch for all steps) or "aten" (PyTorch's
       convolutions); on the CPU the instruction set, such as "avx2";
     - `kernel`: on CUDA a part of the names under which a profiler shows the kernels of the steps; on the CPU
-      "winograd" or "direct";
+      "winograd", "direct" or "direct by rows";
     - `layers`: the number of layers computed together;
     - `tensor_cores`: whether matrix products ran on tensor cores (for float32 that means TF32).
 

@@ -26,7 +26,7 @@ class Backward {
         dx_(layer.batch * plan_.grid.pixels() * x_rows_),
         needs_weights_(tensors.grad_weight_x || tensors.grad_weight_h),
         inputs_(needs_weights_ ? plan_.frames(plan_.inputs()) : Buffer<T>()),
-        weights_(plan_, 0, plan_.gates(), needs_weights_, tensors.grad_bias) {
+        weights_(plan_, 0, plan_.gates(), tensors.grad_weight_x, tensors.grad_weight_h, tensors.grad_bias) {
     if (!tensors.gates) recomputation_ = std::make_unique<Recomputation<T>>(plan_, tensors, peephole_.data());
     if (tensors.grad_peephole) dpeephole_ = Buffer<T>::zeros(kPeepholeCount * plan_.picture_state());
     if (tensors.c_0) plan_.to_pixels(tensors.c_0, layer.batch, c_0_.data());
@@ -45,7 +45,7 @@ class Backward {
       weights_.add(step == layer.steps - 1, h_previous(step).data != nullptr, inputs_, dgates_);
     }
     if (x_rows_) plan_.parallel_rows(x_rows_, [&](int64_t n, int64_t y) { emit_dx(0, n, y); });
-    weights_.result(tensors_.grad_weight_x, tensors_.grad_weight_h, tensors_.grad_bias);
+    weights_.finish();
     if (tensors_.grad_peephole) plan_.from_pixels(dpeephole_.data(), kPeepholeCount, tensors_.grad_peephole);
     if (tensors_.grad_h_0) plan_.from_pixels(dh(-1), layer.batch, tensors_.grad_h_0);
     if (tensors_.grad_c_0) plan_.from_pixels(dc_.data(), layer.batch, tensors_.grad_c_0);

@@ -1,5 +1,6 @@
 // The forward pass. One step of the recurrence is one parallel loop over strips of pixels; a strip's dilated
-// convolution, all four gates and its cell update follow each other while the pre-activations are in the cache.
+// convolution, all four gates and its cell update follow each other while the pre-activations are in the cache. (Where
+// the convolution is divided by rows of the weight, it is a loop of its own before that: strip_convolution.h.)
 #include "cpu/strip_convolution.h"
 
 namespace pdb::cpu {
@@ -42,20 +43,13 @@ class Forward {
 
  private:
   void run_step(int64_t step, int64_t t, const T* c_previous, T* c) const {
-    const int64_t strips = plan_.strips.size();
     const bool has_h = step > 0 || tensors_.h_0;  // else it is zero, and needs no convolution
-    plan_.parallel(plan_.layer.batch * strips, plan_.strip_work(), [&](int64_t begin, int64_t end) {
-      const Buffer<T> buffer(kStripSlots * convolution_.rows() + convolution_.scratch());
-      T *gates = buffer.data(), *scratch = gates + kStripSlots * convolution_.rows();
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t n = unit / strips, strip = unit % strips;
-        const T* frame = plan_.frame(frames_[step % 2], n, plan_.inputs());
-        const Source<T> source{frame, plan_.inputs(), has_h ? plan_.inputs() : plan_.layer.in_channels};
-        convolution_.run(strip, source, bias_.data(), scratch, gates);
-        update(step, t, n, strip, gates, c_previous, c);
-        plan_.for_rows_of_strip(strip, [&](int64_t y) { move_row(step, n, y); });
-      }
-    });
+    const int64_t inputs = plan_.inputs();
+    convolution_.run({frames_[step % 2], inputs, 0, has_h ? inputs : plan_.layer.in_channels}, bias_.data(),
+                     [&](int64_t n, int64_t strip, T* gates) {
+                       update(step, t, n, strip, gates, c_previous, c);
+                       plan_.for_rows_of_strip(strip, [&](int64_t y) { move_row(step, n, y); });
+                     });
   }
 
   // Copies that overlap with a running step: the next step's x comes in, the last step's h goes out.

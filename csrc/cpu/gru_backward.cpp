@@ -23,8 +23,10 @@ class GruBackwardPass {
         dgates_(plan_.frames(plan_.gates())),
         dh_(Buffer<T>::zeros(plan_.state())),
         dx_(layer.batch * plan_.grid.pixels() * x_rows_),
-        weights_r_z_(plan_, kGateR * layer.channels, 2 * layer.channels, needs_weights_, tensors.grad_bias),
-        weights_n_(plan_, kGateN * layer.channels, layer.channels, needs_weights_, tensors.grad_bias) {}
+        weights_r_z_(plan_, kGateR * layer.channels, 2 * layer.channels, tensors.grad_weight_x, tensors.grad_weight_h,
+                     tensors.grad_bias),
+        weights_n_(plan_, kGateN * layer.channels, layer.channels, tensors.grad_weight_x, tensors.grad_weight_h,
+                   tensors.grad_bias) {}
 
   void run() const {
     const int64_t last = plan_.layer.steps - 1;
@@ -41,8 +43,8 @@ class GruBackwardPass {
       weights_n_.add(step == last, has_h, reset_frames_, dgates_);
     }
     if (x_rows_) plan_.parallel_rows(x_rows_, [&](int64_t n, int64_t y) { emit_dx(0, n, y); });
-    for (const WeightGradient<T>* weights : {&weights_r_z_, &weights_n_})
-      weights->result(tensors_.grad_weight_x, tensors_.grad_weight_h, tensors_.grad_bias);
+    weights_r_z_.finish();
+    weights_n_.finish();
     if (tensors_.grad_h_0) plan_.from_pixels(dh_.data(), plan_.layer.batch, tensors_.grad_h_0);
   }
 

@@ -58,19 +58,12 @@ class GruForwardPass {
   void run_half(const StripConvolution<T>& convolution, const Buffer<T>& bias, const Buffer<T>& from,
                 const Buffer<T>& to, int64_t step, bool has_h, void (*cell)(const GruForward<T>&),
                 const MoveRow& move_row) const {
-    const int64_t strips = plan_.strips.size();
-    plan_.parallel(plan_.layer.batch * strips, plan_.strip_work() / 2, [&](int64_t begin, int64_t end) {
-      const Buffer<T> buffer(kStripSlots * convolution.rows() + convolution.scratch());
-      T *sums = buffer.data(), *scratch = sums + kStripSlots * convolution.rows();
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t n = unit / strips, strip = unit % strips;
-        const Source<T> source{plan_.frame(from, n, plan_.inputs()), plan_.inputs(),
-                               has_h ? plan_.inputs() : plan_.layer.in_channels};
-        convolution.run(strip, source, bias.data(), scratch, sums);
-        cell(arguments(step, n, strip, has_h, sums, convolution.rows(), to));
-        plan_.for_rows_of_strip(strip, [&](int64_t y) { move_row(n, y); });
-      }
-    });
+    const int64_t inputs = plan_.inputs();
+    convolution.run({from, inputs, 0, has_h ? inputs : plan_.layer.in_channels}, bias.data(),
+                    [&](int64_t n, int64_t strip, const T* sums) {
+                      cell(arguments(step, n, strip, has_h, sums, convolution.rows(), to));
+                      plan_.for_rows_of_strip(strip, [&](int64_t y) { move_row(n, y); });
+                    });
   }
 
   GruForward<T> arguments(int64_t step, int64_t n, int64_t strip, bool has_h, const T* sums, int64_t stride,

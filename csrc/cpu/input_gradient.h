@@ -23,23 +23,17 @@ class InputGradient {
   // sums [slot][stride] of h.
   template <class Body>
   void run(const Buffer<T>& dgates, bool adds_dx, const Buffer<T>& dx, bool wants_h, const Body& of_h) const {
-    const int64_t strips = plan_.strips.size(), rows = wants_h ? convolution_.rows() : plan_.computed(x_rows_);
+    const int64_t rows = wants_h ? convolution_.rows() : plan_.computed(x_rows_);
     if (rows == 0) return;
-    plan_.parallel(plan_.layer.batch * strips, plan_.strip_work(), [&](int64_t begin, int64_t end) {
-      const Buffer<T> buffer(kStripSlots * rows + convolution_.scratch());
-      T *sums = buffer.data(), *scratch = sums + kStripSlots * rows;
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t n = unit / strips, strip = unit % strips;
-        const Source<T> source{plan_.frame(dgates, n, plan_.gates()) + first_, plan_.gates(), channels_};
-        convolution_.run(strip, source, zeros_.data(), scratch, sums, rows);
-        T* to = dx.data() + n * plan_.grid.pixels() * x_rows_;
-        if (adds_dx)
-          plan_.add_to_pixels(strip, sums, rows, x_rows_, to);
-        else
-          copy(strip, sums, rows, to);
-        if (wants_h) of_h(n, strip, sums + x_rows_, rows);
-      }
-    });
+    convolution_.run({dgates, plan_.gates(), first_, channels_}, zeros_.data(), rows,
+                     [&](int64_t n, int64_t strip, const T* sums) {
+                       T* to = dx.data() + n * plan_.grid.pixels() * x_rows_;
+                       if (adds_dx)
+                         plan_.add_to_pixels(strip, sums, rows, x_rows_, to);
+                       else
+                         copy(strip, sums, rows, to);
+                       if (wants_h) of_h(n, strip, sums + x_rows_, rows);
+                     });
   }
 
  private:

@@ -36,6 +36,17 @@ struct Window {
 
   int64_t size() const { return (2 * reach_y + 1) * (2 * reach_x + 1); }
 
+  // How many pairs of a pixel of the image and a position of its window lie inside the image.
+  int64_t products(int64_t height, int64_t width) const {
+    const auto along = [&](int64_t size, int64_t reach) {
+      return (2 * reach + 1) * size - dilation * reach * (reach + 1);
+    };
+    return along(height, reach_y) * along(width, reach_x);
+  }
+  // How many pixels below and to the right of the centre a position is.
+  int64_t tap_y(int64_t i) const { return (i / (2 * reach_x + 1) - reach_y) * dilation; }
+  int64_t tap_x(int64_t i) const { return (i % (2 * reach_x + 1) - reach_x) * dilation; }
+
   // Index ky * k + kx of each position.
   std::vector<int64_t> taps() const {
     const int64_t radius = kernel_size / 2;

@@ -29,23 +29,16 @@ class Merge {
  private:
   // Meanwhile the rows of the next frame come in and those of the last go out.
   void run_frame(int64_t t) const {
-    const int64_t strips = plan_.strips.size();
-    plan_.parallel(plan_.layer.batch * strips, plan_.strip_work() / 4, [&](int64_t begin, int64_t end) {
-      const Buffer<T> buffer(kStripSlots * convolution_.rows() + convolution_.scratch());
-      T *sums = buffer.data(), *scratch = sums + kStripSlots * convolution_.rows();
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t n = unit / strips, strip = unit % strips;
-        const Source<T> source{plan_.frame(frames_[t % 2], n, plan_.inputs()), plan_.inputs(), plan_.inputs()};
-        convolution_.run(strip, source, bias_.data(), scratch, sums);
-        const int64_t entry = plan_.strips.begin[strip];
-        plan_.kernel.tanh(sums, convolution_.rows(), plan_.strips.slot.data() + entry,
-                          plan_.strips.pixel.data() + entry, plan_.strips.pixels(strip), plan_.layer.channels,
-                          merged_[t % 2].data() + n * plan_.picture_state());
-        plan_.for_rows_of_strip(strip, [&](int64_t y) {
-          if (t + 1 < plan_.layer.steps) load_row(t + 1, n, y);
-          if (t > 0) emit_row(t - 1, n, y);
-        });
-      }
+    const int64_t inputs = plan_.inputs();
+    convolution_.run({frames_[t % 2], inputs, 0, inputs}, bias_.data(), [&](int64_t n, int64_t strip, const T* sums) {
+      const int64_t entry = plan_.strips.begin[strip];
+      plan_.kernel.tanh(sums, convolution_.rows(), plan_.strips.slot.data() + entry, plan_.strips.pixel.data() + entry,
+                        plan_.strips.pixels(strip), plan_.layer.channels,
+                        merged_[t % 2].data() + n * plan_.picture_state());
+      plan_.for_rows_of_strip(strip, [&](int64_t y) {
+        if (t + 1 < plan_.layer.steps) load_row(t + 1, n, y);
+        if (t > 0) emit_row(t - 1, n, y);
+      });
     });
   }
 

@@ -45,8 +45,7 @@ void pack(const Plan<T>& plan, const PackedWeight<T>& form, const WeightPair<con
 template <class T>
 std::shared_ptr<const T> packed_weight(const Plan<T>& plan, const WeightPair<const T>& weights, int64_t rows,
                                        int64_t channels, bool transposed) {
-  const PackedWeight<T> form{plan.kernel,       rows, channels, plan.winograd, transposed, plan.layer.kernel,
-                             plan.window.taps()};
+  const PackedWeight<T> form = plan.packed(rows, channels, plan.winograd, transposed);
   const int64_t size = form.blocks() * form.block_size(), outer = transposed ? channels : rows;
   const auto bytes = [&](int64_t values) { return values * static_cast<int64_t>(sizeof(T)); };
   const PackedKey key{weights.x,

@@ -66,28 +66,28 @@ struct PackedWeight {
     }
   }
 
-  // The inverse, for gradients, of the forward convolution only. `weights` must be zero at the taps that were left out.
+  // The inverse of pack, for gradients, of the forward convolution in Winograd's form.
   void unpack(const T* packed, int64_t block, T* filters, const WeightPair<T>& weights) const {
-    const int64_t row_block = kernel.row_block, row = block * row_block, count = std::min(row_block, rows - row);
     const T* from = packed + block * block_size();
-    if (!winograd && positions() < weights.area) std::fill_n(filters, filters_size(weights.area), T(0));
     for (int64_t c = 0; c < channels; c += chunk(weights.area)) {
       const int64_t some = std::min(chunk(weights.area), channels - c);
-      if (winograd)
-        for_each_part<T>(filters, [&](const PartOfFilters<T>& part, int64_t y, int64_t x) {
-          kernel.winograd_filter_gradients(from + c * row_block, channels * row_block, parts(), y, x, some, part);
-        });
-      else
-        for (int64_t i = 0; i < positions(); ++i)
-          for (int64_t j = 0; j < some; ++j)
-            std::copy_n(from + (i * channels + c + j) * row_block, row_block,
-                        filters + (j * weights.area + taps[i]) * row_block);
-      const int64_t area = weights.area;
-      weights.for_each_part(c, c + some, [&](T* weight, int64_t own, int64_t first, int64_t size, int64_t offset) {
-        kernel.transpose(filters + offset * area * row_block, row_block, size * area, count,
-                         weight + (row * own + first) * area, own * area);
+      for_each_part<T>(filters, [&](const PartOfFilters<T>& part, int64_t y, int64_t x) {
+        kernel.winograd_filter_gradients(from + c * kernel.row_block, channels * kernel.row_block, parts(), y, x, some,
+                                         part);
       });
+      store(filters, block, c, some, weights);
     }
+  }
+
+  // Filters of a row block and `some` channels from `channel` on, [some][taps][row_block], to the weights.
+  void store(const T* filters, int64_t block, int64_t channel, int64_t some, const WeightPair<T>& weights) const {
+    const int64_t area = weights.area, row = block * kernel.row_block,
+                  count = std::min<int64_t>(kernel.row_block, rows - row);
+    weights.for_each_part(channel, channel + some,
+                          [&](T* weight, int64_t own, int64_t first, int64_t size, int64_t offset) {
+                            kernel.transpose(filters + offset * area * kernel.row_block, kernel.row_block, size * area,
+                                             count, weight + (row * own + first) * area, own * area);
+                          });
   }
 
  private:

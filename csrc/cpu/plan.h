@@ -14,17 +14,30 @@
 
 namespace pdb::cpu {
 
-// Whether the convolutions of a layer use Winograd's form. It needs 2.25 times fewer multiplications (of 5x5 windows
-// 1.56 times, of 7x7 1.36 times) but some additions per channel. With few channels these do not pay, and the sums are
-// so short that the additions' rounding shows; nor does it pay if the tiles mostly hang over the edge, or if a large
-// weight, which is two to three times as large in this form, serves few pixels.
+// Whether the convolutions of a layer use Winograd's form. It needs 2.25 times fewer multiplications (of 5x5 and 7x7
+// windows half as many) but some additions per channel. With few channels these do not pay, and the sums are so short
+// that the additions' rounding shows; nor does it pay if the tiles mostly hang over the edge. In small images the
+// direct form leaves out the taps outside, and reads a weight, which is half as large there, once, where Winograd's
+// reads it for every strip; a strip takes as long as five more tiles, or ten if the weight is in no cache. How many
+// threads share the strips must not matter here, as the two forms round differently.
 inline bool use_winograd(const Layer& layer, int64_t gate_count = kGateCount) {
   const auto covered = [&](int64_t size) { return round_up(size, 2 * layer.dilation); };
-  const int64_t weight =
-      WinogradParts::of(layer.kernel).size() * gate_count * layer.channels * (layer.in_channels + layer.channels);
-  return layer.kernel >= 3 && std::min(layer.channels, layer.in_channels) >= 16 &&
-         covered(layer.height) * covered(layer.width) * 4 <= layer.height * layer.width * 5 &&
-         (layer.kernel == 3 || layer.batch * layer.pixels() >= (weight < 12'000'000 ? 128 : 1024));
+  const int64_t tiles = covered(layer.height) * covered(layer.width) / 4;
+  if (layer.kernel < 3 || std::min(layer.channels, layer.in_channels) < 16 || 16 * tiles > 5 * layer.pixels())
+    return false;
+  const Window window(layer.height, layer.width, layer.kernel, layer.dilation);
+  const int64_t strips = std::max<int64_t>(2, layer.batch * ((tiles + kStripTiles - 1) / kStripTiles));
+  const int64_t positions = WinogradParts::of(layer.kernel).size();
+  const int64_t weight = positions * gate_count * layer.channels * (layer.in_channels + layer.channels);
+  return positions * (layer.batch * tiles + strips * (weight < 8'000'000 ? 5 : 10)) <
+         layer.batch * window.products(layer.height, layer.width);
+}
+
+// Whether the direct convolutions of a layer are divided among the threads by rows of the weight (strip_convolution.h):
+// where few pixels share it. Sums over few channels do not pay for being stored after each tap.
+inline bool divides_by_rows(const Layer& layer) {
+  const int64_t inputs = layer.in_channels + layer.channels, pixels = layer.batch * layer.pixels();
+  return layer.kernel >= 5 ? inputs >= 32 && pixels <= 2048 : layer.kernel == 3 && inputs >= 256 && pixels <= 128;
 }
 
 template <class T>
@@ -32,7 +45,7 @@ struct Plan {
   const Layer layer;
   const Threads threads;
   const int64_t gate_count;
-  const bool winograd;
+  const bool winograd, by_rows;  // the form of the convolutions (strip_convolution.h)
   const Window window;
   const Grid grid;
   const Strips strips;
@@ -43,6 +56,7 @@ struct Plan {
         threads(threads),
         gate_count(gate_count),
         winograd(use_winograd(l, gate_count)),
+        by_rows(!winograd && divides_by_rows(l)),
         window(l.height, l.width, l.kernel, l.dilation),
         grid{l.height, l.width, (winograd ? winograd_border(l.kernel) : window.reach_y) * l.dilation,
              (winograd ? winograd_border(l.kernel) : window.reach_x) * l.dilation},
@@ -58,6 +72,10 @@ struct Plan {
   int64_t pixels_of_call() const { return layer.steps * layer.batch * grid.pixels(); }
   // Whether the gradient of the weights uses Winograd's form: it reads and writes them, but does not multiply by them.
   bool winograd_gradient() const { return winograd && (layer.kernel == 3 || layer.batch * layer.pixels() >= 512); }
+  // How the kernels have a weight of `rows` x `channels`, in Winograd's form or not.
+  PackedWeight<T> packed(int64_t rows, int64_t channels, bool in_winograd_form, bool transposed) const {
+    return {kernel, rows, channels, in_winograd_form, transposed, layer.kernel, window.taps()};
+  }
   int64_t padded(int64_t rows) const { return round_up(rows, kernel.row_block); }
   int64_t computed(int64_t rows) const { return round_up(rows, kernel.row_block / 2); }  // of a convolution
 
@@ -74,10 +92,9 @@ struct Plan {
     return {x ? x + first * layer.in_channels * area : nullptr, h ? h + first * layer.channels * area : nullptr,
             layer.in_channels, layer.channels, area};
   }
-  int64_t strip_work() const { return kStripSlots * window.size() * gates() * inputs() / 2; }
 
-  // Only the borders are set, to zero: the rest is written before it is read. One row block more than the pixels,
-  // because the gradient kernels read past the last row.
+  // Only the borders are set, to zero: the rest is written before it is read. One row block more than the pixels, as
+  // whole row blocks of gradients are read of the last pixel, too.
   Buffer<T> frames(int64_t channels) const {
     const int64_t size = grid.frame_pixels() * channels;
     Buffer<T> buffer(layer.batch * size + kMaxRowBlock);

@@ -31,19 +31,11 @@ class Recomputation {
       const int64_t frame = step > 0 ? plan_.layer.frame(step - 1) : 0;
       plan_.to_frames(plan_.states(h_previous), frame, layer.channels, layer.in_channels, frames_);
     }
-    const int64_t strips = plan_.strips.size();
-    plan_.parallel(layer.batch * strips, plan_.strip_work(), [&](int64_t begin, int64_t end) {
-      const Buffer<T> buffer(kStripSlots * (convolution_.rows() + layer.channels) + convolution_.scratch());
-      T* sums = buffer.data();
-      T *h = sums + kStripSlots * convolution_.rows(), *scratch = h + kStripSlots * layer.channels;
-      for (int64_t unit = begin; unit < end; ++unit) {
-        const int64_t n = unit / strips, strip = unit % strips;
-        const Source<T> source{plan_.frame(frames_, n, plan_.inputs()), plan_.inputs(),
-                               h_previous ? plan_.inputs() : layer.in_channels};
-        convolution_.run(strip, source, bias_.data(), scratch, sums);
-        activate(n, strip, sums, c_previous, h);
-      }
-    });
+    convolution_.run({frames_, plan_.inputs(), 0, h_previous ? plan_.inputs() : layer.in_channels}, bias_.data(),
+                     [&](int64_t n, int64_t strip, T* sums) {
+                       const Buffer<T> h(kStripSlots * layer.channels);
+                       activate(n, strip, sums, c_previous, h.data());
+                     });
     return gates_.data();
   }
 

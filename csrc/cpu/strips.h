@@ -81,4 +81,38 @@ struct Strips {
   }
 };
 
+// For every tap of a window, the pixels whose tap lies inside the image as they do, in order.
+struct TappedPixels {
+  std::vector<int64_t> begin{0};  // tap i has the entries begin[i] .. begin[i + 1]
+  std::vector<int64_t> pixel;     // of each entry: its pixel in the image,
+  std::vector<int64_t> position;  // and in a frame the one under the tap
+
+  // sign: -1 for the transposed convolution.
+  TappedPixels(const Grid& grid, const Window& window, int64_t sign) {
+    const int64_t size = window.products(grid.height, grid.width);
+    pixel.reserve(size);
+    position.reserve(size);
+    for (int64_t tap = 0; tap < window.size(); ++tap) add(grid, sign * window.tap_y(tap), sign * window.tap_x(tap));
+  }
+  // Calls body(first entry, count) for those of a tap that are among the pixels [first, last).
+  template <class Body>
+  void among(int64_t tap, int64_t first, int64_t last, const Body& body) const {
+    const auto at = [&](int64_t limit) {
+      return std::lower_bound(pixel.begin() + begin[tap], pixel.begin() + begin[tap + 1], limit) - pixel.begin();
+    };
+    const int64_t entry = at(first), count = at(last) - entry;
+    if (count > 0) body(entry, count);
+  }
+
+ private:
+  void add(const Grid& grid, int64_t dy, int64_t dx) {
+    for (int64_t y = std::max<int64_t>(0, -dy); y < grid.height - std::max<int64_t>(0, dy); ++y)
+      for (int64_t x = std::max<int64_t>(0, -dx); x < grid.width - std::max<int64_t>(0, dx); ++x) {
+        pixel.push_back(y * grid.width + x);
+        position.push_back(grid.position(y + dy, x + dx));
+      }
+    begin.push_back(static_cast<int64_t>(pixel.size()));
+  }
+};
+
 }  // namespace pdb::cpu

@@ -12,7 +12,8 @@ struct Call {
   const char* op;      // "convlstm_backward"
   const char* device;  // "cpu" or "cuda"
   const char* path;    // on CUDA "step", "persistent" or "aten"; on the CPU the instruction set
-  const char* kernel;  // part of the CUDA kernels' names in a profiler's trace; on the CPU "winograd" or "direct"
+  const char* kernel;  // part of the CUDA kernels' names in a profiler's trace; on the CPU "winograd", "direct" or
+                       // "direct by rows"
   int layers;          // computed together
   bool tensor_cores;
 };

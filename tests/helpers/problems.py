@@ -111,6 +111,9 @@ FIXED = [
     Problem(T=2, in_channels=33, C=17, H=9, W=11, state=True),
     Problem(T=3, in_channels=16, C=16, H=16, W=11, dilation=2, peephole="full", reverse=True),
     Problem(T=2, N=1, in_channels=19, C=33, H=17, W=18, dilation=3, output_peephole="current", peephole="map"),
+    # Small images, whose convolutions the CPU divides by rows of the weight; one step alone.
+    Problem(T=2, in_channels=17, C=18, k=5, H=6, W=7, state=True, peephole="full"),
+    Problem(T=1, N=3, in_channels=40, C=24, k=7, H=8, W=5, state=True),
     Problem(T=5, N=1, in_channels=1, C=64, H=16, W=16),
     Problem(T=5, N=1, in_channels=3, C=64, H=16, W=16, bias=False),
 ]

@@ -23,7 +23,7 @@ from pdb_ext import _library, reference
 needs_native = pytest.mark.skipif(_library.native is None, reason=f"no native library: {_library.why_not_native}")
 SEED = int(os.environ.get("PDB_EXT_TEST_SEED", "0"))
 PROBLEMS = [*dict.fromkeys(as_gru(problem) for problem in FIXED + random_problems(30, SEED + 1))]
-# Windows of 5x5 and 7x7 as sums of Winograd's 3x3 windows.
+# Windows of 5x5 and 7x7 in Winograd's parts of three and two taps.
 LARGE_WINDOWS = [GRUProblem(in_channels=16, C=16, H=20, W=18, k=k, dilation=d, state=True) for k, d in ((5, 2), (7, 1))]
 
 
@@ -215,7 +215,13 @@ def test_backward_twice_and_h_n_is_a_tensor_of_its_own():
 
 @needs_native
 @pytest.mark.parametrize(
-    "problem", [GRUProblem(H=20, W=23, C=8), GRUProblem(T=2, in_channels=32, C=32, H=20, W=31)], ids=str
+    "problem",
+    [
+        GRUProblem(H=20, W=23, C=8),
+        GRUProblem(T=2, in_channels=32, C=32, H=20, W=31),
+        GRUProblem(T=2, in_channels=24, C=24, H=8, W=9, k=5),  # divided among the threads by rows of the weight
+    ],
+    ids=str,
 )
 def test_same_bits_for_any_number_of_threads(problem):
     results, threads = [], torch.get_num_threads()

@@ -200,7 +200,15 @@ def test_h_n_is_a_tensor_of_its_own():
 
 @needs_native
 @pytest.mark.parametrize(
-    "problem", [Problem(H=20, W=23, C=8, peephole="map"), Problem(T=2, in_channels=32, C=32, H=20, W=31)], ids=str
+    "problem",
+    [
+        Problem(H=20, W=23, C=8, peephole="map"),
+        Problem(T=2, in_channels=32, C=32, H=20, W=31),
+        Problem(T=2, in_channels=24, C=24, H=8, W=9, k=5),  # divided among the threads by rows of the weight
+        Problem(T=1, in_channels=16, C=48, H=24, W=20, k=7, state=True),
+        Problem(T=1, in_channels=128, C=128, H=8, W=9, state=True),
+    ],
+    ids=str,
 )
 def test_same_bits_for_any_number_of_threads(problem):
     results, threads = [], torch.get_num_threads()

@@ -42,11 +42,14 @@ def test_what_the_reference_computes_in_any_case_is_listed():
         assert not calls
 
 
-def test_the_kernel_on_the_cpu_is_named():
-    layer, x = make_layer(16)
+@pytest.mark.parametrize(
+    "channels, kernel_size, side, kernel",
+    [(3, 3, 12, "direct"), (16, 3, 12, "winograd"), (16, 7, 24, "winograd"), (16, 7, 8, "direct by rows")],
+)
+def test_the_kernel_on_the_cpu_is_named(channels, kernel_size, side, kernel):
     with pdb_ext.record_calls() as calls:
-        layer(torch.randn(1, 1, 16, 12, 12))
-    assert calls[0]["kernel"] == "winograd"
+        pdb_ext.ConvLSTM(channels, channels, kernel_size)(torch.randn(1, 1, channels, side, side))
+    assert calls[0]["kernel"] == kernel
 
 
 def test_looking_at_many_calls_does_not_read_them_all_again():

@@ -252,7 +252,7 @@ done.set()
 
 @pytest.mark.parametrize("dilation", [1, 2])
 @pytest.mark.parametrize("kernel_size", [3, 5, 7, 9])
-def test_large_windows_in_parts_of_3x3_are_those_of_the_definition(kernel_size, dilation):
+def test_large_windows_in_parts_are_those_of_the_definition(kernel_size, dilation):
     torch.manual_seed(0)
     layer = pdb_ext.ConvLSTM(C, C, kernel_size, dilation=dilation).double()
     leaves = [torch.randn(2, 2, C, 23, 24, dtype=torch.float64, requires_grad=True), *layer.parameters()]

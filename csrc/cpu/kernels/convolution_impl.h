@@ -12,15 +12,35 @@ namespace pdb::cpu::PDB_ISA {
 constexpr int kTile = PDB_VECTOR_BYTES == 64 ? 8 : 6;
 template <class T>
 constexpr int kRowBlock = 2 * Vec<T>::size;
-// Products that a pass over a strip sums before they join the total, whole taps at a time: rounding errors grow with
-// the length of such a sum, and the weights of a pass must fit in the first-level cache beside the pixels.
+// Products that a pass over a strip sums before they join the total, mostly whole taps at a time: rounding errors grow
+// with the length of such a sum, and the weights of a pass must fit in the first-level cache beside the pixels.
 constexpr int64_t kPassProducts = 96;
+constexpr int64_t kPassChannels = 256;  // a tap of more channels takes several passes
 
 // An integer as a type, to call a generic lambda with a compile-time size.
 template <int N>
 struct Constant {
   static constexpr int value = N;
 };
+
+template <int N = kTile, class Body>
+PDB_INLINE void with_tile_size(int64_t size, Body body) {
+  if (size == N)
+    body(Constant<N>());
+  else if constexpr (N > 1)
+    with_tile_size<N - 1>(size, body);
+}
+// Calls body(size as a Constant, first) for tiles of `count` things that are as equal as can be: a last one of one or
+// two would take nearly as long as a whole one.
+template <class Body>
+PDB_INLINE void for_each_tile(int64_t count, Body body) {
+  const int64_t tiles = (count + kTile - 1) / kTile;
+  for (int64_t tile = 0, first = 0; tile < tiles; ++tile) {
+    const int64_t size = count / tiles + (tile < count % tiles);
+    with_tile_size(size, [&](auto constant) __attribute__((always_inline)) { body(constant, first); });
+    first += size;
+  }
+}
 
 // sums[j][M] += sum over k of broadcast(left(j, k)) * row_k, where row_k are the M <= 2 vectors at right + k *
 // right_stride and left(j, k) = left[j][k * left_stride]. prefetch: the values `ahead` behind each row_k are needed
@@ -71,19 +91,33 @@ PDB_INLINE int vectors_of_block(int64_t rows) {
   return rows > Vec<T>::size ? 2 : 1;
 }
 
-// One tile of a convolution: N pixels, M vectors of a block of rows, `taps` taps from `first_tap` on. The sum starts
-// from zero and is added to what is there at the end.
+// Calls body(first channel, count) for passes over the channels, from the last ones to the first (multiply_channels).
+template <class Body>
+PDB_INLINE void for_each_pass(int64_t channels, Body body) {
+  for (int64_t first = (channels - 1) / kPassChannels * kPassChannels; first >= 0; first -= kPassChannels)
+    body(first, channels - first < kPassChannels ? channels - first : kPassChannels);
+}
+
+// What a pass over a strip sums up: `taps` taps from `first_tap` on, `channels` channels from `first_channel` on.
+struct Pass {
+  int64_t first_tap, taps, first_channel, channels;
+};
+
+// One tile of a convolution: N pixels, M vectors of a block of rows. The sum starts from zero and is added to what is
+// there at the end.
 template <class T, int N, int M>
-void convolve_tile(const Convolution<T>& c, const Source<T>& source, int64_t first_tap, int64_t taps, const T* weight,
+void convolve_tile(const Convolution<T>& c, const Source<T>& source, const Pass& pass, const T* weight,
                    const int64_t* centers, const T* init, T* out) {
   using V = Vec<T>;
   V sums[N][M];
   set_to_zero<T>(sums);
-  for (int64_t tap = first_tap; tap < first_tap + taps; ++tap) {
+  for (int64_t tap = pass.first_tap; tap < pass.first_tap + pass.taps; ++tap) {
     const T* left[N];
 #pragma GCC unroll 8
-    for (int j = 0; j < N; ++j) left[j] = source.frame + (centers[j] + c.offsets[tap]) * source.stride;
-    multiply_channels<T, N, M>(sums, left, weight + tap * c.channels * kRowBlock<T>, source.channels);
+    for (int j = 0; j < N; ++j)
+      left[j] = source.frame + (centers[j] + c.offsets[tap]) * source.stride + pass.first_channel;
+    multiply_channels<T, N, M>(sums, left, weight + (tap * c.channels + pass.first_channel) * kRowBlock<T>,
+                               pass.channels);
   }
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j) {
@@ -95,37 +129,73 @@ void convolve_tile(const Convolution<T>& c, const Source<T>& source, int64_t fir
 
 // All pixels of a strip, for one block of rows.
 template <class T, int M>
-void convolve_block(const Convolution<T>& c, const Source<T>& source, int64_t first_tap, int64_t taps, const T* weight,
+void convolve_block(const Convolution<T>& c, const Source<T>& source, const Pass& pass, const T* weight,
                     const int64_t* centers, int64_t pixels, const T* init, T* out) {
-  int64_t pixel = 0;
-  for (; pixel + kTile <= pixels; pixel += kTile)
-    convolve_tile<T, kTile, M>(c, source, first_tap, taps, weight, centers + pixel, init, out + pixel * c.rows);
-  for (; pixel + 2 <= pixels; pixel += 2)
-    convolve_tile<T, 2, M>(c, source, first_tap, taps, weight, centers + pixel, init, out + pixel * c.rows);
-  for (; pixel < pixels; ++pixel)
-    convolve_tile<T, 1, M>(c, source, first_tap, taps, weight, centers + pixel, init, out + pixel * c.rows);
+  for_each_tile(pixels, [&](auto size, int64_t pixel) __attribute__((always_inline)) {
+    convolve_tile<T, size.value, M>(c, source, pass, weight, centers + pixel, init, out + pixel * c.rows);
+  });
 }
 
 template <class T>
 void convolve(const Convolution<T>& c, const Source<T>& source, const int64_t* centers, int64_t pixels, const T* init,
               T* out) {
-  const int64_t taps_a_pass = source.channels < kPassProducts ? kPassProducts / source.channels : 1;
-  for (int64_t tap = 0; tap < c.taps; tap += taps_a_pass) {
-    const int64_t taps = c.taps - tap < taps_a_pass ? c.taps - tap : taps_a_pass;
+  const auto run_pass = [&](const Pass& pass) {
     for (int64_t row = 0; row < c.rows; row += kRowBlock<T>) {
       const T* block = c.weight + row * c.taps * c.channels;
-      const T* start = tap == 0 ? init + row : nullptr;
+      const bool is_first = pass.first_tap == 0 && pass.first_channel + pass.channels == source.channels;
+      const T* start = is_first ? init + row : nullptr;
       const auto run = vectors_of_block<T>(c.rows - row) == 2 ? convolve_block<T, 2> : convolve_block<T, 1>;
-      run(c, source, tap, taps, block, centers, pixels, start, out + row);
+      run(c, source, pass, block, centers, pixels, start, out + row);
     }
+  };
+  const int64_t taps_a_pass = source.channels < kPassProducts ? kPassProducts / source.channels : 1;
+  for (int64_t tap = 0; tap < c.taps; tap += taps_a_pass)
+    for_each_pass(source.channels, [&](int64_t channel, int64_t channels) {
+      run_pass({tap, c.taps - tap < taps_a_pass ? c.taps - tap : taps_a_pass, channel, channels});
+    });
+}
+
+// N pixels and M vectors of convolve_tap.
+template <class T, int N, int M>
+void convolve_tap_tile(const T* weight, const Source<T>& source, const int64_t* positions, const int64_t* pixels,
+                       T* sums, int64_t stride) {
+  using V = Vec<T>;
+  V added[N][M];
+  const T* left[N];
+  set_to_zero<T>(added);
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j) left[j] = source.frame + positions[j] * source.stride;
+  multiply_channels<T, N, M>(added, left, weight, source.channels);
+#pragma GCC unroll 8
+  for (int j = 0; j < N; ++j) {
+    T* to = sums + pixels[j] * stride;
+    for (int i = 0; i < M; ++i) (V::load(to + i * V::size) + added[j][i]).store(to + i * V::size);
   }
+}
+
+template <class T, int M>
+void convolve_tap_block(const T* weight, const Source<T>& source, const int64_t* positions, const int64_t* pixels,
+                        int64_t count, T* sums, int64_t stride) {
+  for_each_tile(count, [&](auto size, int64_t first) __attribute__((always_inline)) {
+    convolve_tap_tile<T, size.value, M>(weight, source, positions + first, pixels + first, sums, stride);
+  });
+}
+
+template <class T>
+void convolve_tap(const T* weight, const Source<T>& source, const int64_t* positions, const int64_t* pixels,
+                  int64_t count, int64_t rows, T* sums, int64_t stride) {
+  const auto run = vectors_of_block<T>(rows) == 2 ? convolve_tap_block<T, 2> : convolve_tap_block<T, 1>;
+  for_each_pass(source.channels, [&](int64_t channel, int64_t channels) {
+    run(weight + channel * kRowBlock<T>, {source.frame + channel, source.stride, channels}, positions, pixels, count,
+        sums, stride);
+  });
 }
 
 // dweight[j][2 vectors] += sum over the pixels of some image rows, for N neighbouring channels. The sum starts from
 // zero: rounding errors grow with the pixels of a call, not of the whole image.
 template <class T, int N>
 void weight_gradient_tile(const Source<T>& source, int64_t channel, const T* dgates, int64_t gates, int64_t width,
-                          int64_t rows, int64_t pitch, T* dweight) {
+                          int64_t rows, int64_t pitch, T* dweight, int64_t stride) {
   using V = Vec<T>;
   V sums[N][2];
   set_to_zero<T>(sums);
@@ -137,7 +207,7 @@ void weight_gradient_tile(const Source<T>& source, int64_t channel, const T* dga
   }
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j) {
-    T* total = dweight + (channel + j) * kRowBlock<T>;
+    T* total = dweight + (channel + j) * stride;
     (V::load(total) + sums[j][0]).store(total);
     (V::load(total + V::size) + sums[j][1]).store(total + V::size);
   }
@@ -145,14 +215,10 @@ void weight_gradient_tile(const Source<T>& source, int64_t channel, const T* dga
 
 template <class T>
 void weight_gradient(const Source<T>& source, const T* dgates, int64_t gates, int64_t width, int64_t rows,
-                     int64_t pitch, T* dweight) {
-  int64_t channel = 0;
-  for (; channel + kTile <= source.channels; channel += kTile)
-    weight_gradient_tile<T, kTile>(source, channel, dgates, gates, width, rows, pitch, dweight);
-  for (; channel + 2 <= source.channels; channel += 2)
-    weight_gradient_tile<T, 2>(source, channel, dgates, gates, width, rows, pitch, dweight);
-  for (; channel < source.channels; ++channel)
-    weight_gradient_tile<T, 1>(source, channel, dgates, gates, width, rows, pitch, dweight);
+                     int64_t pitch, T* dweight, int64_t stride) {
+  for_each_tile(source.channels, [&](auto size, int64_t channel) __attribute__((always_inline)) {
+    weight_gradient_tile<T, size.value>(source, channel, dgates, gates, width, rows, pitch, dweight, stride);
+  });
 }
 
 template <class T>

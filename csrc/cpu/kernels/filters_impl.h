@@ -46,7 +46,7 @@ PDB_INLINE void transform_filter_gradient_line(const V (&u)[4], V (&g)[3]) {
   }
 }
 
-// Where part (y, x) has its values at each position; not set where it has none.
+// Where part (y, x) has its values at each position; of no meaning where it has none.
 PDB_INLINE void slabs_of_part(const WinogradParts& parts, int64_t y, int64_t x, int64_t slab, int64_t (&at)[16]) {
   for (int position = 0; position < 16; ++position) at[position] = parts.index(position, y, x) * slab;
 }

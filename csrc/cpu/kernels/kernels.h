@@ -135,8 +135,14 @@ struct Kernels {
   void (*convolve)(const Convolution<T>&, const Source<T>&, const int64_t* centers, int64_t pixels, const T* init,
                    T* out);
 
-  // The same for the 2x2 pixels of each of up to kStripTiles tiles. corners: frame positions of the top left of the 4x4
-  // pixels that a tile reads. out is [4 * tiles][rows], the pixels of a tile in reading order. scratch:
+  // One tap and one row block of it, wherever the pixels are: sums[pixels[p]][r] += sum over channels of
+  // source[positions[p]][channel] * weight[channel][row_block], for p < count and r < rows, rounded up to half a row
+  // block. sums: `stride` values a pixel.
+  void (*convolve_tap)(const T* weight, const Source<T>&, const int64_t* positions, const int64_t* pixels,
+                       int64_t count, int64_t rows, T* sums, int64_t stride);
+
+  // The same as convolve for the 2x2 pixels of each of up to kStripTiles tiles. corners: frame positions of the top
+  // left of the 4x4 pixels that a tile reads. out is [4 * tiles][rows], the pixels of a tile in reading order. scratch:
   // winograd_scratch(parts.count() * channels) values.
   void (*winograd)(const WinogradConvolution<T>&, const Source<T>&, const int64_t* corners, int64_t tiles,
                    const T* init, T* scratch, T* out);
@@ -152,11 +158,10 @@ struct Kernels {
   void (*tanh)(const T* sums, int64_t stride, const int64_t* slot, const int64_t* pixel, int64_t pixels,
                int64_t channels, T* to);
 
-  // dweight[channel][r] += sum over the pixels p of an image row of source[p + offset][channel] * dgates[p][row + r], r
-  // < row_block, for `rows` rows of `width` pixels, `pitch` apart. source, dgates: at the first of these pixels; both
-  // may be read up to row_block values past their last pixel.
+  // dweight[channel * stride + r] += sum over the pixels p of source[p][channel] * dgates[p][r], r < row_block, for
+  // `rows` image rows of `width` pixels, `pitch` apart. source, dgates: at the first of these pixels.
   void (*weight_gradient)(const Source<T>& source, const T* dgates, int64_t gates, int64_t width, int64_t rows,
-                          int64_t pitch, T* dweight);
+                          int64_t pitch, T* dweight, int64_t stride);
 
   // The same in the Winograd form, for its positions 4 * line + j, j < 4, and the row blocks first_block .. first_block
   // + blocks: adds to dweight, laid out like the convolution's weight. source and dgates: whole frames; corners as

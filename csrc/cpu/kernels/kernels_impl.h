@@ -16,23 +16,15 @@ namespace pdb::cpu::PDB_ISA {
 template <class T>
 const Kernels<T>& table() {
   static_assert(kRowBlock<T> <= kMaxRowBlock);
-  static constexpr Kernels<T> kernels = {PDB_STRING(PDB_ISA),
-                                         kRowBlock<T>,
-                                         convolve<T>,
-                                         winograd<T>,
-                                         cell_forward<T>,
-                                         cell_backward<T>,
-                                         gru_reset<T>,
-                                         gru_update<T>,
-                                         gru_update_backward<T>,
-                                         gru_reset_backward<T>,
-                                         tanh_strip<T>,
-                                         weight_gradient<T>,
-                                         winograd_weight_gradient<T>,
-                                         winograd_filters<T>,
-                                         winograd_filter_gradients<T>,
-                                         bias_gradient<T>,
-                                         transpose<T>};
+  static constexpr Kernels<T> kernels = {PDB_STRING(PDB_ISA),   kRowBlock<T>,
+                                         convolve<T>,           convolve_tap<T>,
+                                         winograd<T>,           cell_forward<T>,
+                                         cell_backward<T>,      gru_reset<T>,
+                                         gru_update<T>,         gru_update_backward<T>,
+                                         gru_reset_backward<T>, tanh_strip<T>,
+                                         weight_gradient<T>,    winograd_weight_gradient<T>,
+                                         winograd_filters<T>,   winograd_filter_gradients<T>,
+                                         bias_gradient<T>,      transpose<T>};
   return kernels;
 }
 

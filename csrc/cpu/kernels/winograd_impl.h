@@ -5,7 +5,7 @@
 
 namespace pdb::cpu::PDB_ISA {
 
-// Point `point` of one axis of B^T d, from the pixels that two functions load.
+// Point `point` of one axis of B^T d; load(i) is the i-th pixel.
 template <int point, bool narrow, class Load>
 PDB_INLINE auto input_point(Load load) {
   constexpr int kPlus[4] = {0, 1, 2, 1}, kMinus[4] = {narrow ? 1 : 2, 2, 1, narrow ? 2 : 3};
@@ -82,11 +82,12 @@ void multiply_position(const T* weight, int64_t part_stride, const T* values, co
     for (int j = 0; j < N; ++j)
       for (int i = 0; i < M; ++i) sums[j][i].store(products + (tile + j) * kRowBlock<T> + i * V::size);
   };
-  int64_t tile = 0;
-  if (tile + kTile <= tiles) product(Constant<kTile>(), Constant<0>(), tile), tile += kTile;
-  if (tile + kTile <= tiles) product(Constant<kTile>(), Constant<1>(), tile), tile += kTile;
-  for (; tile + kTile <= tiles; tile += kTile) product(Constant<kTile>(), Constant<0>(), tile);
-  for (; tile < tiles; ++tile) product(Constant<1>(), Constant<0>(), tile);
+  for_each_tile(tiles, [&](auto size, int64_t tile) __attribute__((always_inline)) {
+    if (tile > 0 && tile <= kTile)
+      product(size, Constant<1>(), tile);
+    else
+      product(size, Constant<0>(), tile);
+  });
 }
 
 // A^T m A + init for one vector of rows of one tile: products [16][position_stride] to the tile's four pixels.
@@ -206,10 +207,7 @@ void add_products(const T* values, int64_t channels, const T* gradients, int64_t
       for (int i = 0; i < M; ++i) (V::load(total + i * V::size) + sums[j][i]).store(total + i * V::size);
     }
   };
-  int64_t channel = 0;
-  for (; channel + kTile <= channels; channel += kTile) add(Constant<kTile>(), channel);
-  for (; channel + 2 <= channels; channel += 2) add(Constant<2>(), channel);
-  for (; channel < channels; ++channel) add(Constant<1>(), channel);
+  for_each_tile(channels, add);
 }
 
 // One line of positions, of all parts that have it.

@@ -41,7 +41,9 @@ Frames<const T> read_frames(const OptionalTensor& t) {
 
 inline void note(const char* op, const Layer& layer, int64_t gate_count) {
   if (layer.batch == 0) return;
-  const char* form = use_winograd(layer, gate_count) ? "winograd" : "direct";
+  const char* form = use_winograd(layer, gate_count) ? "winograd"
+                     : divides_by_rows(layer)        ? "direct by rows"
+                                                     : "direct";
   record_call({op, "cpu", kernels<float>().name, form, 1, false});
 }
 

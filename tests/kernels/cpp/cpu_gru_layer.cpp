@@ -123,6 +123,8 @@ int main() {
       {{2, 1, 16, 17, 9, 14, 3, 1, false}, true, 2},   // Winograd, a tile hangs over
       {{3, 2, 18, 16, 16, 15, 3, 2, true}, false, 1},  // Winograd, dilated
       {{2, 1, 33, 20, 16, 16, 5, 1, false}, true, 2},  // Winograd, a window in parts
+      {{2, 2, 18, 16, 4, 7, 5, 2, true}, true, 3},     // by rows
+      {{2, 2, 18, 16, 4, 7, 5, 1, false}, false, 2},   // by rows, no state
   };
   for (const Case& c : cases) test(c);
   std::printf("%d layers: passed\n", static_cast<int>(std::size(cases)));

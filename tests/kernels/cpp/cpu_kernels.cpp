@@ -1,5 +1,6 @@
 // The CPU kernels against plain loops in double precision, for awkward sizes. Meant for AddressSanitizer and UBSan: all
 // buffers are exactly as large as the kernels' contract requires.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -38,7 +39,8 @@ struct Case {
 const Case kCases[] = {{1, 1, 3, 1, 1, 4, 1},   {7, 6, 3, 1, 3, 20, 2},   {9, 13, 5, 2, 5, 36, 1},
                        {13, 5, 3, 4, 17, 8, 3}, {5, 70, 3, 2, 33, 64, 1}, {8, 9, 1, 3, 40, 12, 2},
                        {3, 4, 7, 1, 2, 128, 1}, {17, 11, 3, 2, 9, 20, 2}, {12, 9, 7, 1, 18, 36, 2},
-                       {6, 7, 9, 1, 3, 8, 1},   {5, 8, 11, 2, 4, 12, 1}};
+                       {6, 7, 9, 1, 3, 8, 1},   {5, 8, 11, 2, 4, 12, 1},  {14, 9, 13, 1, 2, 4, 1},
+                       {3, 2, 3, 1, 300, 8, 1}};
 
 template <class T>
 std::vector<T> random_frames(const Case& c, const Grid& grid, int64_t channels, int64_t extra) {
@@ -136,11 +138,41 @@ void test_convolutions(const Kernels<T>& kernel, const Case& c) {
   }
 }
 
+// All taps of the direct form one by one, at the pixels where they lie inside the image, forward and mirrored.
 template <class T>
-void unpack(const PackedWeight<T>& form, const std::vector<T>& packed, int64_t area, std::vector<T>& weight) {
-  std::vector<T> filters(form.filters_size(area));
+void test_taps(const Kernels<T>& kernel, const Case& c) {
+  const Window window(c.height, c.width, c.kernel_size, c.dilation);
+  const int64_t area = c.kernel_size * c.kernel_size, padded = round_up(c.rows, kernel.row_block / 2);
+  const Grid grid{c.height, c.width, window.reach_y * c.dilation, window.reach_x * c.dilation};
+  auto weight = normal<T>(c.rows * c.channels * area, 1 / std::sqrt(double(c.channels * area)));
+  const auto frame = random_frames<T>({c.height, c.width, 0, 0, 0, 0, 1}, grid, c.channels, 0);
+  const PackedWeight<T> form{kernel, c.rows, c.channels, false, false, c.kernel_size, window.taps()};
+  std::vector<T> packed(form.blocks() * form.block_size()), filters(form.filters_size(area));
   for (int64_t i = 0; i < form.blocks(); ++i)
-    form.unpack(packed.data(), i, filters.data(), {weight.data(), nullptr, form.channels, 0, area});
+    form.pack({weight.data(), nullptr, c.channels, 0, area}, i, filters.data(), packed.data());
+  for (const int sign : {1, -1}) {
+    const TappedPixels tapped(grid, window, sign);
+    if (sign < 0)
+      for (int64_t i = 0; i < c.rows * c.channels; ++i)
+        std::reverse(weight.begin() + i * area, weight.begin() + (i + 1) * area);
+    const auto expected = convolution(c, grid, frame, weight, c.channels);
+    std::vector<T> sums(grid.pixels() * padded, T(0));
+    for (int64_t row = 0; row < c.rows; row += kernel.row_block)
+      for (int64_t tap = 0; tap < window.size(); ++tap)
+        for (const int64_t half : {0, 1})  // of the pixels
+          tapped.among(tap, half * (grid.pixels() / 2), half ? grid.pixels() : grid.pixels() / 2,
+                       [&](int64_t entry, int64_t count) {
+                         kernel.convolve_tap(
+                             packed.data() + (row * window.size() + tap * kernel.row_block) * c.channels,
+                             {frame.data(), c.channels, c.channels}, tapped.position.data() + entry,
+                             tapped.pixel.data() + entry, count, c.rows - row, sums.data() + row, padded);
+                       });
+    for (int64_t pixel = 0; pixel < grid.pixels(); ++pixel)
+      for (int64_t row = 0; row < c.rows; ++row)
+        expect_near<T>("convolve_tap", kernel.name, sums[pixel * padded + row], expected[pixel * c.rows + row], 8);
+    if (static_cast<int64_t>(tapped.pixel.size()) != window.products(c.height, c.width))
+      fail("products of a window", kernel.name, tapped.pixel.size(), window.products(c.height, c.width));
+  }
 }
 
 template <class T>
@@ -167,8 +199,9 @@ void test_gradients(const Kernels<T>& kernel, const Case& c) {
     for (size_t i = 0; i < expected.size(); ++i) expect_near<T>(what, kernel.name, weight[i], expected[i], scale);
   };
 
-  std::vector<T> weight(expected.size(), T(0)), packed(padded * window.size() * c.channels, T(0)), bias(padded, T(0));
-  const auto offsets = window.offsets(grid, 1);
+  std::vector<T> weight(expected.size(), T(0)), filters(padded * k * k * c.channels, T(0)), bias(padded, T(0));
+  const auto offsets = window.offsets(grid, 1), taps = window.taps();
+  const WeightPair<T> weights{weight.data(), nullptr, c.channels, 0, k * k};
   for (int64_t row = 0; row < c.rows; row += block)
     for (int64_t n = 0; n < c.batch; ++n)
       for (int64_t y = 0; y < c.height; ++y) {
@@ -178,9 +211,11 @@ void test_gradients(const Kernels<T>& kernel, const Case& c) {
         for (int64_t tap = 0; tap < window.size(); ++tap)
           kernel.weight_gradient({source.data() + (at + offsets[tap]) * c.channels, c.channels, c.channels}, from,
                                  c.rows, c.width, 1, grid.pitch(),
-                                 packed.data() + (row * window.size() + tap * block) * c.channels);
+                                 filters.data() + row * c.channels * k * k + taps[tap] * block, k * k * block);
       }
-  unpack({kernel, c.rows, c.channels, false, false, k, window.taps()}, packed, k * k, weight);
+  const PackedWeight<T> direct{kernel, c.rows, c.channels, false, false, k, taps};
+  for (int64_t i = 0; i < direct.blocks(); ++i)
+    direct.store(filters.data() + i * block * c.channels * k * k, i, 0, c.channels, weights);
   compare("weight_gradient", weight);
   for (int64_t row = 0; row < c.rows; ++row)
     expect_near<T>("bias_gradient", kernel.name, bias[row], expected_bias[row], scale);
@@ -199,7 +234,9 @@ void test_gradients(const Kernels<T>& kernel, const Case& c) {
           convolution, {source.data() + n * grid.frame_pixels() * c.channels, c.channels, c.channels},
           strips.corner.data(), {dgates.data() + n * grid.frame_pixels() * c.rows, c.rows, c.rows}, strips.first.data(),
           static_cast<int64_t>(strips.first.size()), line, 0, padded / block, scratch.data(), transformed.data());
-  unpack({kernel, c.rows, c.channels, true, false, k, {}}, transformed, k * k, weight);
+  const PackedWeight<T> form{kernel, c.rows, c.channels, true, false, k, {}};
+  std::vector<T> some_filters(form.filters_size(k * k));
+  for (int64_t i = 0; i < form.blocks(); ++i) form.unpack(transformed.data(), i, some_filters.data(), weights);
   compare("winograd_weight_gradient", weight);
 }
 
@@ -223,6 +260,7 @@ void test_all() {
   for (const Kernels<T>* kernel : tables<T>()) {
     for (const Case& c : kCases) {
       test_convolutions(*kernel, c);
+      test_taps(*kernel, c);
       test_gradients(*kernel, c);
     }
     for (const int64_t C : {1, 3, 8, 19, 32})

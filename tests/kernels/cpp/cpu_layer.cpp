@@ -91,17 +91,20 @@ Outputs plain_forward(const Case& c, const Inputs& in) {
   return out;
 }
 
+// without: the position among all inputs of one whose gradient is not wanted, and stays NaN.
 Inputs run_backward(const Case& c, Inputs in, const Outputs& out, const Values& grad_output, const Values& grad_c_n,
-                    bool recompute = false) {
+                    bool recompute = false, int without = -1) {
   const Layer& l = c.layer;
   Inputs grads = in;
   for (Values* values : grads.all()) std::fill(values->begin(), values->end(), std::nan(""));  // all must be written
-  const auto pointer = [](Values& values) { return values.empty() ? nullptr : values.data(); };
+  const auto pointer = [&](Values& values) {
+    return values.empty() || (without >= 0 && &values == grads.all()[without]) ? nullptr : values.data();
+  };
   backward<double>(l,
                    {frames(c.layer, grad_output, l.channels), grad_c_n.data(), frames(c.layer, in.x, l.in_channels),
                     in.weight_x.data(), in.weight_h.data(), in.bias.data(), peephole(c, in), data_or_null(in.h_0),
                     data_or_null(in.c_0), out.output.data(), recompute ? nullptr : out.gates.data(), out.cells.data(),
-                    grads.x.data(), grads.weight_x.data(), grads.weight_h.data(), grads.bias.data(),
+                    pointer(grads.x), pointer(grads.weight_x), pointer(grads.weight_h), pointer(grads.bias),
                     pointer(grads.peephole), pointer(grads.h_0), pointer(grads.c_0)},
                    threads(c.threads));
   return grads;
@@ -119,6 +122,12 @@ void test(const Case& c) {
   Inputs recomputed = run_backward(c, in, out, grad_output, grad_c_n, /*recompute=*/true);
   for (size_t i = 0; i < in.all().size(); ++i)
     if (*recomputed.all()[i] != *grads.all()[i]) expect_near("gates computed again change the gradients", 1, 0, 0);
+  for (int without = 0; without < static_cast<int>(in.all().size()); ++without) {
+    Inputs others = run_backward(c, in, out, grad_output, grad_c_n, false, without);
+    for (int i = 0; i < static_cast<int>(in.all().size()); ++i)
+      if (i != without && *others.all()[i] != *grads.all()[i])
+        expect_near("a gradient that is not wanted changes another", without, i, 0);
+  }
   const auto loss = [&](const Inputs& at) {
     const Outputs result = run_forward(c, at, false);
     return dot(result.output, grad_output) + dot(result.c_n, grad_c_n);
@@ -167,10 +176,18 @@ int main() {
       {{1, 1, 1, 1, 1, 1, 1, 1, false, false}, false, false, 1},
       {{3, 2, 3, 5, 7, 6, 3, 1, false, false}, true, true, 2},
       {{2, 1, 2, 3, 5, 9, 5, 2, true, true}, true, true, 1},
-      {{2, 2, 4, 3, 4, 5, 3, 5, true, false}, false, false, 2},      // only the centre tap stays inside
-      {{2, 1, 16, 17, 9, 14, 3, 1, false, true}, true, true, 2},     // Winograd, a tile hangs over
-      {{3, 2, 18, 16, 16, 15, 3, 2, true, false}, true, false, 1},   // Winograd, dilated
-      {{2, 1, 33, 20, 11, 12, 3, 3, false, false}, false, true, 2},  // Winograd, more tiles than one strip holds
+      {{2, 2, 4, 3, 4, 5, 3, 5, true, false}, false, false, 2},       // only the centre tap stays inside
+      {{2, 1, 16, 17, 9, 14, 3, 1, false, true}, true, true, 2},      // Winograd, a tile hangs over
+      {{3, 2, 18, 16, 16, 15, 3, 2, true, false}, true, false, 1},    // Winograd, dilated
+      {{2, 1, 33, 20, 11, 12, 3, 3, false, false}, false, true, 2},   // Winograd, more tiles than one strip holds
+      {{2, 1, 16, 17, 15, 18, 7, 1, false, false}, false, true, 2},   // Winograd, a window in parts
+      {{2, 2, 18, 16, 4, 7, 5, 1, true, true}, true, true, 3},        // by rows
+      {{1, 2, 16, 16, 5, 4, 7, 2, false, false}, false, true, 3},     // by rows, the weights' gradients at once
+      {{2, 1, 40, 44, 4, 4, 7, 1, false, false}, false, false, 2},    // by rows, more channels than a unit has
+      {{2, 1, 130, 126, 2, 5, 3, 1, false, false}, false, true, 2},   // by rows, many channels
+      {{2, 1, 16, 17, 23, 24, 5, 1, false, false}, false, false, 2},  // Winograd in parts, their gradients, too
+      {{1, 2, 18, 4, 6, 5, 3, 1, false, false}, false, false, 5},     // no h; more threads than units
+      {{2, 1, 3, 18, 5, 4, 1, 1, false, false}, true, true, 2},       // blocks of rows that no unit size divides
   };
   for (const Case& c : cases) test(c), test_merge(c);
   std::printf("%d layers and their merges: passed\n", static_cast<int>(std::size(cases)));
