@@ -52,7 +52,7 @@ def record_calls() -> Iterator[Calls]:
 
     Each call is a dict:
 
-    - `op`: "convlstm", "convlstm_backward", "pdb_convlstm" or "pdb_convlstm_backward";
+    - `op`: "convlstm", "convgru" or "pdb_convlstm", or one of these with "_backward";
     - `device`: "cpu" or "cuda";
     - `path`: on CUDA "step" (one launch for each step), "persistent" (one launch for all steps) or "aten" (PyTorch's
       convolutions); on the CPU the instruction set, such as "avx2";

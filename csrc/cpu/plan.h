@@ -37,7 +37,8 @@ inline bool use_winograd(const Layer& layer, int64_t gate_count = kGateCount) {
 // where few pixels share it. Sums over few channels do not pay for being stored after each tap.
 inline bool divides_by_rows(const Layer& layer) {
   const int64_t inputs = layer.in_channels + layer.channels, pixels = layer.batch * layer.pixels();
-  return layer.kernel >= 5 ? inputs >= 32 && pixels <= 2048 : layer.kernel == 3 && inputs >= 256 && pixels <= 128;
+  return layer.kernel >= 5 ? inputs >= 32 && pixels <= 2048
+                           : inputs >= (layer.kernel == 3 ? 256 : 512) && pixels <= 128;
 }
 
 template <class T>

@@ -4,7 +4,7 @@
 // once for all pixels, and leaves out the taps that lie outside the image.
 #pragma once
 
-#include <optional>
+#include <memory>
 
 #include "cpu/packed_weight.h"
 #include "cpu/plan.h"
@@ -65,7 +65,7 @@ class StripConvolution {
                                : plan.window.offsets(plan.grid, transposed ? -1 : 1)),
         packed_(packed_weight(plan, weights, rows, channels, transposed)) {
     if (!plan.by_rows) return;
-    tapped_.emplace(plan.grid, plan.window, transposed ? -1 : 1);
+    tapped_ = std::make_unique<const TappedPixels>(plan.grid, plan.window, transposed ? -1 : 1);
     sums_ = Buffer<T>(plan.layer.batch * plan.grid.pixels() * rows_);
   }
 
@@ -122,7 +122,7 @@ class StripConvolution {
   std::vector<int64_t> offsets_;  // of the taps, or of the parts
   std::shared_ptr<const T> packed_;
   // By rows only. run() writes the sums: one at a time.
-  std::optional<TappedPixels> tapped_;
+  std::unique_ptr<const TappedPixels> tapped_;
   Buffer<T> sums_;  // [N][pixels][rows], of one step
 };
 

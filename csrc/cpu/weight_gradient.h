@@ -3,7 +3,7 @@
 // that rounding errors do not grow with sequence length times image size.
 #pragma once
 
-#include <optional>
+#include <memory>
 
 #include "cpu/direct_gradient.h"
 #include "cpu/winograd_gradient.h"
@@ -21,9 +21,9 @@ class WeightGradient {
     if (!weight_x && !weight_h) return;
     const WeightPair<T> weights = plan.weights(weight_x, weight_h, first);
     if (plan.winograd_gradient())
-      winograd_.emplace(plan, first, rows, weights);
+      winograd_ = std::make_unique<const WinogradGradient<T>>(plan, first, rows, weights);
     else
-      direct_.emplace(plan, first, rows, weights);
+      direct_ = std::make_unique<const DirectGradient<T>>(plan, first, rows, weights);
   }
 
   // Adds one step: the frames of its inputs (without h if it is zero), read only for the weights, and those of all
@@ -58,8 +58,8 @@ class WeightGradient {
 
   const Plan<T>& plan_;
   const int64_t first_, rows_;
-  std::optional<WinogradGradient<T>> winograd_;  // one of the two, where weights are wanted
-  std::optional<DirectGradient<T>> direct_;
+  std::unique_ptr<const WinogradGradient<T>> winograd_;  // one of the two, where weights are wanted
+  std::unique_ptr<const DirectGradient<T>> direct_;
   T* const bias_;
   Buffer<T> sums_;  // of the bias
 };

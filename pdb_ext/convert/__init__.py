@@ -22,13 +22,17 @@ from .shape import shape_of
 
 @dataclasses.dataclass(frozen=True)
 class Conversion:
-    """What `convert` found. replaced: the paths of the modules that now use the op; left: path -> reason."""
+    """What `convert` found. replaced: the paths of the modules that now use the op; left: path -> reason.
+
+    Its str says how many there are of both, and then a line for each that is left.
+    """
 
     replaced: tuple[str, ...]
     left: dict[str, str]
 
     def __str__(self) -> str:
-        text = f"{len(self.replaced)} modules use pdb_ext: {', '.join(map(_shown, self.replaced)) or 'none'}"
+        names = f" ({', '.join(map(_shown, self.replaced))})" if self.replaced else ""
+        text = f"pdb_ext: {len(self.replaced)} replaced{names}, {len(self.left)} left"
         return "\n".join([text, *(f"left as it is: {_shown(path)}: {reason}" for path, reason in self.left.items())])
 
 
@@ -155,12 +159,22 @@ def _why_not(part: nn.Module, shape: Shape) -> NotALayer | None:
 
 def _cell(part: nn.Module, shape: Shape) -> CellPlan:
     """Raises NotALayer. The plan has been compared with the module, gradients included."""
+    try:
+        return _cell_for(part, shape, None)
+    except NotCalled:
+        if size := sequence.size_that_is_set(part):
+            return _cell_for(part, shape, size)
+        raise
+
+
+def _cell_for(part: nn.Module, shape: Shape, size: tuple[int, int] | None) -> CellPlan:
+    """For images of that size alone, or, with None, of any, of which a small one is tried."""
     if len(parameters_of_forward(part)) < 2:
         raise NotCalled("its forward takes no state")
-    recipe, convention = cell.recognise(part, shape)
-    plan = CellPlan(recipe, convention, keep(part))
+    recipe, convention = cell.recognise(part, shape, size)
+    plan = CellPlan(recipe, convention, keep(part), size)
     with probing(part) as generator:
-        experiment = Experiment(part, shape, generator)
+        experiment = Experiment(part, shape, generator, size)
         x, h, c = experiment.x, experiment.a, experiment.b
         values = {"x": x, "h": h, "c": c}
         arguments = tuple(values[role] if len(role) == 1 else tuple(values[one] for one in role)

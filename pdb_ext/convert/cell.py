@@ -54,12 +54,15 @@ class Convention:
         return found["x"], found["h"], found["c"]
 
 
-def recognise(module: nn.Module, shape: Shape) -> tuple[Recipe, Convention]:
-    """Raises NotALayer. The result is only a guess until `agree` has compared it with the module."""
+def recognise(module: nn.Module, shape: Shape, size: tuple[int, int] | None = None) -> tuple[Recipe, Convention]:
+    """Raises NotALayer. The result is only a guess until `agree` has compared it with the module.
+
+    size: that of the images, of which otherwise only the peepholes decide.
+    """
     check_structure(module, shape)
     failure = NotCalled("it could not be called like a ConvLSTM cell")
     with probing(module) as generator:
-        experiment = Experiment(module, shape, generator)
+        experiment = Experiment(module, shape, generator, size)
         before = state_of(module)
         for names, roles, arguments in experiment.calls():
             try:

@@ -14,7 +14,7 @@ from .kept import keep
 from .plan import SequencePlan
 from .probe import close, probing, random_tensor
 from .search import Observation, States, find_recipe
-from .sequence import LENGTHS, Call, differs, names_of, size_that_is_set, taking, verified
+from .sequence import LENGTHS, Call, differs, names_of, of_its_size, size_that_is_set, taking, verified
 from .shape import check_convolutions, check_structure
 from .template import leaves
 
@@ -55,6 +55,7 @@ def _plan(module: nn.Module, recipe: Recipe, kind: str) -> SequencePlan:
         break
     else:
         raise reason
+    plan = of_its_size(module, plan, calls[0])
     if plan.length:
         plan = dataclasses.replace(plan, steps=_steps(module, plan))
     plan = taking(module, plan, "length", Call(LENGTHS[1], length=LENGTHS[0]))

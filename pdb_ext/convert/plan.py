@@ -15,11 +15,12 @@ from .template import build
 
 @dataclasses.dataclass(frozen=True)
 class CellPlan:
-    """One step, (x, h, c) to (h, c)."""
+    """One step, (x, h, c) to (h, c). size: H and W of the only images for which it holds; None: it holds for all."""
 
     recipe: Recipe
     convention: Convention
     kept: Kept
+    size: tuple[int, int] | None = None
 
     @property
     def x(self) -> tuple[int, str]:
@@ -41,6 +42,8 @@ class CellPlan:
         if found is None or not isinstance(found[0], Tensor) or found[0].dim() != 4 or not is_kept(module, self.kept):
             return NotImplemented
         x, h, c = found
+        if self.size and x.shape[2:] != self.size:
+            return NotImplemented
         result = run_layer(module, self.recipe, memory, x.unsqueeze(0), (h, c))
         if result is None:
             return NotImplemented
@@ -58,7 +61,8 @@ class SequencePlan:
     state: the name of the argument with the states, if they can be given: one pair (h, c) a layer, or, with `pair`,
     that of the only layer. length: the name of the argument with the number of steps, if there is one. steps: their
     number where a call does not say it; 0: all of x; None: then the call is none for the op.
-    zeros: whether x may be None, which stands for zeros.
+    zeros: whether x may be None, which stands for zeros. size: H and W of the only images for which the plan holds;
+    None: it holds for all.
     """
 
     layers: tuple[tuple[str, Recipe], ...]
@@ -71,6 +75,7 @@ class SequencePlan:
     length: str = ""
     steps: int | None = 0
     zeros: bool = False
+    size: tuple[int, int] | None = None
 
     @property
     def x(self) -> tuple[int, str]:
@@ -110,7 +115,7 @@ class SequencePlan:
         if given or pairs is None or not self._are_own(module) or not is_kept(module, self.kept):
             return None
         x = self._frames(x, pairs, self.steps if steps is None else steps)
-        if x is None:
+        if x is None or (self.size and x.shape[3:] != self.size):
             return None
         results = []
         for (path, recipe), kept, state in zip(self.layers, memory, pairs):

@@ -1,6 +1,8 @@
 """A module to experiment with: random weights and inputs, and everything as it was afterwards."""
 
 import contextlib
+import random
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,8 +18,8 @@ def probing(module: nn.Module) -> Iterator[torch.Generator]:
     """Inside the block the module may be run and changed: weights are random, and gradients can be computed.
 
     Autocast and inference mode are off. Afterwards the module has its own weights, buffers, attributes, modes and
-    gradients again, and so do the random number generators. Gates that have the same weights, zeros for instance,
-    could not be told apart by its own weights.
+    gradients again, and the global random number generators of PyTorch, Python and NumPy go on as if nothing had run.
+    Gates that have the same weights, zeros for instance, could not be told apart by its own weights.
     """
     generator = torch.Generator().manual_seed(0)
     parameters = list(module.parameters())
@@ -30,6 +32,7 @@ def probing(module: nn.Module) -> Iterator[torch.Generator]:
     devices = {parameter.device for parameter in parameters if parameter.device.type == "cuda"}
     with contextlib.ExitStack() as plain:
         plain.enter_context(torch.random.fork_rng(sorted(device.index or 0 for device in devices)))
+        plain.enter_context(_other_generators_kept())
         plain.enter_context(torch.inference_mode(False))
         plain.enter_context(torch.enable_grad())
         for device in {parameter.device.type for parameter in parameters}:
@@ -56,6 +59,19 @@ def probing(module: nn.Module) -> Iterator[torch.Generator]:
                 parameter.grad = grad
                 if parameter.requires_grad != before:
                     parameter.requires_grad_(before)
+
+
+@contextlib.contextmanager
+def _other_generators_kept() -> Iterator[None]:
+    """Those of Python, and of NumPy where a program has loaded it."""
+    numpy_random = sys.modules.get("numpy.random")
+    state, numpy_state = random.getstate(), numpy_random and numpy_random.get_state(legacy=False)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        if numpy_random:
+            numpy_random.set_state(numpy_state)
 
 
 def _dicts(part: nn.Module) -> tuple[dict, ...]:

@@ -28,6 +28,7 @@ class Call:
     states: type | None = None
     length: int | None = None  # what is said to be the number of steps
     with_x: bool = True
+    size: tuple[int, int] | None = None  # of the images, where it is not the module's
 
 
 def cells_of(module: nn.Module) -> list[tuple[str, nn.Module]] | None:
@@ -60,6 +61,7 @@ def recognise(module: nn.Module, cells: list[tuple[str, nn.Module]]) -> Sequence
         except NotALayer as error:
             reason = str(error)
             continue
+        plan = of_its_size(module, plan, Call(LENGTHS[0]))
         return taking(module, plan, "state", Call(LENGTHS[0], list))
     raise NotALayer(reason)
 
@@ -93,6 +95,15 @@ def verified(module: nn.Module, plan: SequencePlan, calls: list[Call]) -> Sequen
     return plan
 
 
+def of_its_size(module: nn.Module, plan: SequencePlan, call: Call) -> SequencePlan:
+    """The plan for images of the size that the module was made for alone, if both differ in a call with another one."""
+    height, width = size = size_of(module, plan)
+    if size == (HEIGHT, WIDTH):
+        return plan
+    others = differs(module, plan, dataclasses.replace(call, size=(height + 1, width + 2)))
+    return dataclasses.replace(plan, size=size) if others else plan
+
+
 def taking(module: nn.Module, plan: SequencePlan, role: str, call: Call) -> SequencePlan:
     """The plan with the argument that has this role ("state", "length") in a call, if there is one."""
     if getattr(plan, role):
@@ -106,7 +117,7 @@ def taking(module: nn.Module, plan: SequencePlan, role: str, call: Call) -> Sequ
 
 def _inputs(module: nn.Module, plan: SequencePlan, call: Call, generator: torch.Generator):
     """Arguments by their names, and the tensors in them."""
-    like, size = next(module.parameters()), size_of(module, plan)
+    like, size = next(module.parameters()), call.size or size_of(module, plan)
     C = plan.layers[0][1].in_channels
     first = {"repeat": (N,), "NT": (N, call.steps), "TN": (call.steps, N)}[plan.kind]
     x = random_tensor(like, (*first, C, *size), generator)

@@ -62,7 +62,7 @@ class ConvGRU(StackedLayer):
         super().__init__()
         layers = self._set_options(
             in_channels, hidden_channels, kernel_size, num_layers, bidirectional=bidirectional, dropout=dropout,
-            dilation=dilation, reverse=reverse, batch_first=batch_first, implementation=implementation,
+            dilation=dilation, reverse=reverse, bias=bias, batch_first=batch_first, implementation=implementation,
         )  # fmt: skip
         for suffix, given, width, sides in layers:
             register_gru_weights(self, suffix, given, width, sides, bias, {"device": device, "dtype": dtype})

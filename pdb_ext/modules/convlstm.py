@@ -94,7 +94,7 @@ class ConvLSTM(HasCellOptions, StackedLayer):
         super().__init__()
         layers = self._set_options(
             in_channels, hidden_channels, kernel_size, num_layers, bidirectional=bidirectional, dropout=dropout,
-            dilation=dilation, reverse=reverse, batch_first=batch_first, implementation=implementation,
+            dilation=dilation, reverse=reverse, bias=bias, batch_first=batch_first, implementation=implementation,
         )  # fmt: skip
         check_choice("output_peephole", output_peephole, ("previous", "current"))
         if checkpoint_every is not None:

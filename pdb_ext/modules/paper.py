@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from pdb_ext.checks import check_choice, check_sequence, check_sizes, unpack_kernel_size, unpack_states
+from pdb_ext.checks import check_choice, check_flags, check_sequence, check_sizes, unpack_kernel_size, unpack_states
 from pdb_ext.merge import tanh_merge
 from pdb_ext.pdb_convlstm import pdb_convlstm, runs_in_one_op
 
@@ -52,6 +52,7 @@ class DBConvLSTM(nn.Module):
         super().__init__()
         check_choice("merge", merge, ("tanh", "sum"))
         check_sizes(dilation=dilation)
+        check_flags("DBConvLSTM", batch_first=batch_first)
         sides = unpack_kernel_size(kernel_size)
         self.in_channels = in_channels
         self.hidden_channels = hidden_channels

@@ -6,6 +6,7 @@ from torch import nn
 
 from pdb_ext.checks import (
     check_directions,
+    check_flags,
     check_implementation,
     check_probabilities,
     check_sizes,
@@ -30,7 +31,7 @@ class StackedLayer(nn.Module):
 
     def _set_options(
         self, in_channels, hidden_channels, kernel_size, num_layers, *, bidirectional, dropout, dilation, reverse,
-        batch_first, implementation,
+        bias, batch_first, implementation,
     ) -> list[tuple[str, int, int, tuple[int, int]]]:  # fmt: skip
         """Checks the options and sets them. Returns suffix, Cin, C and (kh, kw) of each layer and direction."""
         kind = self.kind
@@ -38,6 +39,7 @@ class StackedLayer(nn.Module):
         widths, sides = unpack_widths(hidden_channels, num_layers, kind), unpack_kernel_size(kernel_size, kind)
         check_probabilities(kind, dropout=dropout)
         check_directions(bidirectional, reverse, kind)
+        check_flags(kind, bias=bias, batch_first=batch_first)
         check_implementation(implementation, self.op)
         if dropout and num_layers == 1:
             warnings.warn(

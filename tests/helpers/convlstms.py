@@ -282,7 +282,7 @@ def assert_converts(module, *inputs, ops=1):
     classes = [type(part) for part in module.modules()]
     values = {name: value.clone() for name, value in module.state_dict().items()}
     random_state = torch.get_rng_state()
-    converted, report = pdb_ext.convert(module, return_report=True)
+    converted, report = pdb_ext.convert(module, strict=True, return_report=True)
     assert converted is module and [type(part) for part in module.modules()] == classes
     assert torch.equal(torch.get_rng_state(), random_state)
     assert list(module.state_dict()) == list(values)

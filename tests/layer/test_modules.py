@@ -207,6 +207,7 @@ def test_export_and_compile(name, tmp_path):
             r"peephole must .* \(3, C, H, W\) with C = 4, got \(2, 4, 1, 1\)",
         ),
         (lambda: ConvLSTM(3, 4, peephole=(3, 5, 1, 1)), r"got \(3, 5, 1, 1\)"),
+        (lambda: DBConvLSTM(3, 4, batch_first=0), "DBConvLSTM: batch_first must be True or False, got 0"),
         (lambda: DBConvLSTM(3, 4, merge="mean"), "merge must be one of .* got 'mean'"),
         (lambda: ConvLSTM(3, 4, True), "kernel_size must be an odd integer of at least 1, or a pair of them, got True"),
         (lambda: ConvLSTM(3, 4, peephole=True), "peephole must be a shape .* got True"),

@@ -174,6 +174,8 @@ def test_compile_and_export(batch_first):
     [
         ((3, 4), {"bidirectional": True, "reverse": True}, "reverse must be False with bidirectional=True"),
         ((3, 4), {"bidirectional": 1}, "bidirectional must be True or False, got 1"),
+        ((3, 4), {"bias": None}, "bias must be True or False, got None"),
+        ((3, 4), {"batch_first": "yes"}, "batch_first must be True or False, got 'yes'"),
         ((3, 4), {"num_layers": 0}, "num_layers must be an integer of at least 1, got 0"),
         ((3, [4, 4]), {}, r"hidden_channels must be .* one for each of the num_layers = 1 layers, got \[4, 4\]"),
         ((3, [4, 0]), {"num_layers": 2}, r"hidden_channels must be .*, got \[4, 0\]"),

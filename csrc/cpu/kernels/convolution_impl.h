@@ -156,16 +156,16 @@ void convolve(const Convolution<T>& c, const Source<T>& source, const int64_t* c
 }
 
 // N pixels and M vectors of convolve_tap.
-template <class T, int N, int M>
+template <class T, int N, int M, bool prefetch>
 void convolve_tap_tile(const T* weight, const Source<T>& source, const int64_t* positions, const int64_t* pixels,
-                       T* sums, int64_t stride) {
+                       T* sums, int64_t stride, int64_t ahead) {
   using V = Vec<T>;
   V added[N][M];
   const T* left[N];
   set_to_zero<T>(added);
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j) left[j] = source.frame + positions[j] * source.stride;
-  multiply_channels<T, N, M>(added, left, weight, source.channels);
+  multiply_channels<T, N, M, prefetch>(added, left, weight, source.channels, ahead);
 #pragma GCC unroll 8
   for (int j = 0; j < N; ++j) {
     T* to = sums + pixels[j] * stride;
@@ -173,11 +173,14 @@ void convolve_tap_tile(const T* weight, const Source<T>& source, const int64_t* 
   }
 }
 
+// The second tile prefetches the weights of the next pass, `ahead` values behind these.
 template <class T, int M>
 void convolve_tap_block(const T* weight, const Source<T>& source, const int64_t* positions, const int64_t* pixels,
-                        int64_t count, T* sums, int64_t stride) {
+                        int64_t count, T* sums, int64_t stride, int64_t ahead) {
   for_each_tile(count, [&](auto size, int64_t first) __attribute__((always_inline)) {
-    convolve_tap_tile<T, size.value, M>(weight, source, positions + first, pixels + first, sums, stride);
+    const auto run = first > 0 && first <= kTile ? convolve_tap_tile<T, size.value, M, true>
+                                                 : convolve_tap_tile<T, size.value, M, false>;
+    run(weight, source, positions + first, pixels + first, sums, stride, ahead);
   });
 }
 
@@ -186,8 +189,10 @@ void convolve_tap(const T* weight, const Source<T>& source, const int64_t* posit
                   int64_t count, int64_t rows, T* sums, int64_t stride) {
   const auto run = vectors_of_block<T>(rows) == 2 ? convolve_tap_block<T, 2> : convolve_tap_block<T, 1>;
   for_each_pass(source.channels, [&](int64_t channel, int64_t channels) {
+    const int64_t next =
+        channel > 0 ? -kPassChannels : (source.channels - 1) / kPassChannels * kPassChannels + source.channels;
     run(weight + channel * kRowBlock<T>, {source.frame + channel, source.stride, channels}, positions, pixels, count,
-        sums, stride);
+        sums, stride, next * kRowBlock<T>);
   });
 }
 
