@@ -25,25 +25,11 @@ void for_each_piece(const Plan<T>& plan, const PackedKey& key, const Body& body)
   pieces(key.h, key.h_bytes, key.x_bytes);
 }
 
-// std::memcmp, reading ahead: the processor does so by itself within a page only.
-inline bool are_equal(const char* a, const char* b, int64_t size) {
-  constexpr int64_t kPage = 4096, kLine = 64;
-  for (int64_t at = 0; at < size; at += kPage) {
-    const int64_t some = std::min(kPage, size - at);
-    for (int64_t line = at + some; line < std::min(at + some + kPage, size); line += kLine) {
-      __builtin_prefetch(a + line);
-      __builtin_prefetch(b + line);
-    }
-    if (std::memcmp(a + at, b + at, some) != 0) return false;
-  }
-  return true;
-}
-
 template <class T>
 bool is_unchanged(const Plan<T>& plan, const PackedEntry& entry) {
   std::atomic<bool> equal{true};
   for_each_piece(plan, entry.key, [&](int64_t begin, int64_t size, const char* at) {
-    if (equal && !are_equal(entry.original.data() + begin, at, size)) equal = false;
+    if (equal && std::memcmp(entry.original.data() + begin, at, size) != 0) equal = false;
   });
   return equal;
 }

@@ -1,5 +1,6 @@
 // The weights' gradients of Winograd's form. A unit of work is one line of Winograd positions and some blocks of rows:
-// many, so that the source is transformed few times, yet few enough that every thread has a unit.
+// many, so that the source is transformed few times, yet few enough that every thread has a unit. From 7x7 on the lines
+// take so different times that each thread is to have all four of some blocks.
 #pragma once
 
 #include "cpu/plan.h"
@@ -15,7 +16,8 @@ class WinogradGradient {
         first_(first),
         rows_(rows),
         blocks_(plan.padded(rows) / plan.kernel.row_block),
-        blocks_a_unit_(std::max<int64_t>(1, blocks_ * 4 / std::max(4, 2 * plan.threads.count))),
+        blocks_a_unit_(
+            std::max<int64_t>(1, blocks_ * 4 / std::max(4, (plan.layer.kernel < 7 ? 2 : 4) * plan.threads.count))),
         parts_(WinogradParts::of(plan.layer.kernel)),
         shifts_(winograd_shifts(plan.grid, plan.layer.kernel, plan.layer.dilation)),
         weights_(weights),
